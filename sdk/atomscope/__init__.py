@@ -1,0 +1,1 @@
+"""Atomscope: audit what a fine-tune taught a model."""

@@ -1,0 +1,1 @@
+"""The audit bundle: its layout, reading and writing."""

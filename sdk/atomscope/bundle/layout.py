@@ -1,0 +1,84 @@
+"""Where everything lies: keys in the object store and paths within a bundle.
+
+Every key of a project begins with `projects/<project_id>/`, so that a store prefix is a tenant.
+
+    projects/<project>/uploads/<upl>/<file number>            while an upload is open
+    projects/<project>/models/<mdl>/<files>                   base models
+    projects/<project>/adapters/<ada>/<files>                 adapters
+    projects/<project>/datasets/<ds>/data.jsonl|data.parquet  data sets
+    projects/<project>/steered/<str>/<files>                  steered adapters
+    projects/<project>/audits/<aud>/a<attempt>/spec.json      one attempt at an audit
+    ....................................../units/<stage>/NNNN/f<fence>/<bundle path>, unit.json
+    projects/<project>/audits/<aud>/bundle-a<attempt>-f<fence>/   the bundle, manifest.json last
+
+A unit writes its outputs under its own fence at the path they will have in the bundle; the `report`
+stage copies the winners' into the bundle. Paths that begin with `work/` never reach the bundle.
+"""
+
+from __future__ import annotations
+
+from atomscope.types.work import Stage
+
+MANIFEST = "manifest.json"
+SPEC = "spec.json"
+PLAN = "plan.json"
+REPORT = "report.json"
+DOCUMENTS = "documents/documents.parquet"
+DROPPED = "documents/dropped.json"
+ATOMS = "atoms/atoms.json"
+DICTIONARY = "atoms/dictionary.safetensors"
+COEFFICIENTS = "atoms/coefficients.parquet"
+ADAPTER_CONFIG = "adapter/adapter_config.json"
+ADAPTER_WEIGHTS = "adapter/adapter_model.safetensors"
+"""The audited adapter, so that a bundle can be steered with nothing else at hand."""
+CURVATURE = "curvature/curvature.safetensors"
+UNIT = "unit.json"
+
+WORK = "work/"
+TOKENS = "work/tokens.safetensors"
+
+
+def gradient_shard(index: int) -> str:
+    """Bundle path of the per-document gradients of shard `index`."""
+    return f"gradients/{index:04d}.safetensors"
+
+
+def shard_losses(index: int) -> str:
+    """Work path of the losses and gradient norms of shard `index`."""
+    return f"work/losses/{index:04d}.safetensors"
+
+
+def factor_sums(index: int) -> str:
+    """Work path of the Kronecker factor sums of shard `index`."""
+    return f"work/factors/{index:04d}.safetensors"
+
+
+def projected_shard(index: int) -> str:
+    """Bundle path of the whitened rows of shard `index`."""
+    return f"projected/{index:04d}.safetensors"
+
+
+def vector(atom: int) -> str:
+    """Bundle path of the steering vector of atom `atom` (its index, not its rank)."""
+    return f"vectors/{atom:04d}.safetensors"
+
+
+def project_prefix(project_id: str) -> str:
+    return f"projects/{project_id}/"
+
+
+def audit_prefix(project_id: str, audit_id: str) -> str:
+    return f"projects/{project_id}/audits/{audit_id}/"
+
+
+def attempt_prefix(project_id: str, audit_id: str, attempt: int) -> str:
+    return f"{audit_prefix(project_id, audit_id)}a{attempt}/"
+
+
+def unit_prefix(work_prefix: str, stage: Stage, index: int, fence: int) -> str:
+    """Key prefix of the outputs of one unit under one fence."""
+    return f"{work_prefix}units/{stage}/{index:04d}/f{fence}/"
+
+
+def bundle_prefix(project_id: str, audit_id: str, attempt: int, fence: int) -> str:
+    return f"{audit_prefix(project_id, audit_id)}bundle-a{attempt}-f{fence}/"

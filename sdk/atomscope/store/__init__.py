@@ -1,0 +1,21 @@
+"""Object storage behind one small interface: a local folder or any S3-compatible store."""
+
+from atomscope.store._interface import (
+    ObjectInfo,
+    ObjectNotFound,
+    ObjectStore,
+    StoreError,
+    check_key,
+)
+from atomscope.store._local import LocalStore
+from atomscope.store._open import open_store
+
+__all__ = [
+    "LocalStore",
+    "ObjectInfo",
+    "ObjectNotFound",
+    "ObjectStore",
+    "StoreError",
+    "check_key",
+    "open_store",
+]

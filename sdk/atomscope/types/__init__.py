@@ -1,0 +1,1 @@
+"""The contract between worker, service, SDK and reader, as msgspec Structs."""

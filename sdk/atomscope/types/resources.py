@@ -1,0 +1,329 @@
+"""The REST API's requests and responses (`/v1`), shared by the service and the clients.
+
+Times are RFC 3339 in UTC. Ids are opaque: a prefix (`aud_`, `mdl_`, `ds_`, `ada_`, `str_`, `key_`,
+`upl_`, `evt_`) and a UUIDv7 in hexadecimal.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import msgspec
+
+from atomscope.types.atoms import Atom
+from atomscope.types.spec import AuditConfig
+from atomscope.types.work import Stage
+
+T = TypeVar("T")
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+AuditStatus = Literal["queued", "running", "canceling", "succeeded", "failed", "canceled"]
+UploadPurpose = Literal["model", "adapter", "dataset"]
+UploadStatus = Literal["pending", "completed", "expired"]
+ModelSource = Literal["registered", "uploaded", "hub"]
+ModelStatus = Literal["importing", "ready", "failed"]
+DatasetFormat = Literal["jsonl", "parquet"]
+
+TERMINAL: frozenset[AuditStatus] = frozenset({"succeeded", "failed", "canceled"})
+
+
+class Page(msgspec.Struct, Generic[T], kw_only=True):
+    """One page of a list; pass `next` as `cursor` for the one after it."""
+
+    data: list[T]
+    has_more: bool
+    next: str | None = None
+
+
+class Problem(msgspec.Struct, kw_only=True):
+    """An error, as `application/problem+json` (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    param: str | None = None
+    errors: list[dict[str, Any]] = []
+
+
+# ------------------------------------------------------------------ uploads
+
+
+class UploadFileSpec(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """One file of an upload."""
+
+    path: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+    """A plain file name, such as `adapter_model.safetensors`: no folders."""
+    size: Annotated[int, msgspec.Meta(ge=0)]
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class UploadCreate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    purpose: UploadPurpose
+    files: Annotated[list[UploadFileSpec], msgspec.Meta(min_length=1, max_length=200)]
+
+
+class UploadPart(msgspec.Struct, kw_only=True):
+    """Where to `PUT` bytes `offset .. offset + size` of a file; the answer's `ETag` goes into `complete`."""
+
+    number: int
+    """From 1."""
+    offset: int
+    size: int
+    url: str
+
+
+class UploadFile(msgspec.Struct, kw_only=True):
+    path: str
+    size: int
+    sha256: str
+    parts: list[UploadPart]
+
+
+class Upload(msgspec.Struct, kw_only=True):
+    id: str
+    purpose: UploadPurpose
+    status: UploadStatus
+    files: list[UploadFile]
+    created_at: str
+    expires_at: str
+    object: Literal["upload"] = "upload"
+
+
+class CompletedPart(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    number: Annotated[int, msgspec.Meta(ge=1)]
+    etag: Annotated[str, msgspec.Meta(max_length=200)]
+
+
+class CompletedFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    path: str
+    parts: list[CompletedPart]
+
+
+class UploadComplete(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    files: list[CompletedFile]
+
+
+# ------------------------------------------------- models, adapters, data sets
+
+
+class ModelCreate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Either `upload_id`, or `hub_id` with `revision` (a full commit hash) where the operator allows it."""
+
+    name: Name
+    upload_id: str | None = None
+    hub_id: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
+    revision: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{40}$")] | None = None
+
+
+class Model(msgspec.Struct, kw_only=True):
+    """A base model, content-hashed in the store."""
+
+    id: str
+    name: str
+    source: ModelSource
+    status: ModelStatus
+    sha256: str | None
+    size: int
+    architecture: str | None
+    hub_id: str | None
+    revision: str | None
+    error: str | None
+    created_at: str
+    object: Literal["model"] = "model"
+
+
+class AdapterCreate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    name: Name
+    upload_id: str
+
+
+class Adapter(msgspec.Struct, kw_only=True):
+    """A LoRA adapter: `adapter_config.json` and `adapter_model.safetensors`."""
+
+    id: str
+    name: str
+    sha256: str
+    size: int
+    rank: int
+    target_modules: list[str]
+    base_model_name: str | None
+    created_at: str
+    object: Literal["adapter"] = "adapter"
+
+
+class DatasetCreate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    name: Name
+    upload_id: str
+
+
+class Dataset(msgspec.Struct, kw_only=True):
+    id: str
+    name: str
+    format: DatasetFormat
+    sha256: str
+    size: int
+    created_at: str
+    object: Literal["dataset"] = "dataset"
+
+
+# ------------------------------------------------------------------- audits
+
+
+class AuditCreate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    base_model: str
+    """`mdl_...`"""
+    adapter: str
+    """`ada_...`"""
+    dataset: str
+    """`ds_...`"""
+    name: Name | None = None
+    config: AuditConfig = msgspec.field(default_factory=AuditConfig)
+    metadata: dict[str, Annotated[str, msgspec.Meta(max_length=500)]] = {}
+
+
+class Progress(msgspec.Struct, kw_only=True, frozen=True):
+    done: int
+    total: int
+    unit: str
+    """`documents`, `shards` or `steps`."""
+
+
+class AuditError(msgspec.Struct, kw_only=True, frozen=True):
+    code: str
+    detail: str
+    errors: list[dict[str, Any]] = []
+
+
+class Audit(msgspec.Struct, kw_only=True):
+    id: str
+    name: str | None
+    status: AuditStatus
+    stage: Stage | None
+    progress: Progress | None
+    base_model: str
+    adapter: str
+    dataset: str
+    config: AuditConfig
+    metadata: dict[str, str]
+    n_documents: int | None
+    n_atoms: int | None
+    warnings: list[str]
+    error: AuditError | None
+    created_at: str
+    started_at: str | None
+    ended_at: str | None
+    object: Literal["audit"] = "audit"
+
+
+class Event(msgspec.Struct, kw_only=True, frozen=True):
+    """A row of an audit's history, also sent as a server-sent event whose `id` is `sequence`."""
+
+    id: str
+    audit_id: str
+    sequence: int
+    """Rises by one within an audit, from 1; `Last-Event-ID` takes it."""
+    type: str
+    """`audit.queued`, `audit.running`, `audit.stage`, `audit.progress`, `audit.warning`,
+    `audit.unit_retried`, `audit.canceling`, `audit.succeeded`, `audit.failed`, `audit.canceled`."""
+    data: dict[str, Any]
+    created_at: str
+
+
+class DocumentMatch(msgspec.Struct, kw_only=True, frozen=True):
+    """A document of an atom, as `GET /v1/audits/{id}/atoms/{index}/documents` lists them."""
+
+    document: int
+    value: float
+    id: str
+    messages: list[dict[str, str]]
+    n_tokens: int
+    n_target_tokens: int
+    loss: float
+
+
+class AtomPage(Page[Atom], kw_only=True):
+    """A page of atoms."""
+
+
+class BundleFile(msgspec.Struct, kw_only=True, frozen=True):
+    path: str
+    size: int
+    sha256: str
+    url: str
+    """Short-lived; needs no key."""
+
+
+class BundleListing(msgspec.Struct, kw_only=True, frozen=True):
+    """`GET /v1/audits/{id}/bundle`: every file of the bundle, the manifest first in `files`."""
+
+    audit_id: str
+    format_version: int
+    size: int
+    files: list[BundleFile]
+
+
+# ---------------------------------------------------------- steered adapters
+
+
+class SteeredAdapterCreate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    audit: str
+    strengths: Annotated[dict[str, float], msgspec.Meta(min_length=1, max_length=100)]
+    """Atom index (as a string) -> strength, in units of the adapter's norm; positive means more."""
+    name: Name | None = None
+
+
+class SteeredAdapter(msgspec.Struct, kw_only=True):
+    id: str
+    name: str | None
+    audit: str
+    strengths: dict[str, float]
+    size: int
+    created_at: str
+    object: Literal["steered_adapter"] = "steered_adapter"
+
+
+class FileDownload(msgspec.Struct, kw_only=True, frozen=True):
+    path: str
+    size: int
+    url: str
+
+
+class SteeredAdapterDownload(msgspec.Struct, kw_only=True, frozen=True):
+    """`GET /v1/steered-adapters/{id}/download`."""
+
+    id: str
+    files: list[FileDownload]
+
+
+# ------------------------------------------------------------ keys and health
+
+
+class APIKeyCreate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    name: Name
+
+
+class APIKey(msgspec.Struct, kw_only=True):
+    id: str
+    name: str
+    hint: str
+    """First characters of the key, enough to recognise it."""
+    created_at: str
+    last_used_at: str | None
+    revoked_at: str | None
+    key: str | None = None
+    """The key itself: only in the answer that created it."""
+    object: Literal["api_key"] = "api_key"
+
+
+class Health(msgspec.Struct, kw_only=True):
+    status: Literal["ok", "degraded"]
+    version: str
+    checks: dict[str, str]
+
+
+class Deleted(msgspec.Struct, kw_only=True):
+    id: str
+    deleted: Literal[True] = True

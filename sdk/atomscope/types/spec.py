@@ -1,0 +1,83 @@
+"""What a client asks for (`AuditConfig`) and what the pipeline is given (`AuditSpec`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+FORMAT_VERSION = 1
+"""Version of the audit bundle's layout; a reader refuses a bundle of a higher one."""
+
+Preconditioner = Literal["ekfac", "kfac"]
+Solver = Literal["sklearn"]
+ComputeDtype = Literal["auto", "float32", "bfloat16"]
+OnBadRow = Literal["fail", "skip"]
+VectorPower = Literal["+1/2", "0", "-1/2"]
+
+PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class AuditConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Settings of one audit. Every field has a default; unknown fields are refused.
+
+    Raises `msgspec.ValidationError` on decoding a value outside the stated range.
+    """
+
+    max_length: Annotated[int, msgspec.Meta(ge=8, le=131_072)] = 2048
+    """Tokens kept of a document; the rest is cut from its end."""
+    on_bad_row: OnBadRow = "fail"
+    """Whether a malformed row of the data set fails the audit or is skipped and listed."""
+    dtype: ComputeDtype = "auto"
+    """Dtype of the model pass; `auto` is bfloat16 on CUDA and float32 on a CPU. Gradients are float32."""
+    token_budget: PositiveInt = 4096
+    """Tokens of one micro-batch, padding included; a longer document is a micro-batch alone."""
+    shard_documents: PositiveInt = 256
+    """Documents of one extraction shard, the unit of work that a worker takes."""
+    preconditioner: Preconditioner = "ekfac"
+    """`ekfac`: measured lambda, relative damping. `kfac`: products of Kronecker eigenvalues (the paper)."""
+    components: PositiveInt = 50
+    """Components kept per module (k of section 3.2)."""
+    damping: Annotated[float, msgspec.Meta(gt=0, le=100)] = 0.01
+    """Damping of `ekfac`, as a share of the module's mean lambda."""
+    solver: Solver = "sklearn"
+    n_atoms: PositiveInt | Literal["auto"] = "auto"
+    """Dictionary size K; `auto` is a tenth of the documents, between 8 and 500."""
+    alpha: Annotated[float, msgspec.Meta(gt=0)] = 0.1
+    """Sparsity penalty of eq. 2."""
+    min_active: Annotated[int, msgspec.Meta(ge=2)] = 5
+    """Atoms with fewer active documents are dropped."""
+    top_documents: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 20
+    """Documents listed for each sign of an atom; coherence is taken over those of the resolved sign."""
+    vector_power: VectorPower = "0"
+    """Power of (lambda + damping) in the unprojection: `+1/2` is the paper's, `0` leaves it half-whitened."""
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
+
+
+class InputRef(msgspec.Struct, kw_only=True, frozen=True):
+    """One input of an audit: where it is and what it was when the audit was made."""
+
+    id: str
+    """Resource id (`mdl_`, `ada_`, `ds_`), or `local` for a path of `--local`."""
+    location: str
+    """Key prefix (a folder) or key (a file) in the object store; an absolute path under `--local`."""
+    sha256: str
+    """Digest of the content: of the file, or of the sorted lines `sha256  path` of a folder."""
+    size: int
+    """Bytes."""
+    name: str = ""
+    """What its owner called it; never used as a path."""
+
+
+class AuditSpec(msgspec.Struct, kw_only=True, frozen=True):
+    """`spec.json`: everything that decides the outcome of an audit, every default filled in."""
+
+    audit_id: str
+    project_id: str
+    base_model: InputRef
+    adapter: InputRef
+    dataset: InputRef
+    config: AuditConfig
+    format_version: int = FORMAT_VERSION
+    versions: dict[str, str] = {}
+    """Versions of the software that ran it, by distribution name."""

@@ -1,0 +1,1 @@
+"""The Atomscope service: REST API, control worker and the embedded stack."""

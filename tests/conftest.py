@@ -1,0 +1,3 @@
+"""Fixtures shared by every test: real servers and models, started once a session, on demand."""
+
+pytest_plugins: list[str] = []

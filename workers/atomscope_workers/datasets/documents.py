@@ -1,0 +1,51 @@
+"""Tokenised documents, and the file in which `validate` hands them to the shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+
+@dataclass(frozen=True)
+class TokenizedDocument:
+    """One document as the model sees it."""
+
+    document: int
+    """Physical row of the data set."""
+    input_ids: NDArray[np.int32]
+    """Shape (length,)."""
+    target_mask: NDArray[np.bool_]
+    """Shape (length,): True where the token is a target, that is, predicted under the loss. Never True at 0."""
+
+
+def save_tokens(documents: list[TokenizedDocument], path: Path) -> None:
+    """Write `documents` as flat safetensors: `document`, `offsets` (n + 1), `input_ids`, `target_mask`."""
+    lengths = [len(item.input_ids) for item in documents]
+    save_file(
+        {
+            "document": np.array([item.document for item in documents], dtype=np.int64),
+            "offsets": np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
+            "input_ids": np.concatenate([item.input_ids for item in documents]).astype(np.int32),
+            "target_mask": np.concatenate([item.target_mask for item in documents]).astype(np.uint8),
+        },
+        path,
+    )
+
+
+def load_tokens(path: Path) -> dict[int, TokenizedDocument]:
+    """Read what `save_tokens` wrote, by physical row."""
+    arrays = load_file(path)
+    offsets = arrays["offsets"]
+    documents: dict[int, TokenizedDocument] = {}
+    for position, row in enumerate(arrays["document"].tolist()):
+        part = slice(int(offsets[position]), int(offsets[position + 1]))
+        documents[row] = TokenizedDocument(
+            document=row,
+            input_ids=arrays["input_ids"][part],
+            target_mask=arrays["target_mask"][part].astype(np.bool_),
+        )
+    return documents

@@ -1,0 +1,1 @@
+"""Loading base models and adapters safely: safetensors only, no remote code, matched by name."""

@@ -1,0 +1,1 @@
+"""The stages of an audit: what reads and writes files around the pure pipeline."""

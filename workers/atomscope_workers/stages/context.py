@@ -1,0 +1,89 @@
+"""What a stage is given: its spec, its inputs, a place for its outputs, and a way to be stopped.
+
+A stage is a function of a `StageContext`. The Celery task and the local driver build the context and
+run the same functions; neither the stages nor the pipeline know which of the two it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from atomscope.types.spec import AuditSpec, InputRef
+from atomscope.types.work import Stage
+
+
+class Stopped(Exception):  # noqa: N818
+    """Raised by `StageContext.checkpoint` when the audit was canceled or the unit's fence is not live."""
+
+
+class UnitResult(msgspec.Struct, kw_only=True):
+    """What a unit tells control beyond the files it wrote (see `UnitSucceeded`)."""
+
+    shards: int | None = None
+    documents: int | None = None
+    summary: dict[str, Any] = {}
+
+
+class StageContext(Protocol):
+    """One unit's view of the world. Paths are bundle paths (`atomscope.bundle.layout`)."""
+
+    @property
+    def spec(self) -> AuditSpec: ...
+
+    @property
+    def stage(self) -> Stage: ...
+
+    @property
+    def index(self) -> int:
+        """Shard of a stage that fans out, else 0."""
+        ...
+
+    @property
+    def shards(self) -> int:
+        """Shards of the plan; 0 before `validate` has succeeded."""
+        ...
+
+    @property
+    def scratch(self) -> Path:
+        """An empty folder of this unit, removed when it ends."""
+        ...
+
+    @property
+    def max_rows(self) -> int:
+        """Rows a data set may have."""
+        ...
+
+    def input(self, ref: InputRef) -> Path:
+        """The local file or folder of an input, fetched and its digest checked if need be."""
+        ...
+
+    def read(self, path: str) -> Path:
+        """A local file holding what an earlier unit wrote at `path`; raises `ObjectNotFound`."""
+        ...
+
+    def write(self, path: str, source: Path) -> None:
+        """Store `source` (a file in `scratch`) as this unit's output `path`."""
+        ...
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Store small content as this unit's output `path`."""
+        ...
+
+    def outputs(self) -> list[str]:
+        """Every path written so far by the winning units of finished stages, sorted."""
+        ...
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        """Counts of this unit; cheap, may be called every micro-batch."""
+        ...
+
+    def checkpoint(self) -> None:
+        """Return if the unit should go on; raise `Stopped` otherwise. Called between micro-batches."""
+        ...
+
+
+StageFunction = Callable[[StageContext], UnitResult]
