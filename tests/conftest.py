@@ -1,3 +1,5 @@
 """Fixtures shared by every test: real servers and models, started once a session, on demand."""
 
-pytest_plugins: list[str] = []
+pytest_plugins: list[str] = [
+    "tests.fixtures.postgres",
+]

@@ -1,1 +1,1 @@
-"""."""
+"""The metadata database: tables, migrations, project-scoped repositories."""

@@ -1,0 +1,1 @@
+"""Uploads: part URLs, joining, and the checks of what arrived."""
