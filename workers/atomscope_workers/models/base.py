@@ -1,0 +1,202 @@
+"""Base models: checking an untrusted folder, then loading it with nothing but safetensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from atomscope_workers.models.folder import check_folder, check_no_remote_code, read_json_object, refuse
+from atomscope_workers.models.headers import TensorInfo, read_header
+
+ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "MistralForCausalLM": "mistral",
+    "Gemma2ForCausalLM": "gemma2",
+    "Gemma3ForCausalLM": "gemma3_text",
+    "Phi3ForCausalLM": "phi3",
+    "GPTNeoXForCausalLM": "gpt_neox",
+    "GPT2LMHeadModel": "gpt2",
+}
+"""Accepted architectures and the `model_type` of each. Only their `torch.nn.Linear` layers may carry a LoRA:
+in GPT-2 that is `lm_head` alone, since its other layers are `Conv1D`."""
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+_MAX_INDEX_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class CheckedBase:
+    """A base model's folder that passed every check that needs no weights."""
+
+    folder: Path
+    config: PretrainedConfig
+    tensors: dict[str, TensorInfo]
+    """Of all its safetensors files, by name."""
+
+    @property
+    def architecture(self) -> str:
+        return str((self.config.architectures or [""])[0])
+
+
+def check_base(folder: Path) -> CheckedBase:
+    """Check a base model's folder without loading it.
+
+    Raises `InvalidInput`: `missing_file`, `unsafe_file`, `pickle_weights`, `remote_code`, `invalid_config`,
+    `unsupported_architecture`, `quantized_model`, `invalid_safetensors`.
+    """
+    names = check_folder(folder)
+    folder = folder.resolve()
+    check_no_remote_code(folder, names)
+    raw = read_json_object(folder, "config.json")
+    _check_architecture(raw)
+    if not any(name in names for name in _TOKENIZER_FILES[:3]):
+        raise refuse("missing_file", "the tokenizer of the base model is needed", file=_TOKENIZER_FILES[0])
+    tensors = _check_weights(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever a hostile configuration makes transformers raise
+        raise refuse(
+            "invalid_config", f"transformers cannot read it ({_first_line(error)})", file="config.json"
+        ) from error
+    return CheckedBase(folder=folder, config=config, tensors=tensors)
+
+
+def load_base(base: CheckedBase, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """The base model in eval mode on `device`, in `dtype`, no parameter requiring a gradient.
+
+    Raises `InvalidInput` (`base_weights_mismatch`) where the weights do not fill the architecture exactly.
+    """
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            base.folder,
+            config=base.config,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are listed below instead of raised as one long string
+        )
+    except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
+        raise refuse(
+            "invalid_config", f"the model cannot be built ({_first_line(error)})", file="config.json"
+        ) from error
+    _check_loading(info)
+    model.requires_grad_(False)
+    return model.to(device).eval()
+
+
+def build_meta_base(base: CheckedBase) -> PreTrainedModel:
+    """The architecture alone, on the meta device: names and shapes without memory.
+
+    Raises `InvalidInput` (`invalid_config`) where transformers cannot build it.
+    """
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                base.config, dtype=torch.float32, attn_implementation="sdpa"
+            )
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+        raise refuse(
+            "invalid_config", f"the model cannot be built ({_first_line(error)})", file="config.json"
+        ) from error
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checked base folder. Raises `InvalidInput` (`invalid_tokenizer`)."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the tokenizer libraries raise bare `Exception` on a damaged file
+        raise refuse(
+            "invalid_tokenizer",
+            f"transformers cannot load it without code of its own ({_first_line(error)})",
+            file="tokenizer.json",
+        ) from error
+
+
+def _check_architecture(raw: dict[str, Any]) -> None:
+    architectures = raw.get("architectures")
+    name = architectures[0] if isinstance(architectures, list) and len(architectures) == 1 else None
+    if not isinstance(name, str) or ARCHITECTURES.get(name) != raw.get("model_type"):
+        raise refuse(
+            "unsupported_architecture",
+            f"{architectures!r} (model_type {raw.get('model_type')!r}) is not accepted; "
+            f"one of {', '.join(ARCHITECTURES)} is",
+            file="config.json",
+            field="architectures",
+        )
+    for field in ("quantization_config", "compression_config"):
+        if raw.get(field):
+            raise refuse(
+                "quantized_model",
+                "quantised weights are not accepted; give the model in float32, bfloat16 or float16",
+                file="config.json",
+                field=field,
+            )
+
+
+def _check_weights(folder: Path) -> dict[str, TensorInfo]:
+    """Header of every weight file; the index, where there is one, must name plain files and agree with them."""
+    if not (folder / INDEX).exists():
+        return read_header(folder / WEIGHTS, WEIGHTS)
+    index = read_json_object(folder, INDEX, _MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(index, dict) or not index:
+        raise refuse(
+            "invalid_config",
+            "an object of tensor names and file names is expected",
+            file=INDEX,
+            field="weight_map",
+        )
+    files = set(index.values())
+    if not all(
+        isinstance(name, str) and name.endswith(".safetensors") and "/" not in name and "\\" not in name
+        for name in files
+    ):
+        raise refuse(
+            "invalid_config", "plain names of safetensors files are expected", file=INDEX, field="weight_map"
+        )
+    tensors: dict[str, TensorInfo] = {}
+    for name in sorted(files):
+        for tensor, info in read_header(folder / name, name).items():
+            if index.get(tensor) != name:
+                raise refuse(
+                    "invalid_safetensors", f"{INDEX} does not place this tensor here", file=name, field=tensor
+                )
+            tensors[tensor] = info
+    missing = sorted(set(index) - set(tensors))
+    if missing:
+        raise refuse("invalid_safetensors", "no file holds this tensor", file=INDEX, field=missing[0])
+    return tensors
+
+
+def _check_loading(info: dict[str, Any]) -> None:
+    for kind, message in (
+        ("missing_keys", "the weights lack this tensor of the architecture"),
+        ("unexpected_keys", "the architecture has no such tensor"),
+        ("mismatched_keys", "its shape is not the architecture's"),
+    ):
+        keys = sorted(str(item[0] if isinstance(item, tuple) else item) for item in info.get(kind) or ())
+        if keys:
+            raise refuse(
+                "base_weights_mismatch", f"{message} ({len(keys)} in all)", file=WEIGHTS, field=keys[0]
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
