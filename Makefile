@@ -1,0 +1,46 @@
+# Everything runs in `.venv`, made from the locks in `requirements/` by scripts/install.sh.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+BIN := .venv/bin
+# Processes share the cores: spinning threads of several of them starve each other.
+TEST_ENV := OMP_NUM_THREADS=1
+
+.PHONY: help install install-test demo test check format test-long bench lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: ## make .venv with every extra
+	@scripts/install.sh
+
+install-test: ## and the tools of the tests
+	@scripts/install.sh --test
+
+demo: install ## audit a small fine-tune, end to end, and steer it
+	@$(BIN)/atomscope demo
+
+test: check ## the checks, then the whole suite
+	$(TEST_ENV) $(BIN)/python -m pytest -m "not long"
+
+check: install-test ## ruff, pyright and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: install-test ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test-long: install-test ## the tests that take longer
+	$(TEST_ENV) $(BIN)/python -m pytest -m long
+
+bench: install ## the benchmarks of docs/benchmarks.md
+	@set -e; for benchmark in benchmarks/bench_*.py; do $(BIN)/python "$$benchmark"; done
+
+lock: ## write requirements/*.txt from what .venv holds
+	$(BIN)/python scripts/lock.py
+
+clean: ## remove .venv and everything that was built or cached here
+	rm -rf .venv .demo .cache build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
