@@ -79,11 +79,7 @@ def locks() -> dict[str, str]:
     files: dict[str, str] = {}
     for name, requirements in wanted.items():
         pins = closure(requirements, extras)
-        for package in APART & pins.keys():
-            del pins[package]
-        lines = [
-            f"{package}=={version}\n" for package, version in sorted(pins.items()) if package not in APART
-        ]
+        lines = [f"{package}=={pins[package]}\n" for package in sorted(pins.keys() - APART)]
         files[f"{name}.txt"] = HEADER + "".join(lines)
     return files
 
