@@ -1,28 +1,28 @@
 """Every exception that Atomscope raises on purpose.
 
-    AtomscopeError
-    ├── StoreError                 (atomscope.store) the object store
-    │   └── ObjectNotFound
-    ├── BundleError                a bundle that is missing, damaged or of a newer format
-    ├── InvalidInput               a model, adapter or data set that cannot be audited
-    │   └── NothingToAudit         it is well-formed, but nothing is left to audit
-    ├── SteeringError              a steering request that cannot be met
-    ├── AuditFailed                `wait()` ended on an audit that failed
-    ├── AuditCanceled              `wait()` ended on an audit that was canceled
-    ├── WaitTimeout                `wait(timeout=)` ran out
-    └── APIError                   the service answered, or could not be reached
-        ├── APIConnectionError
-        │   └── APITimeoutError
-        └── APIStatusError         carries status, code and request id
-            ├── BadRequestError            400
-            ├── AuthenticationError        401
-            ├── PermissionDeniedError      403
-            ├── NotFoundError              404
-            ├── ConflictError              409
-            ├── PayloadTooLargeError       413
-            ├── UnprocessableEntityError   422
-            ├── RateLimitError             429
-            └── InternalServerError        5xx
+AtomscopeError
+├── StoreError                 (atomscope.store) the object store
+│   └── ObjectNotFound
+├── BundleError                a bundle that is missing, damaged or of a newer format
+├── InvalidInput               a model, adapter or data set that cannot be audited
+│   └── NothingToAudit         it is well-formed, but nothing is left to audit
+├── SteeringError              a steering request that cannot be met
+├── AuditFailed                `wait()` ended on an audit that failed
+├── AuditCanceled              `wait()` ended on an audit that was canceled
+├── WaitTimeout                `wait(timeout=)` ran out
+└── APIError                   the service answered, or could not be reached
+    ├── APIConnectionError
+    │   └── APITimeoutError
+    └── APIStatusError         carries status, code and request id
+        ├── BadRequestError            400
+        ├── AuthenticationError        401
+        ├── PermissionDeniedError      403
+        ├── NotFoundError              404
+        ├── ConflictError              409
+        ├── PayloadTooLargeError       413
+        ├── UnprocessableEntityError   422
+        ├── RateLimitError             429
+        └── InternalServerError        5xx
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class SteeringError(AtomscopeError):
 class AuditFailed(AtomscopeError):  # noqa: N818
     """The audit ended as `failed`. `code` and `errors` are those of the audit."""
 
-    def __init__(self, audit_id: str, code: str, detail: str, errors: list[dict[str, Any]] | None = None) -> None:
+    def __init__(
+        self, audit_id: str, code: str, detail: str, errors: list[dict[str, Any]] | None = None
+    ) -> None:
         super().__init__(f"audit {audit_id} failed ({code}): {detail}")
         self.audit_id = audit_id
         self.code = code

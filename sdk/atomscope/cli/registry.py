@@ -83,7 +83,9 @@ Run = Callable[[Namespace, Output], int]
 class Registry(Protocol):
     """What a registering function may add."""
 
-    def add_command(self, path: str, summary: str, configure: Callable[[ArgumentParser], None], run: Run) -> None:
+    def add_command(
+        self, path: str, summary: str, configure: Callable[[ArgumentParser], None], run: Run
+    ) -> None:
         """Add a command such as `"up"` or `"models register"` (groups are made as needed)."""
         ...
 

@@ -11,6 +11,9 @@ import msgspec
 
 from atomscope.errors import AtomscopeError
 
+MAX_KEY = 900
+"""Characters of a key; S3 allows 1,024 bytes, prefix of the store included."""
+
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]{0,254}")
 
 
@@ -29,10 +32,29 @@ class ObjectInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_key(key: str) -> str:
-    """Return `key` if every segment is plain; raise `StoreError` on `..`, `//`, a leading `/` or odd characters."""
-    if not all(_SEGMENT.fullmatch(segment) for segment in key.split("/")):
+    """Return `key` if every segment is plain.
+
+    Raises `StoreError` on `..`, `//`, a leading `/` or odd characters.
+    """
+    if not is_key(key):
         raise StoreError(f"not a valid object key: {key!r}")
     return key
+
+
+def check_prefix(prefix: str) -> str:
+    """Return `prefix` if it could begin a valid key; `""` and a half-written last segment may.
+
+    Raises `StoreError` otherwise.
+    """
+    folder, slash, rest = prefix.rpartition("/")
+    if (slash and not folder) or (folder and not is_key(folder)) or (rest and not is_key(rest)):
+        raise StoreError(f"not a valid key prefix: {prefix!r}")
+    return prefix
+
+
+def is_key(text: str) -> bool:
+    """Whether `text` is a valid key."""
+    return len(text) <= MAX_KEY and all(_SEGMENT.fullmatch(segment) for segment in text.split("/"))
 
 
 class ObjectStore(Protocol):

@@ -16,6 +16,9 @@ from atomscope.types.work import Stage
 
 T = TypeVar("T")
 
+HUB_ID = "^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""`owner/name`."""
+
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 AuditStatus = Literal["queued", "running", "canceling", "succeeded", "failed", "canceled"]
 UploadPurpose = Literal["model", "adapter", "dataset"]
@@ -114,7 +117,9 @@ class ModelCreate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     name: Name
     upload_id: str | None = None
-    hub_id: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
+    hub_id: (
+        Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")] | None
+    ) = None
     revision: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{40}$")] | None = None
 
 

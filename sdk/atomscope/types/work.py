@@ -72,11 +72,11 @@ class UnitReport(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     v: int = MESSAGE_VERSION
 
 
-class UnitStarted(UnitReport, tag="started"):
+class UnitStarted(UnitReport, frozen=True, tag="started"):
     """The unit was taken; its lease starts."""
 
 
-class UnitHeartbeat(UnitReport, tag="heartbeat"):
+class UnitHeartbeat(UnitReport, frozen=True, tag="heartbeat"):
     """The unit is alive; its lease is renewed. Counts are of this unit."""
 
     done: int = 0
@@ -84,7 +84,7 @@ class UnitHeartbeat(UnitReport, tag="heartbeat"):
     unit: str = "documents"
 
 
-class UnitSucceeded(UnitReport, tag="succeeded"):
+class UnitSucceeded(UnitReport, frozen=True, tag="succeeded"):
     """Every output of the unit is in the store, its `unit.json` written last."""
 
     shards: int | None = None
@@ -95,7 +95,7 @@ class UnitSucceeded(UnitReport, tag="succeeded"):
     """Small facts for the audit's record: warnings of `validate`, counts of `report`."""
 
 
-class UnitFailed(UnitReport, tag="failed"):
+class UnitFailed(UnitReport, frozen=True, tag="failed"):
     """The unit cannot be done. `retryable` failures are sent again under a higher fence, to a limit."""
 
     code: str
@@ -106,7 +106,7 @@ class UnitFailed(UnitReport, tag="failed"):
     nothing_to_audit: bool = False
 
 
-class UnitAbandoned(UnitReport, tag="abandoned"):
+class UnitAbandoned(UnitReport, frozen=True, tag="abandoned"):
     """The worker stopped because the audit is being canceled or the fence is no longer live."""
 
 
@@ -121,3 +121,24 @@ def live_fence_key(unit_id: str) -> str:
 def cancel_key(audit_id: str) -> str:
     """Redis key that exists while an audit is being canceled; workers read it between micro-batches."""
     return f"atomscope:cancel:{audit_id}"
+
+
+def claim_key(unit_id: str, fence: int) -> str:
+    """Redis key that a worker sets, if it is not there, before it runs a unit under a fence.
+
+    One message may be delivered twice (kombu restores what a lost connection held; control sends
+    again what the broker lost): only the worker that set the key runs it.
+    """
+    return f"atomscope:claim:{unit_id}:{fence}"
+
+
+def order_id(unit_id: str, fence: int) -> str:
+    """Id of the Celery message that carries a unit's order under a fence."""
+    return f"{unit_id}.{fence}"
+
+
+def redis_url(broker_url: str) -> str:
+    """The broker's address as redis-py reads it: `redis+socket:///path?virtual_host=N` -> `unix:///path?db=N`."""
+    if not broker_url.startswith("redis+socket://"):
+        return broker_url
+    return "unix://" + broker_url.removeprefix("redis+socket://").replace("virtual_host=", "db=")

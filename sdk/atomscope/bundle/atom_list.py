@@ -1,0 +1,144 @@
+"""A list of atoms that prints as a table, slices, filters and sorts; of a bundle or of the API alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, Literal, Protocol, TypeVar, overload
+
+from atomscope.text import visible
+from atomscope.types.atoms import DocumentRef
+
+SortKey = Literal["rank", "coherence", "n_active", "mean_coefficient", "index"]
+
+_SHOWN_KEYWORDS = 6
+_SHOWN_ATOMS = 50
+_PREVIEW = 60
+
+
+class AtomView(Protocol):
+    """What an element of an `AtomList` tells of itself (see `atomscope.types.atoms.Atom`)."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def coherence(self) -> float: ...
+    @property
+    def null_coherence(self) -> float: ...
+    @property
+    def n_active(self) -> int: ...
+    @property
+    def mean_coefficient(self) -> float: ...
+    @property
+    def keywords(self) -> list[str]: ...
+    @property
+    def label(self) -> str | None: ...
+    @property
+    def top_documents(self) -> list[DocumentRef]: ...
+
+
+A = TypeVar("A", bound=AtomView)
+
+
+class AtomList(Sequence[A], Generic[A]):
+    """Atoms in order of rank, unless sorted otherwise. Slices, filters and sorts give a new list."""
+
+    def __init__(self, atoms: Sequence[A]) -> None:
+        self._atoms = tuple(atoms)
+
+    @overload
+    def __getitem__(self, item: int) -> A: ...
+    @overload
+    def __getitem__(self, item: slice) -> AtomList[A]: ...
+    def __getitem__(self, item: int | slice) -> A | AtomList[A]:
+        """An atom by its position in this list, or a part of the list."""
+        if isinstance(item, slice):
+            return AtomList(self._atoms[item])
+        return self._atoms[item]
+
+    def __len__(self) -> int:
+        return len(self._atoms)
+
+    def __iter__(self) -> Iterator[A]:
+        return iter(self._atoms)
+
+    def get(self, index: int) -> A:
+        """The atom of dictionary index `index`; raises `KeyError` when this list does not hold it."""
+        for atom in self._atoms:
+            if atom.index == index:
+                return atom
+        raise KeyError(f"no atom {index} in this list")
+
+    def filter(
+        self,
+        where: Callable[[A], bool] | None = None,
+        *,
+        min_coherence: float | None = None,
+        min_active: int | None = None,
+        keyword: str | None = None,
+    ) -> AtomList[A]:
+        """The atoms that meet every condition given; `keyword` is matched whole, whatever its case."""
+        wanted = keyword.casefold() if keyword is not None else None
+        return AtomList(
+            [
+                atom
+                for atom in self._atoms
+                if (min_coherence is None or atom.coherence >= min_coherence)
+                and (min_active is None or atom.n_active >= min_active)
+                and (wanted is None or wanted in (term.casefold() for term in atom.keywords))
+                and (where is None or where(atom))
+            ]
+        )
+
+    def sort_by(self, key: SortKey, *, descending: bool = False) -> AtomList[A]:
+        """A list sorted by one attribute; equal ones stay in order of rank."""
+
+        def value(atom: A) -> tuple[Any, int]:
+            measure = getattr(atom, key)
+            return (-measure if descending else measure), atom.rank
+
+        return AtomList(sorted(self._atoms, key=value))
+
+    def table(self, limit: int | None = _SHOWN_ATOMS) -> str:
+        """The atoms as a plain text table, one a line, every foreign character escaped."""
+        shown = self._atoms[:limit]
+        if not shown:
+            return "no atoms"
+        rows = [("rank", "atom", "coherence", "null", "active", "mean", "keywords", "first document")]
+        for atom in shown:
+            first = atom.top_documents[0] if atom.top_documents else None
+            title = atom.label if atom.label is not None else ", ".join(atom.keywords[:_SHOWN_KEYWORDS])
+            rows.append(
+                (
+                    str(atom.rank),
+                    str(atom.index),
+                    f"{atom.coherence:.3f}",
+                    f"{atom.null_coherence:.3f}",
+                    str(atom.n_active),
+                    f"{atom.mean_coefficient:.3f}",
+                    visible(title, _PREVIEW),
+                    f"{first.document}: {visible(first.preview, _PREVIEW)}" if first is not None else "",
+                )
+            )
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+        left = {len(widths) - 1}
+        lines = [
+            "  ".join(
+                [
+                    cell.ljust(width) if column in left else cell.rjust(width)
+                    for column, (cell, width) in enumerate(zip(row[:-1], widths, strict=True))
+                ]
+                + [row[-1]]
+            ).rstrip()
+            for row in rows
+        ]
+        if len(shown) < len(self._atoms):
+            lines.append(f"... and {len(self._atoms) - len(shown)} more")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} atoms>\n{self.table()}" if self._atoms else "<0 atoms>"
