@@ -71,6 +71,11 @@ class SteeringError(AtomscopeError):
     """A steering request that cannot be met: an unknown atom, names that do not match the adapter."""
 
 
+class UsageError(AtomscopeError):
+    """A call that cannot be made as it was written, told before anything is sent: an argument that is
+    neither an id nor an existing path, a setting out of range, no API key."""
+
+
 class AuditFailed(AtomscopeError):  # noqa: N818
     """The audit ended as `failed`. `code` and `errors` are those of the audit."""
 
@@ -94,6 +99,9 @@ class WaitTimeout(AtomscopeError):  # noqa: N818
 
 class APIError(AtomscopeError):
     """A request to the service did not succeed."""
+
+    request_id: str | None = None
+    """The id under which the service logged the request, or the one that the client sent with it."""
 
 
 class APIConnectionError(APIError):
