@@ -1,1 +1,80 @@
-"""Atomscope: audit what a fine-tune taught a model."""
+"""Atomscope: audit what a fine-tune taught a model.
+
+import atomscope
+
+client = atomscope.Client()
+audit = client.audits.create(base_model="mdl_...", adapter="adapter/", dataset="train.jsonl").wait()
+print(audit.atoms)
+audit.steer({audit.atoms[0]: -0.1}).save("steered/")
+
+bundle = atomscope.open("s3://bucket/audits/...")     # the same, with no server
+"""
+
+from importlib.metadata import version
+
+from atomscope.bundle import AtomList, Bundle, BundleAtom
+from atomscope.bundle import open_bundle as open  # noqa: A004  (atomscope.open is its public name)
+from atomscope.client import AsyncAudit, AsyncClient, Audit, Client, MissingKey
+from atomscope.errors import (
+    APIConnectionError,
+    APIError,
+    APIStatusError,
+    APITimeoutError,
+    AtomscopeError,
+    AuditCanceled,
+    AuditFailed,
+    AuthenticationError,
+    BadRequestError,
+    BundleError,
+    ConflictError,
+    InternalServerError,
+    InvalidInput,
+    NotFoundError,
+    NothingToAudit,
+    PayloadTooLargeError,
+    PermissionDeniedError,
+    RateLimitError,
+    SteeringError,
+    UnprocessableEntityError,
+    WaitTimeout,
+)
+from atomscope.store import ObjectNotFound, StoreError
+from atomscope.types.spec import AuditConfig
+
+__version__ = version("atomscope")
+
+__all__ = [
+    "APIConnectionError",
+    "APIError",
+    "APIStatusError",
+    "APITimeoutError",
+    "AsyncAudit",
+    "AsyncClient",
+    "AtomList",
+    "AtomscopeError",
+    "Audit",
+    "AuditCanceled",
+    "AuditConfig",
+    "AuditFailed",
+    "AuthenticationError",
+    "BadRequestError",
+    "Bundle",
+    "BundleAtom",
+    "BundleError",
+    "Client",
+    "ConflictError",
+    "InternalServerError",
+    "InvalidInput",
+    "MissingKey",
+    "NotFoundError",
+    "NothingToAudit",
+    "ObjectNotFound",
+    "PayloadTooLargeError",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "SteeringError",
+    "StoreError",
+    "UnprocessableEntityError",
+    "WaitTimeout",
+    "open",
+]

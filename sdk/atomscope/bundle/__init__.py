@@ -1,6 +1,6 @@
 """The audit bundle: its layout, reading and writing."""
 
-from atomscope.bundle.atom_list import AtomList, AtomView
+from atomscope.bundle.atom_list import AtomAttributes, AtomList, strengths_by_index
 from atomscope.bundle.documents import read_documents, write_documents
 from atomscope.bundle.reader import ACTIVE, Bundle, BundleAtom, open_bundle
 from atomscope.bundle.tables import Coefficients, read_coefficients, write_coefficients
@@ -8,14 +8,15 @@ from atomscope.bundle.writer import write_manifest
 
 __all__ = [
     "ACTIVE",
+    "AtomAttributes",
     "AtomList",
-    "AtomView",
     "Bundle",
     "BundleAtom",
     "Coefficients",
     "open_bundle",
     "read_coefficients",
     "read_documents",
+    "strengths_by_index",
     "write_coefficients",
     "write_documents",
     "write_manifest",

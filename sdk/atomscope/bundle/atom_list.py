@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, Literal, Protocol, TypeVar, overload
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Generic, Literal, TypeVar, overload
 
+from atomscope.errors import SteeringError
 from atomscope.text import visible
-from atomscope.types.atoms import DocumentRef
+from atomscope.types.atoms import Atom, DocumentRef
 
 SortKey = Literal["rank", "coherence", "n_active", "mean_coefficient", "index"]
 
@@ -15,30 +16,71 @@ _SHOWN_ATOMS = 50
 _PREVIEW = 60
 
 
-class AtomView(Protocol):
-    """What an element of an `AtomList` tells of itself (see `atomscope.types.atoms.Atom`)."""
+class AtomAttributes:
+    """What every handle of an atom shares: the attributes of its record."""
+
+    def __init__(self, atom: Atom) -> None:
+        self.atom = atom
+        """The whole record."""
 
     @property
-    def index(self) -> int: ...
+    def index(self) -> int:
+        return self.atom.index
+
     @property
-    def rank(self) -> int: ...
+    def rank(self) -> int:
+        return self.atom.rank
+
     @property
-    def coherence(self) -> float: ...
+    def coherence(self) -> float:
+        return self.atom.coherence
+
     @property
-    def null_coherence(self) -> float: ...
+    def null_coherence(self) -> float:
+        return self.atom.null_coherence
+
     @property
-    def n_active(self) -> int: ...
+    def n_active(self) -> int:
+        return self.atom.n_active
+
     @property
-    def mean_coefficient(self) -> float: ...
+    def mean_coefficient(self) -> float:
+        return self.atom.mean_coefficient
+
     @property
-    def keywords(self) -> list[str]: ...
+    def keywords(self) -> list[str]:
+        return self.atom.keywords
+
     @property
-    def label(self) -> str | None: ...
+    def label(self) -> str | None:
+        return self.atom.label
+
     @property
-    def top_documents(self) -> list[DocumentRef]: ...
+    def top_documents(self) -> list[DocumentRef]:
+        return self.atom.top_documents
+
+    @property
+    def bottom_documents(self) -> list[DocumentRef]:
+        return self.atom.bottom_documents
+
+    def __repr__(self) -> str:
+        terms = visible(", ".join(self.keywords[:_SHOWN_KEYWORDS]), _PREVIEW)
+        measures = f"rank={self.rank} coherence={self.coherence:.3f} n_active={self.n_active}"
+        return f"<Atom {self.index} {measures} [{terms}]>"
 
 
-A = TypeVar("A", bound=AtomView)
+def strengths_by_index(strengths: Mapping[AtomAttributes, float] | Mapping[int, float]) -> dict[int, float]:
+    """Strengths keyed by atom index; raises `SteeringError` when an atom is named twice."""
+    pairs = [
+        (key.index if isinstance(key, AtomAttributes) else int(key), float(value))
+        for key, value in strengths.items()
+    ]
+    if len(dict(pairs)) != len(pairs):
+        raise SteeringError("an atom was named twice")
+    return dict(pairs)
+
+
+A = TypeVar("A", bound=AtomAttributes)
 
 
 class AtomList(Sequence[A], Generic[A]):

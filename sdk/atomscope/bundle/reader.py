@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from atomscope.bundle import layout
 from atomscope.bundle._json import decode
-from atomscope.bundle.atom_list import AtomList
+from atomscope.bundle.atom_list import AtomAttributes, AtomList, strengths_by_index
 from atomscope.bundle.documents import read_documents
 from atomscope.bundle.tables import Coefficients, read_coefficients
 from atomscope.errors import BundleError, SteeringError
 from atomscope.steering import SteeredAdapter, read_tensors, steer_folder
 from atomscope.store import LocalStore, ObjectNotFound, ObjectStore, StoreError, check_key, open_store
 from atomscope.text import visible
-from atomscope.types.atoms import Atom, AuditReport, DocumentRecord, DocumentRef
+from atomscope.types.atoms import Atom, AuditReport, DocumentRecord
 from atomscope.types.bundle import FileEntry, Manifest, Plan
 from atomscope.types.resources import DocumentMatch
 from atomscope.types.spec import FORMAT_VERSION, AuditSpec
@@ -122,17 +122,13 @@ class Bundle:
             )
         return found
 
-    def steer(self, strengths: Mapping[BundleAtom | int, float]) -> SteeredAdapter:
+    def steer(self, strengths: Mapping[AtomAttributes, float] | Mapping[int, float]) -> SteeredAdapter:
         """The audited adapter, moved along the vectors of the atoms named (by index or as atoms).
 
         Strengths are in units of the adapter's norm; positive means more of the behaviour. Raises
         `SteeringError`.
         """
-        by_index = {
-            key.index if isinstance(key, BundleAtom) else int(key): value for key, value in strengths.items()
-        }
-        if len(by_index) != len(strengths):
-            raise SteeringError("an atom was named twice")
+        by_index = strengths_by_index(strengths)
         for atom in by_index:
             if layout.vector(atom) not in self._entries:
                 raise SteeringError(f"this audit has no atom {atom}")
@@ -140,6 +136,10 @@ class Bundle:
         adapter = self._path(layout.ADAPTER_WEIGHTS).parent
         vectors = {atom: self.vector(atom) for atom in by_index}
         return steer_folder(adapter, vectors, by_index, self.manifest.audit_id)
+
+    def file(self, path: str) -> Path:
+        """A local file with the content of `path` (fetched and kept when the store is not a folder)."""
+        return self._path(path)
 
     def verify(self) -> None:
         """Read every file and compare its SHA-256; raises `BundleError` naming the first that differs."""
@@ -202,48 +202,12 @@ class Bundle:
         return manifest
 
 
-class BundleAtom:
+class BundleAtom(AtomAttributes):
     """An atom of a bundle: every attribute of `Atom`, its documents and its vector."""
 
     def __init__(self, bundle: Bundle, atom: Atom) -> None:
+        super().__init__(atom)
         self._bundle = bundle
-        self.atom = atom
-
-    @property
-    def index(self) -> int:
-        return self.atom.index
-
-    @property
-    def rank(self) -> int:
-        return self.atom.rank
-
-    @property
-    def coherence(self) -> float:
-        return self.atom.coherence
-
-    @property
-    def null_coherence(self) -> float:
-        return self.atom.null_coherence
-
-    @property
-    def n_active(self) -> int:
-        return self.atom.n_active
-
-    @property
-    def mean_coefficient(self) -> float:
-        return self.atom.mean_coefficient
-
-    @property
-    def keywords(self) -> list[str]:
-        return self.atom.keywords
-
-    @property
-    def label(self) -> str | None:
-        return self.atom.label
-
-    @property
-    def top_documents(self) -> list[DocumentRef]:
-        return self.atom.top_documents
 
     def documents(self, sign: Sign = "positive", limit: int | None = None) -> list[DocumentMatch]:
         """Its active documents of one sign with their text, strongest first."""
@@ -252,17 +216,6 @@ class BundleAtom:
     def vector(self) -> dict[str, NDArray[np.float32]]:
         """Its steering vector: float32, named and shaped as the LoRA parameters."""
         return self._bundle.vector(self.index)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, BundleAtom) and other.atom == self.atom and other._bundle is self._bundle
-
-    def __hash__(self) -> int:
-        return hash((id(self._bundle), self.index))
-
-    def __repr__(self) -> str:
-        terms = visible(", ".join(self.keywords[:6]), 60)
-        measures = f"rank={self.rank} coherence={self.coherence:.3f} n_active={self.n_active}"
-        return f"<Atom {self.index} {measures} [{terms}]>"
 
 
 def open_bundle(address: str | Path) -> Bundle:

@@ -1,0 +1,81 @@
+"""What `wait` shows on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Protocol
+
+from atomscope.types.resources import Event
+from atomscope.types.work import STAGES
+
+
+class ProgressDisplay(Protocol):
+    """Told of every event; closed when the wait ends, however it ends."""
+
+    def event(self, event: Event) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class NoDisplay:
+    """Shows nothing."""
+
+    def event(self, event: Event) -> None:
+        """Leave the event aside."""
+
+    def close(self) -> None:
+        """Nothing to put away."""
+
+
+class StageBars:
+    """One bar for the stage that is running, on standard error."""
+
+    def __init__(self) -> None:
+        from rich.console import Console  # noqa: PLC0415  (only where there is a terminal to draw on)
+        from rich.progress import (  # noqa: PLC0415
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
+
+        self._bars = Progress(
+            TextColumn("{task.description:<14}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+        )
+        self._tasks: dict[str, Any] = {}
+        self._bars.start()
+
+    def event(self, event: Event) -> None:
+        stage = event.data.get("stage")
+        if event.type not in ("audit.stage", "audit.progress") or stage not in STAGES:
+            return
+        self.update(stage, event.data.get("done"), event.data.get("total"), event.data.get("unit"))
+
+    def update(self, stage: str, done: object, total: object, unit: object) -> None:
+        """Draw the counts of a stage; a stage not seen before ends the bar of the one before."""
+        if stage not in self._tasks:
+            self._finish()
+            self._tasks[stage] = self._bars.add_task(stage, total=None, unit="")
+        if isinstance(done, int) and isinstance(total, int) and total > 0:
+            self._bars.update(self._tasks[stage], completed=done, total=total, unit=str(unit or ""))
+
+    def close(self) -> None:
+        self._finish()
+        self._bars.stop()
+
+    def _finish(self) -> None:
+        for task in self._bars.tasks:
+            if not task.finished:
+                total = task.total or 1
+                self._bars.update(task.id, completed=total, total=total)
+
+
+def display(wanted: bool | None) -> ProgressDisplay:
+    """Bars when `wanted`, or when it is None and standard error is a terminal."""
+    return StageBars() if wanted or (wanted is None and sys.stderr.isatty()) else NoDisplay()

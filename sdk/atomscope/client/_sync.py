@@ -1,0 +1,323 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Literal, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atomscope.bundle.atom_list import AtomAttributes, AtomList, strengths_by_index
+from atomscope.client import _audits, _core
+from atomscope.client._downloads import download_bundle, download_steered
+from atomscope.client._handles import AuditAttributes, SteeredAttributes
+from atomscope.client._progress import display
+from atomscope.client._settings import connection
+from atomscope.client._transport import BlockingTransport, run
+from atomscope.types.atoms import Atom, AuditReport
+from atomscope.types.resources import (
+    Adapter,
+    APIKey,
+    AuditStatus,
+    Dataset,
+    Deleted,
+    DocumentMatch,
+    Event,
+    Health,
+    Model,
+    Page,
+    Upload,
+)
+from atomscope.types.resources import Audit as AuditResource
+from atomscope.types.resources import SteeredAdapter as SteeredResource
+from atomscope.types.spec import AuditConfig
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Client:
+    """The Atomscope service.
+
+    `base_url` and `api_key` default to `ATOMSCOPE_BASE_URL` and to `ATOMSCOPE_API_KEY` or the file named by
+    `ATOMSCOPE_API_KEY_FILE`; `timeout` is in seconds, for one request. A context manager; else close it.
+    Every method raises the subclasses of `APIError`, which carry the request id.
+    """
+
+    def __init__(
+        self, *, base_url: str | None = None, api_key: str | None = None, timeout: float = 60.0
+    ) -> None:
+        url, key = connection(base_url, api_key)
+        self._transport = BlockingTransport(url, key, timeout)
+        self.models = Models(self._transport)
+        self.adapters = Adapters(self._transport)
+        self.datasets = Datasets(self._transport)
+        self.uploads = Uploads(self._transport)
+        self.audits = Audits(self._transport)
+        self.steered_adapters = SteeredAdapters(self._transport)
+        self.keys = Keys(self._transport)
+
+    def health(self) -> Health:
+        return run(_core.health(self._transport))
+
+    def close(self) -> None:
+        run(self._transport.close())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Listing(Generic[T]):
+    """The first page of a list; iterating goes on through the pages after it."""
+
+    def __init__(self, first: Page[Any], more: Callable[[str], Page[Any]], wrap: Callable[[Any], T]) -> None:
+        self._first = first
+        self._more = more
+        self._wrap = wrap
+
+    @property
+    def data(self) -> list[T]:
+        """The first page."""
+        return [self._wrap(item) for item in self._first.data]
+
+    @property
+    def has_more(self) -> bool:
+        return self._first.has_more
+
+    def __iter__(self) -> Iterator[T]:
+        page = self._first
+        while True:
+            for item in page.data:
+                yield self._wrap(item)
+            if not page.has_more or page.next is None:
+                return
+            page = self._more(page.next)
+
+
+class _Resource(Generic[T]):
+    """What every kind of resource has: list, get and delete."""
+
+    _collection: _core.Collection[T]
+
+    def __init__(self, transport: BlockingTransport) -> None:
+        self._transport = transport
+
+    def get(self, resource_id: str) -> T:
+        return run(self._collection.get(self._transport, resource_id))
+
+    def delete(self, resource_id: str) -> Deleted:
+        return run(self._collection.delete(self._transport, resource_id))
+
+    def list(self, *, limit: int = 20) -> Listing[T]:
+        """The newest first; `limit` is the size of a page, at most 100."""
+        return self._listing(limit, lambda item: item)
+
+    def _listing(self, limit: int, wrap: Callable[[T], R], **filters: str | int) -> Listing[R]:
+        def page(cursor: str | None) -> Page[T]:
+            return run(self._collection.page(self._transport, limit, cursor, **filters))
+
+        return Listing(page(None), page, wrap)
+
+
+class Models(_Resource[Model]):
+    _collection = _core.MODELS
+
+    def create(
+        self,
+        source: str | Path | None = None,
+        *,
+        name: str | None = None,
+        hub_id: str | None = None,
+        revision: str | None = None,
+    ) -> Model:
+        """Upload the folder `source`, or import `hub_id` at `revision` (a full commit hash) where allowed."""
+        return run(_core.create_model(self._transport, source, name, hub_id, revision))
+
+
+class Adapters(_Resource[Adapter]):
+    _collection = _core.ADAPTERS
+
+    def create(self, source: str | Path, *, name: str | None = None) -> Adapter:
+        """Upload a PEFT folder."""
+        return run(_core.create_adapter(self._transport, source, name))
+
+
+class Datasets(_Resource[Dataset]):
+    _collection = _core.DATASETS
+
+    def create(self, source: str | Path, *, name: str | None = None) -> Dataset:
+        """Upload a `.jsonl` or `.parquet` file."""
+        return run(_core.create_dataset(self._transport, source, name))
+
+
+class Uploads(_Resource[Upload]):
+    _collection = _core.UPLOADS
+
+
+class Keys(_Resource[APIKey]):
+    _collection = _core.KEYS
+
+    def create(self, name: str) -> APIKey:
+        """A new key of the project; `key` holds it, this once."""
+        return run(_core.create_key(self._transport, name))
+
+
+class SteeredAdapters(_Resource[SteeredResource]):
+    _collection = _core.STEERED
+
+    def save(self, steered_id: str, folder: str | Path) -> Path:
+        """Write it as a PEFT folder."""
+        return run(download_steered(self._transport, steered_id, Path(folder)))
+
+
+class Audits(_Resource[AuditResource]):
+    _collection = _core.AUDITS
+
+    def create(
+        self,
+        *,
+        base_model: str | Path,
+        adapter: str | Path,
+        dataset: str | Path,
+        config: AuditConfig | Mapping[str, Any] | None = None,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Audit:
+        """Start an audit. Each input is an id, or a local path that is uploaded first.
+
+        A `str` of an id's form is always an id; anything else must exist as a path. Raises `InvalidInput`
+        before anything is sent when a reference is neither.
+        """
+        created = run(
+            _core.create_audit(self._transport, base_model, adapter, dataset, config, name, metadata)
+        )
+        return Audit(self._transport, created)
+
+    def get(self, resource_id: str) -> Audit:  # type: ignore[override]  # a handle in place of the bare resource
+        return Audit(self._transport, super().get(resource_id))
+
+    def list(self, *, limit: int = 20, status: AuditStatus | None = None) -> Listing[Audit]:  # type: ignore[override]
+        filters: dict[str, str] = {} if status is None else {"status": status}
+        return self._listing(limit, lambda item: Audit(self._transport, item), **filters)
+
+
+class Audit(AuditAttributes):
+    """An audit of the service."""
+
+    def __init__(self, transport: BlockingTransport, resource: AuditResource) -> None:
+        super().__init__(resource)
+        self._transport = transport
+        self._atoms: AtomList[RemoteAtom] | None = None
+
+    def refresh(self) -> Self:
+        """Read it again."""
+        self.resource = run(_audits.get(self._transport, self.id))
+        return self
+
+    def cancel(self) -> Self:
+        """Ask it to stop; it ends as `canceled` within a micro-batch of its workers."""
+        self.resource = run(_core.cancel_audit(self._transport, self.id))
+        return self
+
+    def delete(self) -> None:
+        """Delete it with its bundle; only once it has ended."""
+        run(_core.AUDITS.delete(self._transport, self.id))
+
+    def events(self, after: int = 0) -> list[Event]:
+        """What has happened so far, after a sequence number."""
+        return run(_audits.past_events(self._transport, self.id, after))
+
+    def follow(self, after: int = 0) -> Iterator[Event]:
+        """Events as they happen, to the end of the audit, through lost connections."""
+        events = _audits.follow(self._transport, self.id, after)
+        while True:
+            try:
+                yield run(_next(events))
+            except StopAsyncIteration:
+                return
+
+    def wait(
+        self,
+        timeout: float | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        progress: bool | None = None,
+    ) -> Self:
+        """Wait until it has succeeded; `timeout` in seconds.
+
+        Shows a progress bar on a terminal, or as `progress` says. Raises `AuditFailed`, `AuditCanceled`,
+        and `WaitTimeout` (the audit goes on).
+        """
+        waiting = _audits.wait(self._transport, self.id, timeout, on_event, display(progress))
+        self.resource = run(waiting)
+        return self
+
+    @property
+    def atoms(self) -> AtomList[RemoteAtom]:
+        """Its atoms, by rank; read once."""
+        if self._atoms is None:
+            found = run(_core.audit_atoms(self._transport, self.id))
+            self._atoms = AtomList([RemoteAtom(self._transport, self.id, atom) for atom in found])
+        return self._atoms
+
+    def report(self) -> AuditReport:
+        return run(_core.audit_report(self._transport, self.id))
+
+    def download(self, folder: str | Path) -> Path:
+        """Bring the whole bundle into a folder, every file's SHA-256 checked; goes on where it stopped."""
+        return run(download_bundle(self._transport, self.id, Path(folder)))
+
+    def steer(
+        self, strengths: Mapping[AtomAttributes, float] | Mapping[int, float], name: str | None = None
+    ) -> SteeredAdapter:
+        """Have the adapter steered: atoms (or their indices) to strengths in units of the adapter's norm."""
+        created = run(_core.steer_audit(self._transport, self.id, strengths_by_index(strengths), name))
+        return SteeredAdapter(self._transport, created)
+
+
+class RemoteAtom(AtomAttributes):
+    """An atom of an audit of the service."""
+
+    def __init__(self, transport: BlockingTransport, audit_id: str, atom: Atom) -> None:
+        super().__init__(atom)
+        self._transport = transport
+        self._audit_id = audit_id
+
+    def documents(
+        self, sign: Literal["positive", "negative"] = "positive", limit: int | None = None
+    ) -> list[DocumentMatch]:
+        """Its active documents of one sign with their text, strongest first."""
+        return run(_core.atom_documents(self._transport, self._audit_id, self.index, sign, limit))
+
+    def vector(self) -> dict[str, NDArray[np.float32]]:
+        """Its steering vector: float32, named and shaped as the LoRA parameters."""
+        return run(_core.atom_vector(self._transport, self._audit_id, self.index))
+
+
+class SteeredAdapter(SteeredAttributes):
+    """A steered adapter, kept by the service until it is deleted."""
+
+    def __init__(self, transport: BlockingTransport, resource: SteeredResource) -> None:
+        super().__init__(resource)
+        self._transport = transport
+
+    def save(self, folder: str | Path) -> Path:
+        """Write it as a PEFT folder and return the folder."""
+        return run(download_steered(self._transport, self.id, Path(folder)))
+
+    def delete(self) -> None:
+        run(_core.STEERED.delete(self._transport, self.id))
+
+
+async def _next(events: Any) -> Event:  # noqa: ANN401  (an asynchronous iterator of events)
+    return await anext(events)
