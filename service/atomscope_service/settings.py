@@ -52,6 +52,8 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     max_model_bytes: Positive = 200 * GiB
     max_rows: Positive = 2_000_000
     """Rows of a data set; an audit over more fails with `too_many_rows`."""
+    max_steering_bytes: Positive = 4 * GiB
+    """Bytes of the adapter and the vectors together that one request for a steered adapter may load."""
     part_bytes: Annotated[int, msgspec.Meta(ge=5 * MiB, le=5 * GiB)] = 64 * MiB
     """Size of an upload's parts (the last may be shorter). S3 accepts 5 MiB to 5 GiB."""
     upload_seconds: Annotated[float, msgspec.Meta(gt=0, le=7 * 86_400)] = 86_400.0

@@ -38,9 +38,7 @@ def load_secret(path: Path) -> Secret:
     except OSError as error:
         raise SettingsError(f"ATOMSCOPE_SECRET_FILE cannot be read: {error.strerror}: {path}") from error
     if len(material) < MIN_BYTES:
-        raise SettingsError(
-            f"ATOMSCOPE_SECRET_FILE holds {len(material)} bytes, not {MIN_BYTES}: {path}"
-        )
+        raise SettingsError(f"ATOMSCOPE_SECRET_FILE holds {len(material)} bytes, not {MIN_BYTES}: {path}")
     return Secret(material)
 
 

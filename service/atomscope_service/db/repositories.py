@@ -6,12 +6,15 @@ They never commit: a transaction is a `Database.read()` or `Database.write()` bl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, ClassVar, Generic, TypeVar
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from atomscope.bundle.layout import project_prefix
+from atomscope.types.resources import Progress
+from atomscope.types.work import FAN_OUT
 from atomscope_service.db.models import (
     AdapterRow,
     APIKeyRow,
@@ -23,8 +26,10 @@ from atomscope_service.db.models import (
     ModelRow,
     ProjectRow,
     SteeredAdapterRow,
+    UnitRow,
     UploadRow,
 )
+from atomscope_service.ids import new_id
 
 R = TypeVar("R", bound=ProjectRow)
 
@@ -95,6 +100,16 @@ class SteeredAdapters(Repository[SteeredAdapterRow]):
 class Deletions(Repository[DeletionRow]):
     row = DeletionRow
 
+    def add_prefix(self, prefix: str) -> None:
+        """Have control remove every object under a prefix (which ends in `/`), or one object."""
+        if not prefix.startswith(project_prefix(self.project_id)):
+            raise ValueError(f"{prefix!r} is not of project {self.project_id}")
+        self.add(
+            DeletionRow(
+                id=new_id("del"), project_id=self.project_id, created_at=datetime.now(UTC), prefix=prefix
+            )
+        )
+
 
 class Audits(Repository[AuditRow]):
     row = AuditRow
@@ -111,6 +126,29 @@ class Audits(Repository[AuditRow]):
             .where(AuditRow.project_id == self.project_id, AuditRow.status.in_(LIVE_STATUSES), uses)
             .limit(1)
         )
+
+    def progress(self, row: AuditRow) -> Progress | None:
+        """Counts of the audit's present stage over all its units; None before the first and after the end."""
+        if row.stage is None or row.status not in LIVE_STATUSES:
+            return None
+        done, total, unit = self.session.execute(
+            select(
+                func.coalesce(func.sum(UnitRow.done), 0),
+                func.coalesce(func.sum(UnitRow.total), 0),
+                func.max(UnitRow.progress_unit),
+            ).where(
+                UnitRow.project_id == self.project_id,
+                UnitRow.audit_id == row.id,
+                UnitRow.attempt == row.attempt,
+                UnitRow.stage == row.stage,
+            )
+        ).one()
+        if unit is None:
+            return None
+        if row.stage in FAN_OUT and unit == "documents" and row.n_documents is not None:
+            # Shards that no worker has taken yet have no total of their own.
+            total = max(row.n_documents, done)
+        return Progress(done=int(done), total=int(total), unit=unit)
 
 
 class Events(Repository[EventRow]):

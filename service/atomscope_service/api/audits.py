@@ -1,0 +1,161 @@
+"""`/v1/audits`: starting, following and ending audits."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from litestar import Controller, Request, Response, delete, get, post
+
+from atomscope.bundle.layout import audit_prefix
+from atomscope.types.resources import (
+    TERMINAL,
+    Audit,
+    AuditCreate,
+    AuditError,
+    AuditStatus,
+    Deleted,
+    Page,
+    Progress,
+)
+from atomscope.types.spec import AuditConfig
+from atomscope_service.api.announce import announce
+from atomscope_service.api.conditional import conditional
+from atomscope_service.api.paging import DEFAULT_LIMIT, Cursor, Limit, list_rows
+from atomscope_service.api.problems import ProblemError
+from atomscope_service.api.services import Tenant, found, referenced
+from atomscope_service.api.times import rfc3339, rfc3339_or_none
+from atomscope_service.db.events import append_event
+from atomscope_service.db.models import AuditRow
+from atomscope_service.ids import new_id
+
+
+def render_audit(row: AuditRow, progress: Progress | None) -> Audit:
+    """A row as the API shows it."""
+    return Audit(
+        id=row.id,
+        name=row.name,
+        status=row.status,  # pyright: ignore[reportArgumentType]  (checked when it was written)
+        stage=row.stage,  # pyright: ignore[reportArgumentType]
+        progress=progress,
+        base_model=row.base_model_id,
+        adapter=row.adapter_id,
+        dataset=row.dataset_id,
+        config=msgspec.convert(row.config, AuditConfig),
+        metadata=row.metadata_,
+        n_documents=row.n_documents,
+        n_atoms=row.n_atoms,
+        warnings=row.warnings,
+        error=msgspec.convert(row.error, AuditError) if row.error is not None else None,
+        created_at=rfc3339(row.created_at),
+        started_at=rfc3339_or_none(row.started_at),
+        ended_at=rfc3339_or_none(row.ended_at),
+    )
+
+
+def create_audit(tenant: Tenant, request: AuditCreate) -> AuditRow:
+    """Queue an audit of three inputs of the project; raises 422 `not_found` or `model_not_ready`."""
+    with tenant.write() as repositories:
+        # Locked, so that none of them is deleted between this check and the commit.
+        model = referenced(repositories.models, request.base_model, "model", "base_model", lock=True)
+        referenced(repositories.adapters, request.adapter, "adapter", "adapter", lock=True)
+        referenced(repositories.datasets, request.dataset, "dataset", "dataset", lock=True)
+        if model.status != "ready":
+            detail = f"Model {model.id} is {model.status}, not ready."
+            raise ProblemError(422, "model_not_ready", detail, param="base_model")
+        row = repositories.audits.add(
+            AuditRow(
+                id=new_id("aud"),
+                project_id=tenant.project_id,
+                created_at=datetime.now(UTC),
+                name=request.name,
+                status="queued",
+                attempt=1,
+                base_model_id=request.base_model,
+                adapter_id=request.adapter,
+                dataset_id=request.dataset,
+                config=msgspec.to_builtins(request.config),
+                metadata_=request.metadata,
+                warnings=[],
+                event_sequence=0,
+            )
+        )
+        append_event(repositories.session, row, "audit.queued", {})
+    announce(lambda: tenant.services.queue.audit_created(tenant.project_id, row.id))
+    return row
+
+
+def cancel_audit(tenant: Tenant, audit_id: str) -> tuple[AuditRow, Progress | None]:
+    """Ask an audit to stop; raises 409 `audit_ended`. Asking twice is no error."""
+    with tenant.write() as repositories:
+        row = found(repositories.audits, audit_id, "audit", lock=True)
+        if row.status in TERMINAL:
+            raise ProblemError(409, "audit_ended", f"This audit has {row.status}.")
+        if row.status != "canceling":
+            row.status = "canceling"
+            append_event(repositories.session, row, "audit.canceling", {})
+        progress = repositories.audits.progress(row)
+    announce(lambda: tenant.services.queue.cancel_requested(tenant.project_id, audit_id))
+    return row, progress
+
+
+def delete_audit(tenant: Tenant, audit_id: str) -> None:
+    """Delete an ended audit, its bundle, work files, events and units; raises 409 `audit_not_ended`."""
+    with tenant.write() as repositories:
+        row = found(repositories.audits, audit_id, "audit", lock=True)
+        if row.status not in TERMINAL:
+            detail = f"This audit is {row.status}: cancel it and wait for its end first."
+            raise ProblemError(409, "audit_not_ended", detail)
+        repositories.deletions.add_prefix(audit_prefix(tenant.project_id, audit_id))
+        repositories.audits.remove(row)
+    announce(tenant.services.queue.deletions_added)
+
+
+class AuditController(Controller):
+    path = "/v1/audits"
+    tags = ["audits"]  # noqa: RUF012
+
+    @post(operation_id="createAudit", status_code=202, sync_to_thread=True)
+    def create(self, tenant: Tenant, data: AuditCreate) -> Response[Audit]:
+        """Start an audit of a base model, an adapter and a data set."""
+        row = create_audit(tenant, data)
+        return Response(render_audit(row, None), headers={"Location": f"/v1/audits/{row.id}"})
+
+    @get(operation_id="listAudits", sync_to_thread=True)
+    def list_page(
+        self,
+        tenant: Tenant,
+        status: AuditStatus | None = None,
+        limit: Limit = DEFAULT_LIMIT,
+        cursor: Cursor = None,
+    ) -> Page[Audit]:
+        """Audits, newest first, without their progress."""
+        equal = {} if status is None else {"status": status}
+        return list_rows(
+            tenant,
+            lambda rows: rows.audits,
+            lambda row: render_audit(row, None),
+            limit=limit,
+            cursor=cursor,
+            **equal,
+        )
+
+    @get("/{audit_id:str}", operation_id="getAudit", sync_to_thread=True)
+    def read(self, request: Request[Any, Any, Any], tenant: Tenant, audit_id: str) -> Response[Audit]:
+        """One audit, with the progress of its stage."""
+        with tenant.read() as repositories:
+            row = found(repositories.audits, audit_id, "audit")
+            progress = repositories.audits.progress(row)
+        return conditional(request, render_audit(row, progress))
+
+    @post("/{audit_id:str}/cancel", operation_id="cancelAudit", status_code=202, sync_to_thread=True)
+    def cancel(self, tenant: Tenant, audit_id: str) -> Audit:
+        """Ask an audit to stop; it ends as `canceled` within a batch or so."""
+        return render_audit(*cancel_audit(tenant, audit_id))
+
+    @delete("/{audit_id:str}", operation_id="deleteAudit", status_code=200, sync_to_thread=True)
+    def remove(self, tenant: Tenant, audit_id: str) -> Deleted:
+        """Delete an ended audit and its bundle."""
+        delete_audit(tenant, audit_id)
+        return Deleted(id=audit_id)

@@ -1,0 +1,15 @@
+"""The digest of a folder: what `InputRef.sha256` holds of a model or an adapter."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+
+def folder_digest(files: Mapping[str, str]) -> str:
+    """SHA-256 of the sorted lines `sha256  path`, each ended by a newline.
+
+    `files` maps a file's path within the folder to the hexadecimal SHA-256 of its content.
+    """
+    lines = sorted(f"{sha256}  {path}\n" for path, sha256 in files.items())
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

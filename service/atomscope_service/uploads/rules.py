@@ -1,0 +1,117 @@
+"""Which files an upload may hold, by purpose. Names are checked before a byte is sent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from atomscope.types.resources import UploadFileSpec, UploadPurpose
+from atomscope_service.api.problems import ProblemError
+from atomscope_service.settings import Settings
+
+ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
+IGNORED = frozenset({"README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", ".gitattributes"})
+"""Accepted so that a whole folder can be sent; not kept."""
+
+MODEL_FILES = frozenset(
+    {
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "chat_template.jinja",
+        "chat_template.json",
+    }
+)
+TOKENIZER_FILES = frozenset(
+    {
+        "tokenizer.json",
+        "tokenizer.model",
+        "vocab.json",
+        "vocab.txt",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+    }
+)
+"""One of them holds a tokenizer's vocabulary."""
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".dill")
+"""Formats that are, or may hold, pickles: loading one runs code of whoever made it."""
+
+_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9._=-]{0,254}")
+_WEIGHTS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*\.safetensors(\.index\.json)?")
+
+
+def check_name(purpose: UploadPurpose, name: str, param: str) -> None:
+    """Refuse (422) a name that is not plain, a pickle, or a file that the purpose has no use for."""
+    if _NAME.fullmatch(name) is None or set(name) == {"."}:
+        raise ProblemError(
+            422, "invalid_file_name", "A file name is plain: no folders, no `..`.", param=param
+        )
+    if purpose != "dataset" and name.lower().endswith(PICKLE_SUFFIXES):
+        raise ProblemError(
+            422,
+            "pickle_refused",
+            f"{name} may hold a pickle, which can run code when it is loaded: send safetensors only.",
+            param=param,
+        )
+    allowed = {
+        "adapter": name in ADAPTER_FILES | IGNORED,
+        "dataset": name.endswith((".jsonl", ".parquet")),
+        "model": name in MODEL_FILES | IGNORED or _WEIGHTS.fullmatch(name) is not None,
+    }
+    if not allowed[purpose]:
+        raise ProblemError(422, "file_not_allowed", f"{name} has no place in {_A[purpose]}.", param=param)
+
+
+_A = {"adapter": "an adapter", "dataset": "a data set (one .jsonl or .parquet file)", "model": "a model"}
+
+
+def check_set(purpose: UploadPurpose, names: Sequence[str], param: str) -> None:
+    """Refuse (422) a set of allowed names that lacks a file or holds one too many."""
+    present = set(names)
+    if len(present) != len(names):
+        raise ProblemError(422, "duplicate_file", "A file is named twice.", param=param)
+    missing: list[str] = []
+    if purpose == "adapter":
+        missing = sorted(ADAPTER_FILES - present)
+    elif purpose == "model":
+        if "config.json" not in present:
+            missing.append("config.json")
+        if not any(name.endswith(".safetensors") for name in present):
+            missing.append("a .safetensors file")
+        if not present & TOKENIZER_FILES:
+            missing.append("a tokenizer (tokenizer.json)")
+    elif len(names) != 1:
+        raise ProblemError(422, "one_file_only", "A data set is one .jsonl or .parquet file.", param=param)
+    if missing:
+        raise ProblemError(422, "file_missing", f"The upload lacks {', '.join(missing)}.", param=param)
+
+
+def check_files(settings: Settings, purpose: UploadPurpose, files: Sequence[UploadFileSpec]) -> None:
+    """Every check that needs only the list of files: names, the set, and the size (413)."""
+    for number, file in enumerate(files):
+        check_name(purpose, file.path, f"files[{number}].path")
+    check_set(purpose, [file.path for file in files], "files")
+    limit = {
+        "adapter": settings.max_adapter_bytes,
+        "dataset": settings.max_dataset_bytes,
+        "model": settings.max_model_bytes,
+    }[purpose]
+    size = sum(file.size for file in files)
+    if size > limit:
+        detail = f"The files hold {size} bytes; {_A[purpose]} may hold {limit}."
+        raise ProblemError(413, "upload_too_large", detail, param="files")
+
+
+def kept_files(names: Sequence[str]) -> list[str]:
+    """The names that go into the resource."""
+    return sorted(name for name in names if name not in IGNORED)
