@@ -19,7 +19,23 @@ from atomscope.types.resources import (
 )
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-_MODEL_SUFFIXES = (".json", ".safetensors", ".jinja", ".txt", ".model")
+_MODEL_FILES = frozenset(
+    {
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+        "chat_template.jinja",
+        "chat_template.json",
+    }
+)
+_WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
@@ -38,7 +54,11 @@ def files_for(purpose: UploadPurpose, path: Path) -> list[Path]:
                 "bad_path", f"{path} has no {' and no '.join(missing)}; a PEFT folder has both"
             )
         return [path / name for name in _ADAPTER_FILES]
-    files = sorted(file for file in path.iterdir() if file.is_file() and file.name.endswith(_MODEL_SUFFIXES))
+    files = sorted(
+        file
+        for file in path.iterdir()
+        if file.is_file() and (file.name in _MODEL_FILES or file.name.endswith(_WEIGHT_SUFFIXES))
+    )
     if not any(file.suffix == ".safetensors" for file in files):
         pickled = any(file.suffix in _PICKLES for file in path.iterdir())
         raise InvalidInput(
