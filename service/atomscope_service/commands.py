@@ -121,11 +121,12 @@ def _configure_register(parser: ArgumentParser) -> None:
 
 
 def _register_model(arguments: Namespace, output: Output) -> int:
-    from atomscope_service.registration import register_model  # noqa: PLC0415
+    from atomscope_service.api.models import render_model  # noqa: PLC0415
     from atomscope_service.settings import load_settings  # noqa: PLC0415
+    from atomscope_service.uploads.register import register_model  # noqa: PLC0415
 
     settings = load_settings(_environment(arguments))
-    model = register_model(settings, arguments.project, arguments.name, arguments.path)
+    model = render_model(register_model(settings, arguments.project, arguments.name, arguments.path))
     output.result(model, f"{model.id}  {model.name}")
     return EXIT_DONE
 
@@ -138,7 +139,7 @@ def _configure_bootstrap(parser: ArgumentParser) -> None:
 
 
 def _bootstrap_key(arguments: Namespace, output: Output) -> int:
-    from atomscope_service.registration import bootstrap_key  # noqa: PLC0415
+    from atomscope_service.auth.bootstrap import bootstrap_key  # noqa: PLC0415
     from atomscope_service.settings import load_settings  # noqa: PLC0415
 
     settings = load_settings(_environment(arguments))

@@ -149,7 +149,7 @@ class Stack:
             except httpx.TransportError as error:
                 self._give_up(self._processes[1], deadline, error)
             else:
-                if answer.status_code == httpx.codes.OK:
+                if answer.is_success:
                     return
                 self._give_up(self._processes[1], deadline, StackError(answer.text))
             time.sleep(0.1)
