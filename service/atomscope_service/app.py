@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from litestar import Litestar, Router
+from litestar import Litestar
 from litestar.datastructures import State
 from litestar.di import Provide
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
 
-from atomscope import __version__
 from atomscope.store import ObjectStore, open_store
 from atomscope_service.api.adapters import AdapterController
 from atomscope_service.api.atoms import FindingsController
@@ -26,6 +22,7 @@ from atomscope_service.api.health import HealthController
 from atomscope_service.api.idempotency import Idempotency
 from atomscope_service.api.keys import KeyController
 from atomscope_service.api.models import ModelController
+from atomscope_service.api.openapi import finish_document, openapi_config
 from atomscope_service.api.pages import PageController
 from atomscope_service.api.problems import EXCEPTION_HANDLERS
 from atomscope_service.api.query import refuse_unknown_parameters
@@ -34,7 +31,7 @@ from atomscope_service.api.requests import add_headers
 from atomscope_service.api.services import Services, provide_services, provide_tenant
 from atomscope_service.api.steered import SteeredAdapterController
 from atomscope_service.api.uploads import UploadController
-from atomscope_service.auth.middleware import PUBLIC, Authentication, require_caller
+from atomscope_service.auth.middleware import Authentication, require_caller
 from atomscope_service.auth.secret import load_secret
 from atomscope_service.db.engine import Database
 from atomscope_service.settings import Settings
@@ -78,7 +75,7 @@ def create_app(settings: Settings, queue: WorkQueue, store: ObjectStore | None =
         yield
         database.dispose()
 
-    return Litestar(
+    app = Litestar(
         route_handlers=CONTROLLERS,
         state=State({"services": services}),
         dependencies={
@@ -94,21 +91,9 @@ def create_app(settings: Settings, queue: WorkQueue, store: ObjectStore | None =
         return_dto=None,
         request_max_body_size=settings.max_json_bytes,
         lifespan=[lifespan],
-        openapi_config=_openapi(),
+        openapi_config=openapi_config(),
         logging_config=None,
         debug=False,
     )
-
-
-def _openapi() -> OpenAPIConfig:
-    scheme = SecurityScheme(type="http", scheme="bearer", description="An API key: `ask_...`")
-    return OpenAPIConfig(
-        title="Atomscope",
-        version=__version__,
-        description="What a fine-tune taught a model: atoms, their documents, and vectors that steer them.",
-        components=Components(security_schemes={"key": scheme}),
-        security=[{"key": []}],
-        use_handler_docstrings=True,
-        render_plugins=[JsonRenderPlugin()],
-        openapi_router=Router("/schema", route_handlers=[], opt={PUBLIC: True}),
-    )
+    finish_document(app)
+    return app

@@ -120,7 +120,10 @@ def _of_http(request: Request[Any, Any, Any], error: HTTPException) -> Response[
 
 
 def _fault(extra: Any) -> dict[str, str]:  # noqa: ANN401  (Litestar's free-form list)
-    return {"field": str(extra.get("key", "body")), "message": str(extra.get("message", "invalid"))}
+    field = str(extra.get("key", "body"))
+    if field == "data":  # the handler's argument: the request has no body at all
+        return {"field": "body", "message": "a JSON body is needed"}
+    return {"field": field, "message": str(extra.get("message", "invalid"))}
 
 
 def _of_store(request: Request[Any, Any, Any], error: StoreError) -> Response[bytes]:

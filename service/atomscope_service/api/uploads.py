@@ -125,7 +125,7 @@ class UploadController(Controller):
         size: int,
         expires: int,
         signature: Annotated[str, Parameter(max_length=100)],
-    ) -> Response[None]:
+    ) -> Response[bytes]:
         """Bytes of one part, on a local store. The URL is signed and needs no key."""
         link = PartLink(
             project_id=project, upload_id=upload_id, file=file, part=part, size=size, expires=expires
@@ -134,7 +134,7 @@ class UploadController(Controller):
         stored = await anyio.to_thread.run_sync(_pending_file, services, link)
         path = local_file(services.store, part_key(stored, part))
         etag = await receive_part(request.stream(), path, stored.part_size(part))
-        return Response(None, headers={"ETag": etag})
+        return Response(b"", media_type="application/octet-stream", headers={"ETag": etag})
 
 
 def _pending_file(services: Services, link: PartLink) -> StoredFile:

@@ -131,8 +131,9 @@ class Audits(Repository[AuditRow]):
         """Counts of the audit's present stage over all its units; None before the first and after the end."""
         if row.stage is None or row.status not in LIVE_STATUSES:
             return None
-        done, total, unit = self.session.execute(
+        units, done, total, unit = self.session.execute(
             select(
+                func.count(),
                 func.coalesce(func.sum(UnitRow.done), 0),
                 func.coalesce(func.sum(UnitRow.total), 0),
                 func.max(UnitRow.progress_unit),
@@ -143,7 +144,7 @@ class Audits(Repository[AuditRow]):
                 UnitRow.stage == row.stage,
             )
         ).one()
-        if unit is None:
+        if units == 0:
             return None
         if row.stage in FAN_OUT and unit == "documents" and row.n_documents is not None:
             # Shards that no worker has taken yet have no total of their own.
