@@ -13,8 +13,8 @@ bundle = atomscope.open("s3://bucket/audits/...")     # the same, with no server
 from importlib.metadata import version
 
 from atomscope.bundle import AtomList, Bundle, BundleAtom
-from atomscope.bundle import open_bundle as open  # noqa: A004  (atomscope.open is its public name)
-from atomscope.client import AsyncAudit, AsyncClient, Audit, Client, MissingKey
+from atomscope.bundle import open_bundle as open  # atomscope.open is its public name
+from atomscope.client import AsyncAudit, AsyncClient, Audit, Client
 from atomscope.errors import (
     APIConnectionError,
     APIError,
@@ -36,6 +36,7 @@ from atomscope.errors import (
     RateLimitError,
     SteeringError,
     UnprocessableEntityError,
+    UsageError,
     WaitTimeout,
 )
 from atomscope.store import ObjectNotFound, StoreError
@@ -65,7 +66,6 @@ __all__ = [
     "ConflictError",
     "InternalServerError",
     "InvalidInput",
-    "MissingKey",
     "NotFoundError",
     "NothingToAudit",
     "ObjectNotFound",
@@ -75,6 +75,8 @@ __all__ = [
     "SteeringError",
     "StoreError",
     "UnprocessableEntityError",
+    "UsageError",
     "WaitTimeout",
+    "__version__",
     "open",
 ]

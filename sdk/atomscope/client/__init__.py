@@ -7,7 +7,6 @@ from atomscope.client._async import (
     AsyncRemoteAtom,
     AsyncSteeredAdapter,
 )
-from atomscope.client._settings import MissingKey
 from atomscope.client._sync import Audit, Client, Listing, RemoteAtom, SteeredAdapter
 
 __all__ = [
@@ -19,7 +18,6 @@ __all__ = [
     "Audit",
     "Client",
     "Listing",
-    "MissingKey",
     "RemoteAtom",
     "SteeredAdapter",
 ]

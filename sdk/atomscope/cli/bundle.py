@@ -1,0 +1,46 @@
+"""`atomscope bundle show|verify`: a bundle without a server."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from atomscope.bundle import open_bundle
+from atomscope.cli.registry import EXIT_DONE, Output
+from atomscope.cli.tables import card, size_text
+from atomscope.cli.tree import CommandTree, PluginRegistry
+
+
+def register(registry: PluginRegistry, tree: CommandTree) -> None:
+    registry.add_command("bundle show", "what an audit bundle holds", _configure, _show)
+    registry.add_command("bundle verify", "compare every file with its SHA-256", _configure, _verify)
+
+
+def _configure(parser: ArgumentParser) -> None:
+    parser.add_argument("bundle", metavar="BUNDLE", help="a folder, file:///... or s3://...")
+
+
+def _show(args: Namespace, output: Output) -> int:
+    bundle = open_bundle(args.bundle)
+    manifest, report = bundle.manifest, bundle.report
+    rows: list[tuple[str, object]] = [
+        ("audit", manifest.audit_id),
+        ("created", manifest.created_at),
+        ("format", manifest.format_version),
+        ("documents", f"{report.n_documents}, {report.n_dropped} dropped"),
+        ("atoms", f"{report.n_atoms} ({report.n_coherent_05} above 0.5, {report.n_coherent_01} above 0.1)"),
+        ("loss", f"{report.loss_adapter:.3f} nats a token; {report.loss_base:.3f} without the adapter"),
+        ("files", f"{len(manifest.files)}, {size_text(sum(entry.size for entry in manifest.files))}"),
+        *(("warning", warning) for warning in report.warnings),
+    ]
+    output.result({"manifest": manifest, "report": report}, card(rows))
+    return EXIT_DONE
+
+
+def _verify(args: Namespace, output: Output) -> int:
+    bundle = open_bundle(args.bundle)
+    bundle.verify()
+    count = len(bundle.manifest.files)
+    output.result(
+        {"audit": bundle.manifest.audit_id, "files": count, "intact": True}, f"{count} files, all intact"
+    )
+    return EXIT_DONE

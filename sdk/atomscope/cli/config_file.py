@@ -1,0 +1,44 @@
+"""`--config FILE`: an `AuditConfig` from JSON or TOML, decoded strictly."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from atomscope.errors import UsageError
+from atomscope.types.spec import AuditConfig
+
+_MAX_BYTES = 1024 * 1024
+
+
+def read_config(path: Path | None) -> AuditConfig:
+    """The settings of a file (`.toml`, else JSON), or the defaults without one.
+
+    Raises `UsageError` that names the file and the field: an unknown name, a wrong type, out of range.
+    """
+    if path is None:
+        return AuditConfig()
+    try:
+        return msgspec.convert(_read(path), AuditConfig)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def _read(path: Path) -> Any:  # noqa: ANN401  (checked by the caller)
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(content) > _MAX_BYTES:
+        raise UsageError(f"{path} is longer than {_MAX_BYTES} bytes: not a configuration")
+    try:
+        if path.suffix.lower() == ".toml":
+            return tomllib.loads(content.decode())
+        return msgspec.json.decode(content)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.DecodeError) as error:
+        kind = "TOML" if path.suffix.lower() == ".toml" else "JSON"
+        raise UsageError(f"{path} is not {kind}: {error}") from error

@@ -1,0 +1,60 @@
+"""The options by which a command finds the service, and ids on the command line."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+from atomscope.client import Client
+from atomscope.client._settings import read_key_file
+
+_AUDIT_ID = re.compile(r"aud_[0-9a-f]{32}")
+
+
+def add_connection(parser: ArgumentParser) -> None:
+    """`--base-url` and `--api-key-file`. A key itself is never an argument: other users see those."""
+    group = parser.add_argument_group("service")
+    group.add_argument("--base-url", metavar="URL", help="default: ATOMSCOPE_BASE_URL, else this machine")
+    group.add_argument(
+        "--api-key-file",
+        metavar="FILE",
+        type=Path,
+        help="default: the key in ATOMSCOPE_API_KEY, or in the file that ATOMSCOPE_API_KEY_FILE names",
+    )
+
+
+def connect(args: Namespace) -> Client:
+    """A client for what `add_connection` added and the environment say; raises `UsageError`."""
+    key = None if args.api_key_file is None else read_key_file(args.api_key_file)
+    return Client(base_url=args.base_url, api_key=key)
+
+
+def is_audit_id(target: str) -> bool:
+    """Whether a target is an audit of the service; anything else is the path or URI of a bundle."""
+    return _AUDIT_ID.fullmatch(target) is not None
+
+
+def audit_id(text: str) -> str:
+    """Argument type of an audit's id."""
+    if not is_audit_id(text):
+        raise ArgumentTypeError(f"not an audit id (aud_...): {text!r}")
+    return text
+
+
+def number(kind: type[int] | type[float], low: float) -> Callable[[str], float]:
+    """Argument type of a number that is at least `low`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not value >= low:
+            raise ArgumentTypeError(
+                f"not {'a whole number' if kind is int else 'a number'} >= {low:g}: {text!r}"
+            )
+        return value
+
+    return parse

@@ -1,0 +1,67 @@
+"""From the tree of commands to an argument parser whose usage errors exit with 4."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentError, ArgumentParser
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+from atomscope.cli.registry import EXIT_USAGE
+from atomscope.cli.tree import GROUPS, Command, CommandTree
+
+_STATUSES = (
+    "exit status: 0 done; 1 an unexpected error; 2 the audit failed or its input was refused; "
+    "3 nothing to audit; 4 usage; 130 interrupted"
+)
+
+
+class UsageParser(ArgumentParser):
+    """Exits with 4, as documented, where argparse would exit with 2; takes no abbreviations."""
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401
+        options["allow_abbrev"] = False
+        super().__init__(**options)
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
+
+
+def build_parser(tree: CommandTree, report: Callable[[str], None]) -> UsageParser:
+    """A parser that sets `command` to the `Command` chosen; one that cannot be configured is reported."""
+    root = UsageParser(
+        prog="atomscope", description="Audit what a fine-tune taught a model.", epilog=_STATUSES
+    )
+    root.add_argument("--version", action="version", version=f"atomscope {version('atomscope')}")
+    groups: dict[tuple[str, ...], Any] = {(): root.add_subparsers(metavar="COMMAND", required=True)}
+    for command in sorted(tree, key=lambda command: command.path):
+        for depth in range(1, len(command.path)):
+            _make_group(groups, command.path[:depth])
+        _add(groups[command.path[:-1]], command, report)
+    return root
+
+
+def _make_group(groups: dict[tuple[str, ...], Any], path: tuple[str, ...]) -> None:
+    if path in groups:
+        return
+    group = groups[path[:-1]].add_parser(path[-1], help=GROUPS.get(" ".join(path)))
+    groups[path] = group.add_subparsers(metavar="COMMAND", required=True)
+
+
+def _add(group: Any, command: Command, report: Callable[[str], None]) -> None:  # noqa: ANN401
+    parser: ArgumentParser = group.add_parser(
+        command.path[-1], help=command.summary, description=command.summary, epilog=_STATUSES
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.set_defaults(command=command)
+    if command.plugin is None:
+        command.configure(parser)
+        return
+    try:
+        command.configure(parser)
+    except (ArgumentError, TypeError, ValueError, ImportError) as error:
+        report(
+            f"atomscope: the arguments of {' '.join(command.path)!r} ({command.plugin}) are broken: {error}"
+        )
