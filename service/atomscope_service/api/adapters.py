@@ -6,13 +6,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from litestar import Controller, Request, Response, delete, get, post
+from litestar.params import FromPath, JSONBody
 
 from atomscope.types.resources import Adapter, AdapterCreate, Deleted, Page
 from atomscope_service.api.announce import announce
 from atomscope_service.api.conditional import conditional
 from atomscope_service.api.inputs import require_unused
 from atomscope_service.api.paging import DEFAULT_LIMIT, Cursor, Limit, list_rows
-from atomscope_service.api.services import Tenant, found
+from atomscope_service.api.services import CurrentTenant, Tenant, found
 from atomscope_service.api.times import rfc3339
 from atomscope_service.db.models import AdapterRow
 from atomscope_service.ids import new_id
@@ -65,25 +66,29 @@ class AdapterController(Controller):
     tags = ["adapters"]  # noqa: RUF012
 
     @post(operation_id="createAdapter", sync_to_thread=True)
-    def create(self, tenant: Tenant, data: AdapterCreate) -> Response[Adapter]:
+    def create(self, tenant: CurrentTenant, data: JSONBody[AdapterCreate]) -> Response[Adapter]:
         """Make an adapter of a completed upload, which is used up."""
         row = create_adapter(tenant, data)
         return Response(render_adapter(row), headers={"Location": f"/v1/adapters/{row.id}"})
 
     @get(operation_id="listAdapters", sync_to_thread=True)
-    def list_page(self, tenant: Tenant, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Page[Adapter]:
+    def list_page(
+        self, tenant: CurrentTenant, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    ) -> Page[Adapter]:
         """Adapters, newest first."""
         return list_rows(tenant, lambda rows: rows.adapters, render_adapter, limit=limit, cursor=cursor)
 
     @get("/{adapter_id:str}", operation_id="getAdapter", sync_to_thread=True)
-    def read(self, request: Request[Any, Any, Any], tenant: Tenant, adapter_id: str) -> Response[Adapter]:
+    def read(
+        self, request: Request[Any, Any, Any], tenant: CurrentTenant, adapter_id: FromPath[str]
+    ) -> Response[Adapter]:
         """One adapter."""
         with tenant.read() as repositories:
             row = found(repositories.adapters, adapter_id, "adapter")
         return conditional(request, render_adapter(row))
 
     @delete("/{adapter_id:str}", operation_id="deleteAdapter", status_code=200, sync_to_thread=True)
-    def remove(self, tenant: Tenant, adapter_id: str) -> Deleted:
+    def remove(self, tenant: CurrentTenant, adapter_id: FromPath[str]) -> Deleted:
         """Delete an adapter and its files; 409 while a live audit uses it."""
         with tenant.write() as repositories:
             row = found(repositories.adapters, adapter_id, "adapter", lock=True)

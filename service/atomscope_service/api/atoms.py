@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, cast
 import anyio.to_thread
 import msgspec
 from litestar import Controller, Request, Response, get
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, PathParameter, QueryParameter
 from litestar.response import Stream
 
 from atomscope.bundle import Bundle, layout
@@ -20,7 +20,7 @@ from atomscope_service.api.conditional import conditional, matches, tagged
 from atomscope_service.api.documents import document_matches
 from atomscope_service.api.paging import DEFAULT_LIMIT, Cursor, Limit, list_offsets
 from atomscope_service.api.problems import ProblemError, not_found
-from atomscope_service.api.services import Tenant, found
+from atomscope_service.api.services import CurrentTenant, Tenant, found
 from atomscope_service.api.streams import stream_object
 from atomscope_service.uploads.service import transfer_of
 
@@ -35,7 +35,7 @@ Sort = Literal[
     "-mean_coefficient",
 ]
 Sign = Literal["positive", "negative"]
-AtomIndex = Annotated[int, Parameter(ge=0, lt=2**31)]
+AtomIndex = Annotated[int, PathParameter(ge=0, lt=2**31)]
 
 
 def open_audit_bundle(tenant: Tenant, audit_id: str) -> tuple[Bundle, str]:
@@ -71,12 +71,12 @@ class FindingsController(Controller):
     def list_atoms(
         self,
         *,
-        tenant: Tenant,
-        audit_id: str,
-        sort: Sort = "rank",
-        min_coherence: float | None = None,
-        min_active: int | None = None,
-        keyword: Annotated[str | None, Parameter(max_length=200)] = None,
+        tenant: CurrentTenant,
+        audit_id: FromPath[str],
+        sort: FromQuery[Sort] = "rank",
+        min_coherence: FromQuery[float | None] = None,
+        min_active: FromQuery[int | None] = None,
+        keyword: Annotated[str | None, QueryParameter(max_length=200)] = None,
         limit: Limit = DEFAULT_LIMIT,
         cursor: Cursor = None,
     ) -> AtomPage:
@@ -92,7 +92,11 @@ class FindingsController(Controller):
 
     @get("/atoms/{index:int}", operation_id="getAtom", sync_to_thread=True)
     def read_atom(
-        self, request: Request[Any, Any, Any], tenant: Tenant, audit_id: str, index: AtomIndex
+        self,
+        request: Request[Any, Any, Any],
+        tenant: CurrentTenant,
+        audit_id: FromPath[str],
+        index: AtomIndex,
     ) -> Response[Atom]:
         """One atom, by its index."""
         bundle, _ = open_audit_bundle(tenant, audit_id)
@@ -102,10 +106,10 @@ class FindingsController(Controller):
     def list_documents(
         self,
         *,
-        tenant: Tenant,
-        audit_id: str,
+        tenant: CurrentTenant,
+        audit_id: FromPath[str],
         index: AtomIndex,
-        sign: Sign = "positive",
+        sign: FromQuery[Sign] = "positive",
         limit: Limit = DEFAULT_LIMIT,
         cursor: Cursor = None,
     ) -> Page[DocumentMatch]:
@@ -123,7 +127,11 @@ class FindingsController(Controller):
         media_type="application/octet-stream",
     )
     async def read_vector(
-        self, request: Request[Any, Any, Any], tenant: Tenant, audit_id: str, index: AtomIndex
+        self,
+        request: Request[Any, Any, Any],
+        tenant: CurrentTenant,
+        audit_id: FromPath[str],
+        index: AtomIndex,
     ) -> Stream:
         """The steering vector of an atom: a safetensors file, one tensor a LoRA parameter."""
         bundle, prefix = await anyio.to_thread.run_sync(open_audit_bundle, tenant, audit_id)
@@ -144,7 +152,7 @@ class FindingsController(Controller):
 
     @get("/report", operation_id="getReport", sync_to_thread=True)
     def read_report(
-        self, request: Request[Any, Any, Any], tenant: Tenant, audit_id: str
+        self, request: Request[Any, Any, Any], tenant: CurrentTenant, audit_id: FromPath[str]
     ) -> Response[AuditReport]:
         """The audit in one page."""
         bundle, _ = open_audit_bundle(tenant, audit_id)
@@ -152,7 +160,7 @@ class FindingsController(Controller):
         return tagged(request, bundle.report, f'"{entry.sha256[:32]}"')
 
     @get("/bundle", operation_id="getBundle", sync_to_thread=True)
-    def read_bundle(self, tenant: Tenant, audit_id: str) -> BundleListing:
+    def read_bundle(self, tenant: CurrentTenant, audit_id: FromPath[str]) -> BundleListing:
         """Every file of the bundle with a short-lived link, the manifest first."""
         bundle, prefix = open_audit_bundle(tenant, audit_id)
         transfer = transfer_of(tenant.services)

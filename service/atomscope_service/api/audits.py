@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from litestar import Controller, Request, Response, delete, get, post
+from litestar.params import FromPath, FromQuery, JSONBody
 
 from atomscope.bundle.layout import audit_prefix
 from atomscope.types.resources import (
@@ -24,7 +25,7 @@ from atomscope_service.api.announce import announce
 from atomscope_service.api.conditional import conditional
 from atomscope_service.api.paging import DEFAULT_LIMIT, Cursor, Limit, list_rows
 from atomscope_service.api.problems import ProblemError
-from atomscope_service.api.services import Tenant, found, referenced
+from atomscope_service.api.services import CurrentTenant, Tenant, found, referenced
 from atomscope_service.api.times import rfc3339, rfc3339_or_none
 from atomscope_service.db.events import append_event
 from atomscope_service.db.models import AuditRow
@@ -117,7 +118,7 @@ class AuditController(Controller):
     tags = ["audits"]  # noqa: RUF012
 
     @post(operation_id="createAudit", status_code=202, sync_to_thread=True)
-    def create(self, tenant: Tenant, data: AuditCreate) -> Response[Audit]:
+    def create(self, tenant: CurrentTenant, data: JSONBody[AuditCreate]) -> Response[Audit]:
         """Start an audit of a base model, an adapter and a data set."""
         row = create_audit(tenant, data)
         return Response(render_audit(row, None), headers={"Location": f"/v1/audits/{row.id}"})
@@ -125,8 +126,8 @@ class AuditController(Controller):
     @get(operation_id="listAudits", sync_to_thread=True)
     def list_page(
         self,
-        tenant: Tenant,
-        status: AuditStatus | None = None,
+        tenant: CurrentTenant,
+        status: FromQuery[AuditStatus | None] = None,
         limit: Limit = DEFAULT_LIMIT,
         cursor: Cursor = None,
     ) -> Page[Audit]:
@@ -142,7 +143,9 @@ class AuditController(Controller):
         )
 
     @get("/{audit_id:str}", operation_id="getAudit", sync_to_thread=True)
-    def read(self, request: Request[Any, Any, Any], tenant: Tenant, audit_id: str) -> Response[Audit]:
+    def read(
+        self, request: Request[Any, Any, Any], tenant: CurrentTenant, audit_id: FromPath[str]
+    ) -> Response[Audit]:
         """One audit, with the progress of its stage."""
         with tenant.read() as repositories:
             row = found(repositories.audits, audit_id, "audit")
@@ -150,12 +153,12 @@ class AuditController(Controller):
         return conditional(request, render_audit(row, progress))
 
     @post("/{audit_id:str}/cancel", operation_id="cancelAudit", status_code=202, sync_to_thread=True)
-    def cancel(self, tenant: Tenant, audit_id: str) -> Audit:
+    def cancel(self, tenant: CurrentTenant, audit_id: FromPath[str]) -> Audit:
         """Ask an audit to stop; it ends as `canceled` within a batch or so."""
         return render_audit(*cancel_audit(tenant, audit_id))
 
     @delete("/{audit_id:str}", operation_id="deleteAudit", status_code=200, sync_to_thread=True)
-    def remove(self, tenant: Tenant, audit_id: str) -> Deleted:
+    def remove(self, tenant: CurrentTenant, audit_id: FromPath[str]) -> Deleted:
         """Delete an ended audit and its bundle."""
         delete_audit(tenant, audit_id)
         return Deleted(id=audit_id)

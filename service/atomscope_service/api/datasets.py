@@ -6,13 +6,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from litestar import Controller, Request, Response, delete, get, post
+from litestar.params import FromPath, JSONBody
 
 from atomscope.types.resources import Dataset, DatasetCreate, Deleted, Page
 from atomscope_service.api.announce import announce
 from atomscope_service.api.conditional import conditional
 from atomscope_service.api.inputs import require_unused
 from atomscope_service.api.paging import DEFAULT_LIMIT, Cursor, Limit, list_rows
-from atomscope_service.api.services import Tenant, found
+from atomscope_service.api.services import CurrentTenant, Tenant, found
 from atomscope_service.api.times import rfc3339
 from atomscope_service.db.models import DatasetRow
 from atomscope_service.ids import new_id
@@ -57,25 +58,29 @@ class DatasetController(Controller):
     tags = ["datasets"]  # noqa: RUF012
 
     @post(operation_id="createDataset", sync_to_thread=True)
-    def create(self, tenant: Tenant, data: DatasetCreate) -> Response[Dataset]:
+    def create(self, tenant: CurrentTenant, data: JSONBody[DatasetCreate]) -> Response[Dataset]:
         """Make a data set of a completed upload, which is used up."""
         row = create_dataset(tenant, data)
         return Response(render_dataset(row), headers={"Location": f"/v1/datasets/{row.id}"})
 
     @get(operation_id="listDatasets", sync_to_thread=True)
-    def list_page(self, tenant: Tenant, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Page[Dataset]:
+    def list_page(
+        self, tenant: CurrentTenant, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    ) -> Page[Dataset]:
         """Data sets, newest first."""
         return list_rows(tenant, lambda rows: rows.datasets, render_dataset, limit=limit, cursor=cursor)
 
     @get("/{dataset_id:str}", operation_id="getDataset", sync_to_thread=True)
-    def read(self, request: Request[Any, Any, Any], tenant: Tenant, dataset_id: str) -> Response[Dataset]:
+    def read(
+        self, request: Request[Any, Any, Any], tenant: CurrentTenant, dataset_id: FromPath[str]
+    ) -> Response[Dataset]:
         """One data set."""
         with tenant.read() as repositories:
             row = found(repositories.datasets, dataset_id, "dataset")
         return conditional(request, render_dataset(row))
 
     @delete("/{dataset_id:str}", operation_id="deleteDataset", status_code=200, sync_to_thread=True)
-    def remove(self, tenant: Tenant, dataset_id: str) -> Deleted:
+    def remove(self, tenant: CurrentTenant, dataset_id: FromPath[str]) -> Deleted:
         """Delete a data set and its file; 409 while a live audit uses it."""
         with tenant.write() as repositories:
             row = found(repositories.datasets, dataset_id, "dataset", lock=True)

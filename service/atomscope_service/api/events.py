@@ -13,13 +13,13 @@ import msgspec
 from litestar import Controller, Request, Response, get
 from litestar.datastructures import Accept
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import FromPath, QueryParameter
 from litestar.response import Stream
 
 from atomscope.types.resources import TERMINAL, Event, Page
 from atomscope_service.api.paging import DEFAULT_LIMIT, Cursor, Limit, make_cursor, read_cursor
 from atomscope_service.api.problems import invalid
-from atomscope_service.api.services import Tenant, found
+from atomscope_service.api.services import CurrentTenant, Tenant, found
 from atomscope_service.api.times import rfc3339
 from atomscope_service.db.models import EventRow
 
@@ -28,7 +28,7 @@ BATCH = 200
 _LAST = frozenset(f"audit.{status}" for status in TERMINAL)
 _SEQUENCE = re.compile(r"\d{1,9}")
 
-Sequence_ = Annotated[int, Parameter(ge=0, lt=2**31, description="Only events after this sequence.")]
+Sequence_ = Annotated[int, QueryParameter(ge=0, lt=2**31, description="Only events after this sequence.")]
 
 
 def render_event(row: EventRow) -> Event:
@@ -105,8 +105,8 @@ class EventController(Controller):
         self,
         *,
         request: Request[Any, Any, Any],
-        tenant: Tenant,
-        audit_id: str,
+        tenant: CurrentTenant,
+        audit_id: FromPath[str],
         after: Sequence_ = 0,
         limit: Limit = DEFAULT_LIMIT,
         cursor: Cursor = None,

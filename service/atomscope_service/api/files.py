@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import anyio.to_thread
 from litestar import Controller, Request, get
-from litestar.params import Parameter
+from litestar.params import FromQuery, QueryParameter
 from litestar.response import Stream
 
 from atomscope.store import ObjectNotFound
 from atomscope_service.api.problems import ProblemError, not_found
-from atomscope_service.api.services import Services
+from atomscope_service.api.services import CurrentServices
 from atomscope_service.api.streams import stream_object
 from atomscope_service.auth.middleware import PUBLIC
 from atomscope_service.uploads.links import FileLink
@@ -57,10 +57,10 @@ class FileController(Controller):
     async def read(
         self,
         request: Request[Any, Any, Any],
-        services: Services,
-        key: Annotated[str, Parameter(max_length=1000)],
-        expires: int,
-        signature: Annotated[str, Parameter(max_length=100)],
+        services: CurrentServices,
+        key: Annotated[str, QueryParameter(max_length=1000)],
+        expires: FromQuery[int],
+        signature: Annotated[str, QueryParameter(max_length=100)],
     ) -> Stream:
         """A file of the local store. The URL is signed, expires, and needs no key; `Range` is honoured."""
         FileLink(key=key, expires=expires).check(services.secret.derive("links"), signature)

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from atomscope import __version__
 from atomscope.errors import AtomscopeError
 from atomscope.types.resources import Health
-from atomscope_service.api.services import Services
+from atomscope_service.api.services import CurrentServices, Services
 from atomscope_service.auth.middleware import PUBLIC
 from atomscope_service.db.migrate import is_current
 
@@ -32,7 +32,7 @@ class HealthController(Controller):
         return Health(status="ok", version=__version__, checks={})
 
     @get("/readyz", operation_id="getReadiness", sync_to_thread=True)
-    def ready(self, services: Services) -> Response[Health]:
+    def ready(self, services: CurrentServices) -> Response[Health]:
         """Database, broker and store answer; 503 when one does not."""
         checks = {
             "database": _check("database", lambda: _database(services)),

@@ -6,13 +6,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from litestar import Controller, Request, Response, delete, get, post
+from litestar.params import FromPath, JSONBody
 
 from atomscope.types.resources import APIKey, APIKeyCreate, Deleted, Page
 from atomscope_service.api.conditional import conditional
 from atomscope_service.api.idempotency import REDACTED
 from atomscope_service.api.paging import DEFAULT_LIMIT, Cursor, Limit, list_rows
 from atomscope_service.api.problems import ProblemError
-from atomscope_service.api.services import Tenant, found
+from atomscope_service.api.services import CurrentTenant, found
 from atomscope_service.api.times import rfc3339, rfc3339_or_none
 from atomscope_service.auth.keys import create_key
 from atomscope_service.db.models import APIKeyRow
@@ -49,7 +50,7 @@ class KeyController(Controller):
     tags = ["keys"]  # noqa: RUF012
 
     @post(operation_id="createKey", opt={REDACTED: ("key",)}, sync_to_thread=True)
-    def create(self, tenant: Tenant, data: APIKeyCreate) -> Response[APIKey]:
+    def create(self, tenant: CurrentTenant, data: JSONBody[APIKeyCreate]) -> Response[APIKey]:
         """Create a key. It is shown in this answer only: a replay by `Idempotency-Key` leaves it out."""
         with tenant.write() as repositories:
             row, key = create_key(repositories, tenant.services.secret, data.name)
@@ -57,19 +58,23 @@ class KeyController(Controller):
         return Response(render_key(row, key), headers=headers)
 
     @get(operation_id="listKeys", sync_to_thread=True)
-    def list_page(self, tenant: Tenant, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Page[APIKey]:
+    def list_page(
+        self, tenant: CurrentTenant, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    ) -> Page[APIKey]:
         """Keys, revoked ones included, newest first."""
         return list_rows(tenant, lambda rows: rows.api_keys, render_key, limit=limit, cursor=cursor)
 
     @get("/{key_id:str}", operation_id="getKey", sync_to_thread=True)
-    def read(self, request: Request[Any, Any, Any], tenant: Tenant, key_id: str) -> Response[APIKey]:
+    def read(
+        self, request: Request[Any, Any, Any], tenant: CurrentTenant, key_id: FromPath[str]
+    ) -> Response[APIKey]:
         """One key."""
         with tenant.read() as repositories:
             row = found(repositories.api_keys, key_id, "key")
         return conditional(request, render_key(row))
 
     @delete("/{key_id:str}", operation_id="revokeKey", status_code=200, sync_to_thread=True)
-    def remove(self, tenant: Tenant, key_id: str) -> Deleted:
+    def remove(self, tenant: CurrentTenant, key_id: FromPath[str]) -> Deleted:
         """Revoke a key; 409 on the last live one."""
         with tenant.write() as repositories:
             revoke_key(repositories, key_id)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from litestar import Controller, Request, Response, delete, get, post
+from litestar.params import FromPath, JSONBody
 
 from atomscope.types.resources import Deleted, Model, ModelCreate, Page
 from atomscope_service.api.announce import announce
@@ -13,7 +14,7 @@ from atomscope_service.api.conditional import conditional
 from atomscope_service.api.inputs import require_unused
 from atomscope_service.api.paging import DEFAULT_LIMIT, Cursor, Limit, list_rows
 from atomscope_service.api.problems import ProblemError, invalid
-from atomscope_service.api.services import Tenant, found
+from atomscope_service.api.services import CurrentTenant, Tenant, found
 from atomscope_service.api.times import rfc3339
 from atomscope_service.db.models import ModelRow
 from atomscope_service.ids import new_id
@@ -95,7 +96,7 @@ class ModelController(Controller):
     tags = ["models"]  # noqa: RUF012
 
     @post(operation_id="createModel", sync_to_thread=True)
-    def create(self, tenant: Tenant, data: ModelCreate) -> Response[Model]:
+    def create(self, tenant: CurrentTenant, data: JSONBody[ModelCreate]) -> Response[Model]:
         """Make a model of a completed upload (201), or start an import from a hub (202)."""
         if (data.upload_id is None) == (data.hub_id is None):
             raise invalid("upload_id", "give either `upload_id` or `hub_id`")
@@ -113,19 +114,23 @@ class ModelController(Controller):
         return Response(render_model(row), status_code=status, headers=headers)
 
     @get(operation_id="listModels", sync_to_thread=True)
-    def list_page(self, tenant: Tenant, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Page[Model]:
+    def list_page(
+        self, tenant: CurrentTenant, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    ) -> Page[Model]:
         """Base models, newest first."""
         return list_rows(tenant, lambda rows: rows.models, render_model, limit=limit, cursor=cursor)
 
     @get("/{model_id:str}", operation_id="getModel", sync_to_thread=True)
-    def read(self, request: Request[Any, Any, Any], tenant: Tenant, model_id: str) -> Response[Model]:
+    def read(
+        self, request: Request[Any, Any, Any], tenant: CurrentTenant, model_id: FromPath[str]
+    ) -> Response[Model]:
         """One base model."""
         with tenant.read() as repositories:
             row = found(repositories.models, model_id, "model")
         return conditional(request, render_model(row))
 
     @delete("/{model_id:str}", operation_id="deleteModel", status_code=200, sync_to_thread=True)
-    def remove(self, tenant: Tenant, model_id: str) -> Deleted:
+    def remove(self, tenant: CurrentTenant, model_id: FromPath[str]) -> Deleted:
         """Delete a base model and its files; 409 while a live audit uses it."""
         with tenant.write() as repositories:
             row = found(repositories.models, model_id, "model", lock=True)

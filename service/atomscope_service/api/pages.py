@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from litestar import Controller, Request, Response, get
+from litestar.params import FromPath
 
 from atomscope_service.api.conditional import tagged
 from atomscope_service.api.problems import not_found
@@ -52,7 +53,7 @@ class PageController(Controller):
         return response
 
     @get("/assets/{name:str}", operation_id="getDocsAsset", sync_to_thread=False)
-    def asset(self, request: Request[Any, Any, Any], name: str) -> Response[bytes]:
+    def asset(self, request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
         """A script of the page."""
         if name not in ASSETS:
             raise not_found("asset")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from atomscope.types.resources import Page
 from atomscope_service.api.problems import ProblemError
@@ -20,8 +20,8 @@ from atomscope_service.db.repositories import Repositories, Repository
 T = TypeVar("T")
 R = TypeVar("R", bound=ProjectRow)
 
-Limit = Annotated[int, Parameter(ge=1, le=100, description="Items of a page.")]
-Cursor = Annotated[str | None, Parameter(max_length=500, description="`next` of the page before.")]
+Limit = Annotated[int, QueryParameter(ge=1, le=100, description="Items of a page.")]
+Cursor = Annotated[str | None, QueryParameter(max_length=500, description="`next` of the page before.")]
 
 DEFAULT_LIMIT = 20
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from litestar import Request
+from litestar.di import NamedDependency
 
 from atomscope.store import ObjectStore
 from atomscope_service.api.bundles import BundleCache
@@ -73,6 +74,13 @@ def referenced(repository: Repository[R], row_id: str, what: str, param: str, *,
     if row is None:
         raise unknown_reference(param, what)
     return row
+
+
+CurrentServices = NamedDependency[Services]
+"""Argument of a handler that needs no key."""
+
+CurrentTenant = NamedDependency[Tenant]
+"""Argument of a handler that does."""
 
 
 def provide_services(request: Request[Any, Any, Any]) -> Services:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 from litestar import Controller, Request, Response, delete, get, post
+from litestar.params import FromPath, JSONBody
 
 from atomscope.bundle import Bundle, layout
 from atomscope.errors import SteeringError
@@ -27,7 +28,7 @@ from atomscope_service.api.atoms import open_audit_bundle
 from atomscope_service.api.conditional import conditional
 from atomscope_service.api.paging import DEFAULT_LIMIT, Cursor, Limit, list_rows
 from atomscope_service.api.problems import ProblemError, unknown_reference
-from atomscope_service.api.services import Tenant, found
+from atomscope_service.api.services import CurrentTenant, Tenant, found
 from atomscope_service.api.times import rfc3339
 from atomscope_service.db.models import SteeredAdapterRow
 from atomscope_service.ids import new_id
@@ -130,14 +131,14 @@ class SteeredAdapterController(Controller):
     tags = ["steered adapters"]  # noqa: RUF012
 
     @post(operation_id="createSteeredAdapter", sync_to_thread=True)
-    def create(self, tenant: Tenant, data: SteeredAdapterCreate) -> Response[SteeredAdapter]:
+    def create(self, tenant: CurrentTenant, data: JSONBody[SteeredAdapterCreate]) -> Response[SteeredAdapter]:
         """Make a PEFT folder from an audit's adapter, its atoms turned up or down."""
         row = create_steered(tenant, data)
         return Response(render_steered(row), headers={"Location": f"/v1/steered-adapters/{row.id}"})
 
     @get(operation_id="listSteeredAdapters", sync_to_thread=True)
     def list_page(
-        self, tenant: Tenant, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+        self, tenant: CurrentTenant, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
     ) -> Page[SteeredAdapter]:
         """Steered adapters, newest first."""
         return list_rows(
@@ -146,7 +147,7 @@ class SteeredAdapterController(Controller):
 
     @get("/{steered_id:str}", operation_id="getSteeredAdapter", sync_to_thread=True)
     def read(
-        self, request: Request[Any, Any, Any], tenant: Tenant, steered_id: str
+        self, request: Request[Any, Any, Any], tenant: CurrentTenant, steered_id: FromPath[str]
     ) -> Response[SteeredAdapter]:
         """One steered adapter."""
         with tenant.read() as repositories:
@@ -154,7 +155,7 @@ class SteeredAdapterController(Controller):
         return conditional(request, render_steered(row))
 
     @get("/{steered_id:str}/download", operation_id="downloadSteeredAdapter", sync_to_thread=True)
-    def download(self, tenant: Tenant, steered_id: str) -> SteeredAdapterDownload:
+    def download(self, tenant: CurrentTenant, steered_id: FromPath[str]) -> SteeredAdapterDownload:
         """Its files with short-lived links."""
         with tenant.read() as repositories:
             row = found(repositories.steered_adapters, steered_id, "steered adapter")
@@ -168,7 +169,7 @@ class SteeredAdapterController(Controller):
         return SteeredAdapterDownload(id=row.id, files=files)
 
     @delete("/{steered_id:str}", operation_id="deleteSteeredAdapter", status_code=200, sync_to_thread=True)
-    def remove(self, tenant: Tenant, steered_id: str) -> Deleted:
+    def remove(self, tenant: CurrentTenant, steered_id: FromPath[str]) -> Deleted:
         """Delete a steered adapter and its files."""
         with tenant.write() as repositories:
             row = found(repositories.steered_adapters, steered_id, "steered adapter", lock=True)

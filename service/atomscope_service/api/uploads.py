@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import anyio.to_thread
 from litestar import Controller, Request, Response, delete, get, post, put
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from atomscope.types.resources import (
     Deleted,
@@ -20,7 +20,7 @@ from atomscope.types.resources import (
 from atomscope_service.api.conditional import conditional
 from atomscope_service.api.paging import DEFAULT_LIMIT, Cursor, Limit, list_rows
 from atomscope_service.api.problems import not_found
-from atomscope_service.api.services import Services, Tenant, found
+from atomscope_service.api.services import CurrentServices, CurrentTenant, Services, found
 from atomscope_service.api.times import rfc3339
 from atomscope_service.auth.middleware import PUBLIC
 from atomscope_service.db.models import UploadRow
@@ -69,14 +69,16 @@ class UploadController(Controller):
     tags = ["uploads"]  # noqa: RUF012
 
     @post(operation_id="createUpload", sync_to_thread=True)
-    def create(self, tenant: Tenant, data: UploadCreate) -> Response[Upload]:
+    def create(self, tenant: CurrentTenant, data: JSONBody[UploadCreate]) -> Response[Upload]:
         """Open an upload: `PUT` each part to its URL, then complete it."""
         row = create_upload(tenant, data)
         upload = render_upload(tenant.services, row, with_parts=True)
         return Response(upload, headers={"Location": f"/v1/uploads/{row.id}"})
 
     @get(operation_id="listUploads", sync_to_thread=True)
-    def list_page(self, tenant: Tenant, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Page[Upload]:
+    def list_page(
+        self, tenant: CurrentTenant, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    ) -> Page[Upload]:
         """Uploads, newest first, without part URLs."""
         return list_rows(
             tenant,
@@ -87,20 +89,24 @@ class UploadController(Controller):
         )
 
     @get("/{upload_id:str}", operation_id="getUpload", sync_to_thread=True)
-    def read(self, request: Request[Any, Any, Any], tenant: Tenant, upload_id: str) -> Response[Upload]:
+    def read(
+        self, request: Request[Any, Any, Any], tenant: CurrentTenant, upload_id: FromPath[str]
+    ) -> Response[Upload]:
         """One upload, with part URLs while it is pending."""
         with tenant.read() as repositories:
             row = found(repositories.uploads, upload_id, "upload")
         return conditional(request, render_upload(tenant.services, row, with_parts=True))
 
     @post("/{upload_id:str}/complete", operation_id="completeUpload", status_code=200, sync_to_thread=True)
-    def complete(self, tenant: Tenant, upload_id: str, data: UploadComplete) -> Upload:
+    def complete(
+        self, tenant: CurrentTenant, upload_id: FromPath[str], data: JSONBody[UploadComplete]
+    ) -> Upload:
         """Join the parts; sizes and SHA-256 digests are checked."""
         row = complete_upload(tenant, upload_id, data.files)
         return render_upload(tenant.services, row, with_parts=False)
 
     @delete("/{upload_id:str}", operation_id="deleteUpload", status_code=200, sync_to_thread=True)
-    def remove(self, tenant: Tenant, upload_id: str) -> Deleted:
+    def remove(self, tenant: CurrentTenant, upload_id: FromPath[str]) -> Deleted:
         """Drop an upload and what was sent."""
         delete_upload(tenant, upload_id)
         return Deleted(id=upload_id)
@@ -117,14 +123,14 @@ class UploadController(Controller):
         self,
         *,
         request: Request[Any, Any, Any],
-        services: Services,
-        upload_id: str,
-        file: int,
-        part: int,
-        project: str,
-        size: int,
-        expires: int,
-        signature: Annotated[str, Parameter(max_length=100)],
+        services: CurrentServices,
+        upload_id: FromPath[str],
+        file: FromPath[int],
+        part: FromPath[int],
+        project: FromQuery[str],
+        size: FromQuery[int],
+        expires: FromQuery[int],
+        signature: Annotated[str, QueryParameter(max_length=100)],
     ) -> Response[bytes]:
         """Bytes of one part, on a local store. The URL is signed and needs no key."""
         link = PartLink(
