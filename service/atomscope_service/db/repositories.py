@@ -72,8 +72,10 @@ class Repository(Generic[R]):
     def remove(self, row: R) -> bool:
         """Delete a row; False when another transaction already had."""
         query = delete(self.row).where(self.row.id == row.id, self.row.project_id == self.project_id)
-        removed = self.session.execute(query.returning(self.row.id)).first() is not None
-        self.session.expunge(row)
+        query = query.returning(self.row.id).execution_options(synchronize_session=False)
+        removed = self.session.execute(query).first() is not None
+        if row in self.session:
+            self.session.expunge(row)
         return removed
 
 
