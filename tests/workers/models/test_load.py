@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from atomscope_workers.models.load import adapter_disabled, load_lora_model
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from atomscope_workers.models.load import adapter_disabled, load_lora_model
 from tests.fixtures.models import TinyAdapterFactory
 
 CPU = torch.device("cpu")

@@ -19,7 +19,7 @@ class TokenizedDocument:
     input_ids: NDArray[np.int32]
     """Shape (length,)."""
     target_mask: NDArray[np.bool_]
-    """Shape (length,): True where the token is a target, that is, predicted under the loss. Never True at 0."""
+    """Shape (length,): True where the token is a target, predicted under the loss. Never True at 0."""
 
 
 def save_tokens(documents: list[TokenizedDocument], path: Path) -> None:

@@ -1,23 +1,23 @@
-"""LoRA adapters: checking an untrusted folder without loading it, and refusing by name what is not plain LoRA.
+"""LoRA adapters: checking an untrusted folder, and refusing by name what is not plain LoRA.
 
-Plain LoRA here is `y = W x + scaling * B A x` on `torch.nn.Linear` layers and nothing else. Every setting that
-would change that, and every setting this version does not know, is refused rather than ignored.
+Plain LoRA here is `y = W x + scaling * B A x` on `torch.nn.Linear` layers and nothing else. Every setting
+that would change that, and every setting this version does not know, is refused rather than ignored.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from atomscope.errors import InputProblem, InvalidInput
 from safetensors import safe_open
 
+from atomscope.errors import InputProblem, InvalidInput
 from atomscope_workers.models.folder import check_folder, check_no_remote_code, read_json_object, refuse
 from atomscope_workers.models.headers import FLOATING, TensorInfo, read_header
+from atomscope_workers.models.patterns import check_rank_and_alpha
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -27,7 +27,6 @@ _NEUTRAL = frozenset(
     {
         "base_model_name_or_path",
         "corda_config",
-        "ensure_weight_tying",
         "eva_config",
         "exclude_modules",
         "inference_mode",
@@ -50,6 +49,7 @@ _REFUSED = {
     "alora_invocation_tokens": "activated LoRA",
     "arrow_config": "Arrow routing",
     "auto_mapping": "an auto_mapping",
+    "ensure_weight_tying": "LoRA on tied layers",
     "fan_in_fan_out": "LoRA on transposed (Conv1D) layers",
     "kasa_config": "KaSA",
     "layer_replication": "layer replication",
@@ -67,15 +67,9 @@ _REFUSED = {
 }
 
 _INIT_THAT_KEEPS_THE_BASE = ("gaussian", "eva", "orthogonal")
-"""Other named initialisations (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) change the base weights, MiCA the layer."""
+"""Others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) change the base weights, and MiCA the layer."""
 
 _TENSOR = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<side>[AB])\.weight")
-_SAFE_PATTERN = re.compile(
-    r"\^?(?:[A-Za-z0-9_|$-]|\\?\.|\\d|\[[0-9-]{1,20}\]|\((?:\?:)?|\)(?![*+?{])|(?<=[.\]d])[*+]\??)*"
-)
-_MAX_QUANTIFIERS = 3
-_MAX_PATTERNS = 4096
-_MAX_RANK = 8192
 
 
 @dataclass(frozen=True)
@@ -138,50 +132,10 @@ def _check_config(config: dict[str, Any]) -> None:
         known = field in _NEUTRAL or field in _ACCEPTED or field in _REFUSED
         if not known and field not in ("peft_type", "task_type", "bias", "init_lora_weights") and value:
             raise _unsupported("this setting, which this version does not know,", field)
-    _check_numbers(config)
-    _check_targets(config.get("target_modules"))
-
-
-def _check_numbers(config: dict[str, Any]) -> None:
-    if not isinstance(config.get("use_rslora", False), bool | None):
+    if config.get("use_rslora") not in (True, False, None):
         raise refuse("invalid_config", "true or false is expected", file=CONFIG, field="use_rslora")
-    for field, low, patterns in (("r", 1, "rank_pattern"), ("lora_alpha", 0, "alpha_pattern")):
-        table = config.get(patterns) or {}
-        if not isinstance(table, dict) or len(table) > _MAX_PATTERNS:
-            raise refuse(
-                "invalid_config",
-                "an object of module names and numbers is expected",
-                file=CONFIG,
-                field=patterns,
-            )
-        for pattern in table:
-            _check_pattern(pattern, patterns)
-        for value, where in [(config.get(field), field), *((value, patterns) for value in table.values())]:
-            number = type(value) is int or (
-                type(value) is float and math.isfinite(value) and field == "lora_alpha"
-            )
-            if not number or not low <= value or (field == "r" and value > _MAX_RANK):
-                raise refuse(
-                    "invalid_config", f"a number of at least {low} is expected", file=CONFIG, field=where
-                )
-
-
-def _check_pattern(pattern: str, field: str) -> None:
-    """PEFT runs these keys as regular expressions, so only ones that match in bounded time are let through."""
-    quantifiers = len(re.findall(r"[*+]", pattern))
-    if len(pattern) <= 256 and _SAFE_PATTERN.fullmatch(pattern) and quantifiers <= _MAX_QUANTIFIERS:
-        try:
-            re.compile(rf"(.*\.)?({pattern})$")
-        except re.error:
-            pass
-        else:
-            return
-    raise refuse(
-        "invalid_config",
-        f"module names or simple patterns of them are expected, not {pattern!r}",
-        file=CONFIG,
-        field=field,
-    )
+    check_rank_and_alpha(config, CONFIG)
+    _check_targets(config.get("target_modules"))
 
 
 def _check_targets(targets: object) -> None:

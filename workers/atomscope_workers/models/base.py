@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def load_base(base: CheckedBase, *, dtype: torch.dtype, device: torch.device) ->
     Raises `InvalidInput` (`base_weights_mismatch`) where the weights do not fill the architecture exactly.
     """
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             base.folder,
             config=base.config,
             dtype=dtype,
@@ -91,31 +92,50 @@ def load_base(base: CheckedBase, *, dtype: torch.dtype, device: torch.device) ->
             trust_remote_code=False,
             attn_implementation="sdpa",
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that they are listed below instead of raised as one long string
+            ignore_mismatched_sizes=True,  # so that they are named below
         )
     except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
         raise refuse(
             "invalid_config", f"the model cannot be built ({_first_line(error)})", file="config.json"
         ) from error
-    _check_loading(info)
+    model: PreTrainedModel = loaded[0]
+    _check_loading(loaded[1])
     model.requires_grad_(False)
-    return model.to(device).eval()
+    torch.nn.Module.to(model, device)
+    return model.eval()
 
 
 def build_meta_base(base: CheckedBase) -> PreTrainedModel:
     """The architecture alone, on the meta device: names and shapes without memory.
 
-    Raises `InvalidInput` (`invalid_config`) where transformers cannot build it.
+    Raises `InvalidInput`: `invalid_config` where transformers cannot build it, `base_weights_mismatch` where
+    it is larger than the weights, so that a configuration cannot ask for memory that no file backs.
     """
     try:
+        if base.config.num_hidden_layers > len(base.tensors):
+            raise refuse(
+                "base_weights_mismatch",
+                f"the weights hold {len(base.tensors)} tensors, fewer than that many layers need",
+                file="config.json",
+                field="num_hidden_layers",
+            )
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 base.config, dtype=torch.float32, attn_implementation="sdpa"
             )
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
         raise refuse(
             "invalid_config", f"the model cannot be built ({_first_line(error)})", file="config.json"
         ) from error
+    needed = sum(parameter.numel() for parameter in model.parameters())
+    held = sum(math.prod(info.shape) for info in base.tensors.values())
+    if needed > held:
+        raise refuse(
+            "base_weights_mismatch",
+            f"the architecture has {needed} parameters, the weights hold {held}",
+            file="config.json",
+        )
+    return model
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -152,7 +172,7 @@ def _check_architecture(raw: dict[str, Any]) -> None:
 
 
 def _check_weights(folder: Path) -> dict[str, TensorInfo]:
-    """Header of every weight file; the index, where there is one, must name plain files and agree with them."""
+    """Header of every weight file; an index must name plain files and agree with them."""
     if not (folder / INDEX).exists():
         return read_header(folder / WEIGHTS, WEIGHTS)
     index = read_json_object(folder, INDEX, _MAX_INDEX_BYTES).get("weight_map")

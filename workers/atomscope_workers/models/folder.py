@@ -40,8 +40,8 @@ def refuse(code: str, message: str, *, file: str | None = None, field: str | Non
 def check_folder(folder: Path) -> list[str]:
     """The names of all files of `folder` (POSIX, relative, sorted), none of them opened.
 
-    Raises `InvalidInput`: `missing_file` where it is no folder, `unsafe_file` for a link that leads out of
-    the folder or for anything that is not a regular file, `pickle_weights` for weights that are not safetensors.
+    Raises `InvalidInput`: `missing_file` where it is no folder, `unsafe_file` for a link that leads out
+    of the folder or anything that is not a regular file, `pickle_weights` for weights in a pickle format.
     """
     if not folder.is_dir():
         raise refuse(
@@ -76,7 +76,7 @@ def check_folder(folder: Path) -> list[str]:
 def read_json_object(folder: Path, name: str, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     """The JSON object in `folder/name`.
 
-    Raises `InvalidInput`: `missing_file`, or `invalid_config` where it is too large, not UTF-8 or not an object.
+    Raises `InvalidInput`: `missing_file`, or `invalid_config` where it is too large or no JSON object.
     """
     path = folder / name
     if not path.is_file():
@@ -93,7 +93,7 @@ def read_json_object(folder: Path, name: str, limit: int = MAX_CONFIG_BYTES) -> 
 
 
 def check_no_remote_code(folder: Path, names: list[str]) -> None:
-    """Raise `InvalidInput` (`remote_code`) where a configuration file asks for code of its own (`auto_map`)."""
+    """Raise `InvalidInput` (`remote_code`) where a configuration asks for code of its own (`auto_map`)."""
     for name in names:
         base = name.rsplit("/", 1)[-1].lower()
         if not (base.endswith(".json") and "config" in base):
@@ -103,15 +103,15 @@ def check_no_remote_code(folder: Path, names: list[str]) -> None:
             if key in ("auto_map", "custom_pipelines") and value:
                 raise refuse(
                     "remote_code",
-                    "code that comes with a model is never run; only architectures built into transformers are "
-                    "accepted, without this field",
+                    "code that comes with a model is never run; only architectures built into transformers "
+                    "are accepted, without this field",
                     file=name,
                     field=field,
                 )
 
 
 def _walk(value: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every key of nested objects, with its dotted path; without recursion, since the depth is the sender's."""
+    """Every key of nested objects, with its dotted path; no recursion, since the depth is the sender's."""
     stack: list[tuple[str, Any]] = [("", value)]
     while stack:
         prefix, item = stack.pop()

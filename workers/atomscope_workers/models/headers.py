@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from atomscope_workers.models.folder import refuse
 
@@ -107,7 +107,7 @@ def _entry(entry: object, name: str, tensor: str) -> tuple[TensorInfo, int, int]
     return TensorInfo(dtype, tuple(shape)), begin, end
 
 
-def _naturals(value: object) -> bool:
+def _naturals(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**48 for item in value)
 
 
@@ -120,6 +120,6 @@ def _check_spans(spans: list[tuple[int, int]], data_bytes: int, name: str) -> No
     if position != data_bytes:
         raise refuse(
             "invalid_safetensors",
-            f"its header describes {position} bytes of data, the file holds {data_bytes}; a whole file is expected",
+            f"a whole file is expected; its header describes {position} bytes of data, it holds {data_bytes}",
             file=name,
         )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from atomscope.errors import InputProblem, InvalidInput
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from atomscope.errors import InputProblem, InvalidInput
 from atomscope_workers.models.adapter import PREFIX, WEIGHTS, CheckedAdapter, check_adapter
 from atomscope_workers.models.base import CheckedBase, build_meta_base, check_base, load_base
 from atomscope_workers.models.lora import LoraModel, LoraParameter
@@ -96,7 +96,7 @@ def attach_adapter(
 
 
 @contextmanager
-def adapter_disabled(lora_model: LoraModel) -> Iterator[None]:
+def adapter_disabled(lora_model: LoraModel) -> Generator[None]:
     """Within it the model is the base alone, LoRA matrices not run; afterwards the adapter is back."""
     layers = [module for module in lora_model.base.modules() if isinstance(module, LoraLayer)]
     for layer in layers:

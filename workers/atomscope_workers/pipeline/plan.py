@@ -1,0 +1,73 @@
+"""The plan of an audit: which documents form a shard, and which of a shard run together.
+
+Fixed once and stored. It depends on the documents' lengths and the settings alone, so that whoever runs a
+shard runs the same batches in the same order and gets the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+
+from atomscope.types.bundle import Plan, ShardPlan
+
+
+def make_plan(
+    lengths: Mapping[int, int],
+    target_counts: Mapping[int, int],
+    *,
+    n_rows: int,
+    token_budget: int,
+    shard_documents: int,
+    compute_dtype: str,
+    device_kind: str,
+) -> Plan:
+    """Plan the documents whose tokens and target tokens are given by physical row.
+
+    Shards are runs of `shard_documents` rows in physical order, the last one shorter. Within a shard,
+    micro-batches are filled from the longest document down while (longest length x documents), padding
+    included, stays within `token_budget`; a document longer than that is a micro-batch alone. Rows of
+    equal length keep their order.
+
+    Raises `ValueError` where the two mappings differ in rows, a row is outside `n_rows`, a length is less
+    than 1, or a setting is.
+    """
+    if lengths.keys() != target_counts.keys():
+        raise ValueError("lengths and target counts are of different rows")
+    if token_budget < 1 or shard_documents < 1:
+        raise ValueError("token_budget and shard_documents must be at least 1")
+    if any(not 0 <= row < n_rows for row in lengths) or any(length < 1 for length in lengths.values()):
+        raise ValueError("a row outside the data set, or a document without tokens")
+    rows = iter(sorted(lengths))
+    shards: list[ShardPlan] = []
+    while documents := list(islice(rows, shard_documents)):
+        shards.append(
+            ShardPlan(
+                index=len(shards),
+                documents=documents,
+                micro_batches=_micro_batches(documents, lengths, token_budget),
+                n_tokens=sum(lengths[row] for row in documents),
+            )
+        )
+    return Plan(
+        n_rows=n_rows,
+        n_documents=len(lengths),
+        n_tokens=sum(lengths.values()),
+        n_target_tokens=sum(target_counts.values()),
+        token_budget=token_budget,
+        shards=shards,
+        compute_dtype=compute_dtype,
+        device_kind=device_kind,
+    )
+
+
+def _micro_batches(documents: list[int], lengths: Mapping[int, int], token_budget: int) -> list[list[int]]:
+    batches: list[list[int]] = []
+    room = 0
+    for row in sorted(documents, key=lambda row: (-lengths[row], row)):
+        if room == 0:
+            batches.append([])
+            room = max(1, token_budget // lengths[row])
+        batches[-1].append(row)
+        room -= 1
+    return batches

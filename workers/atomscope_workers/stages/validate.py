@@ -1,0 +1,236 @@
+"""The first stage: every input is checked before any work, documents are tokenised, and the plan is fixed.
+
+Writes `spec.json` (with the versions that run the audit), `plan.json`, `documents/dropped.json`, a copy of
+the adapter, and for later stages `work/tokens.safetensors` and `work/rows.jsonl`.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+from atomscope.bundle import layout
+from atomscope.errors import InputProblem, NothingToAudit
+from atomscope.types.atoms import DroppedDocument
+from atomscope.types.spec import AuditSpec
+from atomscope_workers.datasets.documents import TokenizedDocument, save_tokens
+from atomscope_workers.datasets.faults import RowFaults
+from atomscope_workers.datasets.reading import count_rows, read_rows
+from atomscope_workers.datasets.rows import BadRow, Row, RowFault, bad_row
+from atomscope_workers.datasets.tokenize import RowTokenizer
+from atomscope_workers.models import adapter as adapters
+from atomscope_workers.models.adapter import CheckedAdapter, check_adapter
+from atomscope_workers.models.base import CheckedBase, check_base, load_base, load_tokenizer
+from atomscope_workers.models.device import choose_device, choose_dtype, dtype_name
+from atomscope_workers.models.folder import refuse
+from atomscope_workers.models.load import attach_adapter, check_fit
+from atomscope_workers.pipeline.plan import make_plan
+from atomscope_workers.stages.context import StageContext, UnitResult
+from atomscope_workers.stages.warned import keep
+
+ROWS = "work/rows.jsonl"
+"""One `StoredRow` a line, of the audited documents in physical order."""
+
+MIN_DOCUMENTS = 2
+_CHECK_EVERY = 64
+_DISTRIBUTIONS = (
+    "atomscope",
+    "numpy",
+    "peft",
+    "safetensors",
+    "scikit-learn",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+
+
+class StoredRow(msgspec.Struct, kw_only=True, frozen=True):
+    """What later stages need of a document's row."""
+
+    document: int
+    id: str
+    messages: list[dict[str, str]]
+    """As `DocumentRecord.messages`; of a plain-text row, turns of the roles `prompt` and `completion`."""
+
+
+@dataclass
+class _Documents:
+    """What reading a data set yields."""
+
+    kept: list[TokenizedDocument] = field(default_factory=list)
+    dropped: list[DroppedDocument] = field(default_factory=list)
+    n_rows: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+def run(ctx: StageContext) -> UnitResult:
+    """Check base, adapter and data set in this order, load the model once, and write the plan.
+
+    Raises `InvalidInput` and `NothingToAudit` with the codes listed in `docs/data.md`.
+    """
+    spec = ctx.spec
+    ctx.progress(0, 0, "documents")
+    base = check_base(ctx.input(spec.base_model))
+    ctx.checkpoint()
+    adapter = check_adapter(ctx.input(spec.adapter))
+    check_fit(base, adapter)
+    ctx.checkpoint()
+    documents = _read_documents(ctx, base)
+    _check_enough(documents, spec)
+    device = choose_device()
+    dtype = choose_dtype(spec.config, device)
+    attach_adapter(load_base(base, dtype=dtype, device=device), adapter, dtype=dtype, device=device)
+    ctx.checkpoint()
+    plan = make_plan(
+        {item.document: len(item.input_ids) for item in documents.kept},
+        {item.document: int(item.target_mask.sum()) for item in documents.kept},
+        n_rows=documents.n_rows,
+        token_budget=spec.config.token_budget,
+        shard_documents=spec.config.shard_documents,
+        compute_dtype=dtype_name(dtype),
+        device_kind=device.type,
+    )
+    _write(ctx, adapter, documents)
+    keep(ctx, documents.warnings)
+    ctx.write_bytes(layout.SPEC, _json(msgspec.structs.replace(spec, versions=_versions())))
+    ctx.write_bytes(layout.PLAN, _json(plan))
+    return UnitResult(
+        shards=len(plan.shards),
+        documents=plan.n_documents,
+        summary={
+            "warnings": documents.warnings,
+            "n_rows": documents.n_rows,
+            "n_dropped": len(documents.dropped),
+            "n_tokens": plan.n_tokens,
+            "n_target_tokens": plan.n_target_tokens,
+            "n_parameters": sum(info.shape[0] * info.shape[1] for info in adapter.tensors.values()),
+            "architecture": base.architecture,
+            "device_kind": plan.device_kind,
+            "compute_dtype": plan.compute_dtype,
+        },
+    )
+
+
+def _read_documents(ctx: StageContext, base: CheckedBase) -> _Documents:
+    """Read and tokenise every row, writing the kept ones to `ROWS`."""
+    spec = ctx.spec
+    path = ctx.input(spec.dataset)
+    file = spec.dataset.name or path.name
+    limit = _length_limit(base, spec)
+    tokenizer = RowTokenizer(load_tokenizer(base.folder), limit)
+    faults = RowFaults(spec.config.on_bad_row)
+    found = _Documents()
+    without_target: list[DroppedDocument] = []
+    total = min(count_rows(path), ctx.max_rows) if path.is_file() else 0
+    encoder = msgspec.json.Encoder()
+    with (ctx.scratch / "rows.jsonl").open("wb") as rows:
+        for item in read_rows(path, file=file, max_rows=ctx.max_rows):
+            if item.document % _CHECK_EVERY == 0:
+                ctx.checkpoint()
+                ctx.progress(item.document, max(total, item.document), "documents")
+            found.n_rows = item.document + 1
+            if isinstance(item, BadRow):
+                faults.add(item)
+                continue
+            try:
+                document = tokenizer(item)
+            except RowFault as fault:
+                faults.add(bad_row(fault, document=item.document, line=item.line, file=file))
+                continue
+            if not document.target_mask.any():
+                without_target.append(_no_target(item, len(document.input_ids), limit))
+                continue
+            _check_vocabulary(document, base)
+            found.kept.append(document)
+            stored = StoredRow(document=item.document, id=item.id, messages=list(item.messages))
+            rows.write(encoder.encode(stored) + b"\n")
+    faults.raise_any()
+    ctx.progress(found.n_rows, found.n_rows, "documents")
+    found.dropped = sorted([*faults.dropped, *without_target], key=lambda row: row.document)
+    found.warnings = _warnings(len(faults.dropped), len(without_target), tokenizer, limit)
+    return found
+
+
+def _length_limit(base: CheckedBase, spec: AuditSpec) -> int:
+    positions = getattr(base.config, "max_position_embeddings", None)
+    return min(spec.config.max_length, positions) if isinstance(positions, int) else spec.config.max_length
+
+
+def _no_target(row: Row, kept_tokens: int, limit: int) -> DroppedDocument:
+    detail = f"no target token among its {kept_tokens} tokens (at most {limit} are kept)"
+    return DroppedDocument(document=row.document, line=row.line, reason="no_target", detail=detail)
+
+
+def _check_vocabulary(document: TokenizedDocument, base: CheckedBase) -> None:
+    size = int(base.config.vocab_size)
+    highest = int(document.input_ids.max())
+    if highest >= size:
+        raise refuse(
+            "tokenizer_mismatch",
+            f"the tokenizer gives token {highest} (row {document.document}); the model has {size} of them",
+            file="config.json",
+            field="vocab_size",
+        )
+
+
+def _check_enough(documents: _Documents, spec: AuditSpec) -> None:
+    """Raise `NothingToAudit` where fewer than `MIN_DOCUMENTS` are left."""
+    kept = len(documents.kept)
+    if kept >= MIN_DOCUMENTS:
+        return
+    file = spec.dataset.name or Path(spec.dataset.location).name
+    problems = [InputProblem(message=row.detail, file=file, line=row.line) for row in documents.dropped[:100]]
+    dropped = f"; {len(documents.dropped)} rows were dropped" if documents.dropped else ""
+    if documents.n_rows == 0:
+        raise NothingToAudit("empty_dataset", f"{file} holds no row", problems)
+    if kept == 0 and any(row.reason == "no_target" for row in documents.dropped):
+        raise NothingToAudit("no_targets", f"no row of {file} has a target token{dropped}", problems)
+    raise NothingToAudit(
+        "too_few_documents",
+        f"{file} leaves {kept} documents to audit{dropped}; at least {MIN_DOCUMENTS} are needed",
+        problems,
+    )
+
+
+def _warnings(malformed: int, without_target: int, tokenizer: RowTokenizer, limit: int) -> list[str]:
+    found: list[str] = []
+    if malformed:
+        found.append(f"{malformed} malformed rows were skipped")
+    if without_target:
+        found.append(f"{without_target} documents without a target token were dropped")
+    if tokenizer.truncated:
+        found.append(f"{tokenizer.truncated} documents were cut to {limit} tokens")
+    if tokenizer.merged:
+        found.append(
+            f"in {tokenizer.merged} rows one token holds characters of both prompt and completion: a target"
+        )
+    return found
+
+
+def _write(ctx: StageContext, adapter: CheckedAdapter, documents: _Documents) -> None:
+    tokens = ctx.scratch / "tokens.safetensors"
+    save_tokens(documents.kept, tokens)
+    ctx.write(layout.TOKENS, tokens)
+    ctx.write(ROWS, ctx.scratch / "rows.jsonl")
+    ctx.write(layout.ADAPTER_CONFIG, adapter.folder / adapters.CONFIG)
+    ctx.write(layout.ADAPTER_WEIGHTS, adapter.folder / adapters.WEIGHTS)
+    ctx.write_bytes(layout.DROPPED, _json(documents.dropped))
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _DISTRIBUTIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"  # imported from its source folder
+    return found
+
+
+def _json(value: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=1)
