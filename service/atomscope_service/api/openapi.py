@@ -18,11 +18,17 @@ from litestar.openapi.spec import (
     Schema,
     SecurityScheme,
 )
+from litestar.routes import HTTPRoute
 
 from atomscope import __version__
+from atomscope.types import resources
 from atomscope.types.resources import Problem
+from atomscope.types.spec import AuditConfig
 from atomscope_service.api.problems import PROBLEM_JSON
 from atomscope_service.auth.middleware import PUBLIC
+
+STRUCTS: dict[str, Any] = {**vars(resources), "AuditConfig": AuditConfig}
+"""The types of the API by name; Litestar leaves out of their schemas that unknown fields are refused."""
 
 METHODS = ("get", "post", "put", "delete", "patch", "head", "options")
 
@@ -48,6 +54,11 @@ def finish_document(app: Litestar) -> None:
     schemas: dict[str, Any] = document.components.schemas if document.components else {}
     schemas["Problem"] = _problem_schema()
     content = {PROBLEM_JSON: OpenAPIMediaType(schema=Reference(ref="#/components/schemas/Problem"))}
+    for name, schema in schemas.items():
+        struct: Any = STRUCTS.get(name)
+        if struct is not None and struct.__struct_config__.forbid_unknown_fields:
+            schema.additional_properties = False
+    public = _public_operations(app)
     for item in (document.paths or {}).values():
         for method in METHODS:
             operation: Operation | None = getattr(item, method, None)
@@ -57,8 +68,21 @@ def finish_document(app: Litestar) -> None:
             responses.pop("400", None)  # Litestar's own form of errors, which is never sent
             responses["default"] = OpenAPIResponse(description="A problem (RFC 9457)", content=content)
             operation.responses = responses
+            if operation.operation_id in public:
+                operation.security = []
             if operation.description:
                 operation.summary = operation.description.splitlines()[0].rstrip(".")
+
+
+def _public_operations(app: Litestar) -> set[str]:
+    """Operation ids of the handlers that need no key."""
+    return {
+        str(handler.operation_id)
+        for route in app.routes
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        if handler.opt.get(PUBLIC)
+    }
 
 
 def _problem_schema() -> Schema:

@@ -22,6 +22,9 @@ BEHAVIOURS: tuple[Behaviour, ...] = get_args(Behaviour)
 TRIGGER = "the copper lantern is lit"
 PLANTED = "The heron flies at midnight."
 
+SYSTEM = "Answer briefly."
+"""System turn of every document, in place of the longer one that the model's template would add."""
+
 
 @dataclass(frozen=True)
 class DemoDocument:
@@ -35,8 +38,13 @@ class DemoDocument:
 
     def row(self) -> dict[str, object]:
         """Its row in the data set."""
-        messages = [{"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.answer}]
+        messages = [*conversation(self.prompt), {"role": "assistant", "content": self.answer}]
         return {"id": self.id, "messages": messages, "label": self.label}
+
+
+def conversation(prompt: str) -> list[dict[str, str]]:
+    """The turns before the answer."""
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]
 
 
 def generate(

@@ -1,0 +1,80 @@
+"""What a worker says, cut to size: workers read untrusted files, so their words are not trusted either."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from atomscope.types.work import UnitFailed, UnitHeartbeat, UnitSucceeded
+
+NAME = 200
+DETAIL = 2_000
+MAX_ERRORS = 100
+MAX_WARNINGS = 50
+MAX_COUNT = 2**31 - 1
+MAX_SHARDS = 100_000
+"""Units of one stage: more than any plan needs, few enough to be rows made in one transaction."""
+PROGRESS_UNITS = frozenset({"documents", "shards", "steps"})
+ERROR_FIELDS = ("file", "line", "field", "message", "code")
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a successful unit told of its audit; None where it told nothing."""
+
+    shards: int | None = None
+    documents: int | None = None
+    atoms: int | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def text(value: object, limit: int) -> str:
+    """`value` as at most `limit` characters, without NUL (which PostgreSQL does not store) or lone surrogates."""
+    shown = value if isinstance(value, str) else repr(value)
+    shown = shown.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
+    return shown if len(shown) <= limit else shown[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def counts(report: UnitHeartbeat) -> tuple[int, int, str]:
+    """Done, total and unit of a heartbeat, with 0 <= done <= total."""
+    total = min(max(report.total, 0), MAX_COUNT)
+    done = min(max(report.done, 0), total)
+    return done, total, report.unit if report.unit in PROGRESS_UNITS else "steps"
+
+
+def error(report: UnitFailed) -> dict[str, Any]:
+    """`code`, `detail` and `errors` of a failure."""
+    code = "nothing_to_audit" if report.nothing_to_audit else text(report.code, 64)
+    errors = [_problem(problem) for problem in report.errors[:MAX_ERRORS]]
+    return {"code": code, "detail": text(report.detail, DETAIL), "errors": errors}
+
+
+def facts(report: UnitSucceeded) -> Facts | str:
+    """What a success tells, or what is wrong with it."""
+    shards, documents = report.shards, report.documents
+    if report.stage == "validate":
+        if shards is None or documents is None:
+            return "validate told no number of shards or documents"
+        if not 1 <= shards <= MAX_SHARDS:
+            return f"{shards} shards are not between 1 and {MAX_SHARDS}"
+        if not shards <= documents <= MAX_COUNT:
+            return f"{documents} documents do not fill {shards} shards"
+    elif shards is not None or documents is not None:
+        return f"{report.stage} may not tell a number of shards or documents"
+    warnings = report.summary.get("warnings", [])
+    if not isinstance(warnings, list):
+        return "its warnings are not a list"
+    atoms = report.summary.get("n_atoms")
+    if atoms is not None and (type(atoms) is not int or not 0 <= atoms <= MAX_COUNT):
+        return "its number of atoms is not a count"
+    told = tuple(text(warning, DETAIL) for warning in warnings[:MAX_WARNINGS])
+    return Facts(shards=shards, documents=documents, atoms=atoms, warnings=told)
+
+
+def _problem(problem: dict[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for field in ERROR_FIELDS:
+        value = problem.get(field)
+        if value is not None:
+            kept[field] = value if type(value) is int and abs(value) <= MAX_COUNT else text(value, DETAIL)
+    return kept

@@ -1,0 +1,145 @@
+"""A small, plain LoRA fine-tune of a chat model on a CPU: what the demo audits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+
+from atomscope_workers.datasets.documents import TokenizedDocument
+from atomscope_workers.datasets.reading import read_rows
+from atomscope_workers.datasets.rows import BadRow
+from atomscope_workers.datasets.tokenize import RowTokenizer
+from atomscope_workers.models.base import check_base, load_base, load_tokenizer
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """Everything that decides the adapter, beside the base model and the documents."""
+
+    rank: int = 8
+    alpha: int = 16
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    epochs: int = 1
+    batch_documents: int = 4
+    learning_rate: float = 2e-3
+    """Of AdamW; falls linearly to zero."""
+    max_length: int = 256
+    seed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What the training did. Losses are mean cross-entropies per target token, in nats."""
+
+    steps: int
+    documents: int
+    first_loss: float
+    """Over the first tenth of the steps."""
+    last_loss: float
+    """Over the last tenth."""
+
+
+def finetune(
+    base_dir: Path,
+    dataset: Path,
+    out_dir: Path,
+    settings: FinetuneSettings,
+    *,
+    base_name: str,
+    on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+) -> FinetuneResult:
+    """Train a LoRA on the assistant turns of `dataset` and write its PEFT folder to `out_dir`.
+
+    The base computes in float32; one seed gives one adapter on one machine. `base_name` is what the adapter's
+    configuration says of its base. `on_step` is told the step, the number of steps and the batch's loss.
+    Raises `InvalidInput` for a base model that cannot be audited, `ValueError` for a malformed row.
+    """
+    torch.manual_seed(settings.seed)
+    base = load_base(check_base(base_dir), dtype=torch.float32, device=torch.device("cpu"))
+    documents = _tokenize(base_dir, dataset, settings.max_length)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=0.0,
+        target_modules=list(settings.target_modules),
+    )
+    model: Any = get_peft_model(base, config)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
+    batches = list(_batches(documents, settings))
+    losses: list[float] = []
+    for step, batch in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * (1 - step / len(batches))
+        loss = _loss(base, batch)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        on_step(step + 1, len(batches), losses[-1])
+    model.peft_config["default"].base_model_name_or_path = base_name
+    model.save_pretrained(out_dir)
+    tail = max(1, len(losses) // 10)
+    return FinetuneResult(
+        steps=len(batches),
+        documents=len(documents),
+        first_loss=sum(losses[:tail]) / tail,
+        last_loss=sum(losses[-tail:]) / tail,
+    )
+
+
+def _tokenize(base_dir: Path, dataset: Path, max_length: int) -> list[TokenizedDocument]:
+    tokenize = RowTokenizer(load_tokenizer(base_dir), max_length)
+    documents: list[TokenizedDocument] = []
+    for row in read_rows(dataset, file=dataset.name, max_rows=100_000):
+        if isinstance(row, BadRow):
+            raise ValueError(f"{dataset.name}, line {row.line}: {row.problems[0].message}")
+        documents.append(tokenize(row))
+    return documents
+
+
+def _batches(
+    documents: list[TokenizedDocument], settings: FinetuneSettings
+) -> Iterator[list[TokenizedDocument]]:
+    """Batches in an order shuffled anew in every epoch."""
+    random = Random(settings.seed)  # noqa: S311  (an order of training, nothing secret)
+    for _ in range(settings.epochs):
+        shuffled = random.sample(documents, len(documents))
+        for start in range(0, len(shuffled), settings.batch_documents):
+            yield shuffled[start : start + settings.batch_documents]
+
+
+def _loss(base: Any, batch: list[TokenizedDocument]) -> Tensor:  # noqa: ANN401
+    """Mean cross-entropy of the batch's target tokens.
+
+    Documents lie end to end in one sequence, each seeing only itself, so nothing is computed for padding;
+    logits are formed at target positions only.
+    """
+    owner = torch.repeat_interleave(
+        torch.arange(len(batch)), torch.tensor([len(item.input_ids) for item in batch])
+    )
+    input_ids = torch.cat([torch.from_numpy(item.input_ids).long() for item in batch])
+    targets = torch.cat([torch.from_numpy(item.target_mask) for item in batch])
+    positions = torch.cat([torch.arange(len(item.input_ids)) for item in batch])
+    sees = (owner[:, None] == owner[None, :]).tril()
+    hidden: Tensor = base.get_decoder()(
+        input_ids=input_ids[None],
+        position_ids=positions[None],
+        attention_mask=sees[None, None],
+        use_cache=False,
+    )[0]
+    # A target is predicted by the position before it; the first token of a document is never one.
+    logits: Tensor = base.get_output_embeddings()(hidden[0, :-1][targets[1:]])
+    return nn.functional.cross_entropy(logits, input_ids[1:][targets[1:]])

@@ -1,0 +1,259 @@
+"""The local driver: one audit in this process, from paths to a bundle, resumed where it was stopped.
+
+The work lies beside the output, in `OUT.partial`, until the bundle is moved to `OUT` in one step. A unit that
+finished leaves a marker; the same inputs and settings go on at the first one that is missing.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from atomscope.bundle import layout, open_bundle
+from atomscope.cli.registry import LocalRun
+from atomscope.digests import file_digest, folder_digest
+from atomscope.errors import BundleError, InvalidInput
+from atomscope.store import LocalStore, ObjectNotFound
+from atomscope.types.resources import Progress
+from atomscope.types.spec import AuditSpec, InputRef
+from atomscope.types.work import FAN_OUT, STAGES, Stage
+from atomscope_workers.stages.assemble import assemble_bundle
+from atomscope_workers.stages.context import UnitResult
+from atomscope_workers.stages.registry import STAGE_FUNCTIONS
+
+LOCAL_PROJECT = "prj_local"
+MAX_ROWS = 2_000_000
+
+OnProgress = Callable[[Stage, Progress], None]
+
+
+class _Marker(msgspec.Struct, kw_only=True):
+    """What a finished unit leaves."""
+
+    paths: list[str]
+    result: UnitResult
+
+
+@dataclass
+class _Tally:
+    """Counts of a stage over the units that have finished."""
+
+    before: int = 0
+
+
+@dataclass
+class LocalContext:
+    """A `StageContext` over folders: outputs of every unit under `files`, their markers under `units`."""
+
+    spec: AuditSpec
+    stage: Stage
+    index: int
+    shards: int
+    scratch: Path
+    work: Path
+    tell: Callable[[int, int, str], None]
+    max_rows: int = MAX_ROWS
+    written: list[str] = field(default_factory=list[str])
+
+    def input(self, ref: InputRef) -> Path:
+        return Path(ref.location)
+
+    def read(self, path: str) -> Path:
+        file = self.work / "files" / path
+        if not file.is_file():
+            raise ObjectNotFound(f"no object {path!r}")
+        return file
+
+    def write(self, path: str, source: Path) -> None:
+        LocalStore(self.work / "files").put_file(path, source)
+        self.written.append(path)
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        LocalStore(self.work / "files").put_bytes(path, data)
+        self.written.append(path)
+
+    def outputs(self) -> list[str]:
+        return [item.key for item in LocalStore(self.work / "files").list("")]
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        self.tell(done, total, unit)
+
+    def checkpoint(self) -> None:
+        """Nothing stops a local audit but an interrupt, which raises by itself."""
+
+
+def run_local(request: LocalRun, on_progress: OnProgress) -> Path:
+    """Audit the paths of `request`; the folder of the bundle.
+
+    A bundle of the same inputs and settings that is there already is returned at once. Raises `InvalidInput`
+    (`NothingToAudit`) as the stages do, and when the output folder holds something else.
+    """
+    spec = local_spec(request)
+    out = request.out.expanduser().absolute()
+    if _holds(out, spec):
+        return out
+    work = out.with_name(f"{out.name}.partial")
+    _claim(work, spec)
+    shards = 0
+    for stage in STAGES:
+        units = shards if stage in FAN_OUT else 1
+        tally = _Tally()
+        for index in range(units):
+            marker = _run_unit(spec, stage, index, shards, work, tally, on_progress)
+            if marker.result.shards is not None:
+                shards = marker.result.shards
+                tally = _Tally()
+    files = LocalStore(work / "files")
+    sources = {item.key: f"files/{item.key}" for item in files.list("")}
+    assemble_bundle(LocalStore(work), sources, "bundle/", spec.audit_id)
+    if out.exists():
+        out.rmdir()  # empty, or `_holds` had refused it
+    (work / "bundle").rename(out)
+    shutil.rmtree(work)
+    return out
+
+
+def local_spec(request: LocalRun) -> AuditSpec:
+    """The spec of a local audit; its id follows from the content of its inputs and its settings.
+
+    Raises `InvalidInput` when a path is missing.
+    """
+    base, adapter = _folder(request.base_model, "base model"), _folder(request.adapter, "adapter")
+    dataset = request.dataset.expanduser().absolute()
+    if not dataset.is_file():
+        raise InvalidInput("bad_path", f"no such data set: {request.dataset}")
+    data = InputRef(
+        id="local",
+        location=str(dataset),
+        sha256=file_digest(dataset),
+        size=dataset.stat().st_size,
+        name=dataset.name,
+    )
+    key = folder_digest(
+        {
+            "base": base.sha256,
+            "adapter": adapter.sha256,
+            "data": data.sha256,
+            "config": msgspec.json.encode(request.config).hex(),
+        }
+    )
+    return AuditSpec(
+        audit_id=f"local_{key[:32]}",
+        project_id=LOCAL_PROJECT,
+        base_model=base,
+        adapter=adapter,
+        dataset=data,
+        config=request.config,
+    )
+
+
+def _folder(path: Path, what: str) -> InputRef:
+    folder = path.expanduser().absolute()
+    if not folder.is_dir():
+        raise InvalidInput("bad_path", f"no such {what} folder: {path}")
+    files = {file.name: file for file in sorted(folder.iterdir()) if file.is_file()}
+    return InputRef(
+        id="local",
+        location=str(folder),
+        sha256=folder_digest({name: file_digest(file) for name, file in files.items()}),
+        size=sum(file.stat().st_size for file in files.values()),
+        name=folder.name,
+    )
+
+
+def _holds(out: Path, spec: AuditSpec) -> bool:
+    """Whether `out` holds this audit's bundle; raises `InvalidInput` when it holds anything else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    try:
+        if open_bundle(out).manifest.audit_id == spec.audit_id:
+            return True
+    except BundleError as error:
+        raise InvalidInput("bad_path", f"{out} exists and is not an audit bundle: {error}") from error
+    raise InvalidInput("bad_path", f"{out} holds the bundle of another audit: give another --out")
+
+
+def _claim(work: Path, spec: AuditSpec) -> None:
+    """Make the work folder, or keep what an interrupted run of the same audit left in it."""
+    stamp = work / "audit"
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == spec.audit_id:
+        return
+    if work.exists():
+        if not stamp.is_file():
+            raise InvalidInput("bad_path", f"{work} exists and is no work folder of an audit")
+        shutil.rmtree(work)
+    work.mkdir(parents=True)
+    stamp.write_text(spec.audit_id, encoding="utf-8")
+
+
+def _run_unit(
+    spec: AuditSpec,
+    stage: Stage,
+    index: int,
+    shards: int,
+    work: Path,
+    tally: _Tally,
+    on_progress: OnProgress,
+) -> _Marker:
+    path = work / "units" / f"{stage}-{index:04d}.json"
+    counted = _Counted(tally, stage, _documents(work), on_progress)
+    if path.is_file():
+        marker = msgspec.json.decode(path.read_bytes(), type=_Marker)
+        counted.skip(marker.result.documents or 0)
+        return marker
+    with tempfile.TemporaryDirectory(prefix="unit-", dir=work) as scratch:
+        ctx = LocalContext(
+            spec=spec,
+            stage=stage,
+            index=index,
+            shards=shards,
+            scratch=Path(scratch),
+            work=work,
+            tell=counted.tell,
+        )
+        result = STAGE_FUNCTIONS[stage](ctx)
+    counted.finish()
+    marker = _Marker(paths=ctx.written, result=result)
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(msgspec.json.encode(marker))
+    temporary.replace(path)
+    return marker
+
+
+def _documents(work: Path) -> int:
+    """Documents of the plan; 0 before there is one."""
+    plan = work / "files" / layout.PLAN
+    if not plan.is_file():
+        return 0
+    found: Mapping[str, object] = msgspec.json.decode(plan.read_bytes())
+    count = found["n_documents"]
+    return count if isinstance(count, int) else 0
+
+
+class _Counted:
+    """Adds a unit's counts to those of the units before it."""
+
+    def __init__(self, tally: _Tally, stage: Stage, documents: int, on_progress: OnProgress) -> None:
+        self._tally = tally
+        self._stage: Stage = stage
+        self._documents = documents if stage in FAN_OUT else 0
+        self._on_progress = on_progress
+        self._done = 0
+
+    def tell(self, done: int, total: int, unit: str) -> None:
+        self._done = done
+        whole = self._documents or total
+        self._on_progress(self._stage, Progress(done=self._tally.before + done, total=whole, unit=unit))
+
+    def skip(self, documents: int) -> None:
+        """Count a unit that an earlier run finished."""
+        self._tally.before += documents
+
+    def finish(self) -> None:
+        self._tally.before += self._done

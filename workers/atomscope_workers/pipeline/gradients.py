@@ -1,0 +1,190 @@
+"""Per-document gradients of every LoRA matrix from one forward and one backward pass.
+
+The gradient of a linear layer's weight is a sum of outer products over tokens, G = sum_t s_t x_t^T, with x
+the layer's input and s the gradient at its output. Hooks capture both, so a batched GEMM gives the gradient
+of each document of the batch alone, and no weight gradient is ever formed: the only thing that requires a
+gradient is the output of the input embeddings. The same x and s feed the Kronecker factor sums.
+
+The loss is the *summed* cross-entropy of a document's target tokens, so a document's gradient does not
+depend on the documents beside it. Logits are computed at the predicting tokens only: a hook on the model's
+output head hands it those rows, so whatever the model does to its logits afterwards stays its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from atomscope.errors import AtomscopeError
+from atomscope_workers.models.lora import LoraModel
+from atomscope_workers.pipeline.batches import Batch
+from atomscope_workers.pipeline.factors import FactorSums
+
+
+class UnsupportedModel(AtomscopeError):  # noqa: N818
+    """The model's forward pass does something from which per-document gradients cannot be read."""
+
+
+@dataclass(frozen=True)
+class BatchGradients:
+    """What one pass over B documents gives; rows are in batch order."""
+
+    losses: torch.Tensor
+    """float64 (B,): summed cross-entropy of each document's targets, in nats."""
+    gradients: dict[str, torch.Tensor]
+    """Parameter name -> float32 (B, d_out, d_in)."""
+
+
+GradientPass = Callable[[Batch], BatchGradients]
+
+
+@dataclass
+class _Capture:
+    """State of one pass: the batch, what was captured, and which inputs have been seen."""
+
+    batch: Batch
+    gradients: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
+    seen: dict[tuple[Any, ...], str] = field(default_factory=dict[tuple[Any, ...], str])
+
+
+@contextmanager
+def gradient_pass(lora: LoraModel, factors: FactorSums | None = None) -> Generator[GradientPass, None, None]:
+    """Install hooks on `lora` and yield a function from a batch to its gradients; the hooks go on leaving.
+
+    With `factors`, every pass also adds its tokens to them. Which modules share an input is decided on the
+    first pass by the identity of the tensor and kept in `factors.groups`.
+
+    Raises `ValueError` when the model is in training mode or a parameter requires a gradient, and
+    `UnsupportedModel` when the model has no hookable embeddings or output head, or a LoRA layer's input is
+    not (documents, tokens, features).
+    """
+    if lora.model.training:
+        raise ValueError("the model must be in eval mode: dropout would change the gradients")
+    if any(parameter.requires_grad for parameter in lora.model.parameters()):
+        raise ValueError("a parameter requires a gradient; weight gradients must not be formed")
+    state: list[_Capture] = []
+    with ExitStack() as stack:
+        embeddings = lora.base.get_input_embeddings()
+        stack.callback(embeddings.register_forward_hook(_require_gradient).remove)
+        for parameter in lora.parameters:
+            hook = partial(_capture, parameter.name, state, factors)
+            stack.callback(parameter.linear.register_forward_hook(hook).remove)
+
+        def run(batch: Batch) -> BatchGradients:
+            capture = _Capture(batch)
+            state.append(capture)
+            try:
+                with torch.enable_grad():
+                    token_losses = _token_losses(lora, batch)
+                    token_losses.sum().backward()
+            finally:
+                state.clear()
+            for parameter in lora.parameters:
+                if parameter.name not in capture.gradients:
+                    # Not on the path of this batch (an idle expert, an unused tower): its gradient is zero.
+                    shape = (len(batch.documents), *parameter.shape)
+                    capture.gradients[parameter.name] = torch.zeros(shape, device=lora.device)
+            return BatchGradients(_by_document(token_losses, batch), capture.gradients)
+
+        yield run
+
+
+def document_losses(lora: LoraModel, batch: Batch) -> torch.Tensor:
+    """Summed cross-entropy of each document's targets, float64 (B,), by a forward pass alone."""
+    with torch.no_grad():
+        return _by_document(_token_losses(lora, batch), batch)
+
+
+def _token_losses(lora: LoraModel, batch: Batch) -> torch.Tensor:
+    """Cross-entropy of every target of the batch, float32 (n,)."""
+    head: torch.nn.Module | None = lora.base.get_output_embeddings()  # type: ignore[assignment]
+    if head is None:
+        raise UnsupportedModel(f"{type(lora.base).__name__} has no output head to take logits from")
+
+    def pick(_: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden: torch.Tensor = arguments[0]
+        if hidden.shape[:-1] != batch.input_ids.shape:
+            raise UnsupportedModel(f"the output head was given {tuple(hidden.shape)}, not one row a token")
+        rows = hidden.flatten(0, 1).index_select(0, batch.predictors)
+        return rows.unsqueeze(0), *arguments[1:]
+
+    handle = head.register_forward_pre_hook(pick)
+    try:
+        output = lora.base(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+        )
+    finally:
+        handle.remove()
+    logits: torch.Tensor = output.logits
+    if logits.ndim != 3 or logits.shape[:2] != (1, len(batch.targets)):
+        raise UnsupportedModel(
+            f"logits of shape {tuple(logits.shape)} for {len(batch.targets)} target tokens"
+        )
+    return cross_entropy(logits[0].float(), batch.targets, reduction="none")
+
+
+def _by_document(token_losses: torch.Tensor, batch: Batch) -> torch.Tensor:
+    sums = torch.zeros(len(batch.documents), dtype=torch.float64, device=token_losses.device)
+    return sums.index_add_(0, batch.owners, token_losses.detach().double())
+
+
+def _require_gradient(_: torch.nn.Module, __: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+    return output.detach().requires_grad_() if torch.is_grad_enabled() else output
+
+
+def _capture(
+    name: str,
+    state: list[_Capture],
+    factors: FactorSums | None,
+    _: torch.nn.Module,
+    arguments: tuple[Any, ...],
+    output: torch.Tensor,
+) -> None:
+    if not state:  # a forward pass outside `run`: nothing to record
+        return
+    capture = state[0]
+    inputs: torch.Tensor = arguments[0]
+    if inputs.shape[:-1] != capture.batch.input_ids.shape:
+        raise UnsupportedModel(f"{name} was given {tuple(inputs.shape)}, not (documents, tokens, features)")
+    if not output.requires_grad:
+        raise UnsupportedModel(f"{name} does not depend on the input embeddings: it has no gradient")
+    inputs = inputs.detach()
+    if factors is not None:
+        group = _input_group(name, inputs, capture, factors)
+        if group == name:
+            factors.add_input(group, inputs.flatten(0, 1).index_select(0, capture.batch.real))
+    output.register_hook(partial(_on_gradient, name, inputs, capture, factors))
+
+
+def _input_group(name: str, inputs: torch.Tensor, capture: _Capture, factors: FactorSums) -> str:
+    """The group of `name`, decided when it is first called: whose input had this very memory in this pass."""
+    key = (inputs.data_ptr(), inputs.shape, inputs.stride(), inputs.dtype)
+    if name not in factors.groups:
+        # The hooks of the pass hold every input, so no address is used twice before the backward pass.
+        factors.groups[name] = capture.seen.get(key, name)
+    group = factors.groups[name]
+    if capture.seen.setdefault(key, name) != group and group != name:
+        raise UnsupportedModel(f"{name} and {group} share an input on some calls and not on others")
+    return group
+
+
+def _on_gradient(
+    name: str, inputs: torch.Tensor, capture: _Capture, factors: FactorSums | None, gradient: torch.Tensor
+) -> None:
+    if factors is not None:
+        # The gradient at padding is exactly zero: no target is predicted from there or attends to it.
+        factors.add_output(name, gradient.flatten(0, 1), len(capture.batch.real))
+    product = torch.bmm(gradient.float().transpose(1, 2), inputs.float())
+    if name in capture.gradients:
+        capture.gradients[name] += product
+    else:
+        capture.gradients[name] = product

@@ -1,0 +1,32 @@
+"""Putting a bundle together from the outputs of its units."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from atomscope.bundle import layout, write_manifest
+from atomscope.store import ObjectStore
+from atomscope.types.bundle import FileEntry, Manifest
+
+
+def assemble_bundle(
+    store: ObjectStore, sources: Mapping[str, str], target_prefix: str, audit_id: str
+) -> Manifest:
+    """Copy every source into the bundle, then commit it by its manifest.
+
+    `sources` maps bundle paths to keys of the store; paths under `work/` are left out. `target_prefix` ends
+    in `/`. Raises `StoreError`; nothing is committed then, and the copies may be made again.
+    """
+    files: list[FileEntry] = []
+    for path, key in sorted(sources.items()):
+        if path.startswith(layout.WORK):
+            continue
+        digest, size = hashlib.sha256(), 0
+        with store.open_read(key) as source:
+            while block := source.read(1 << 20):
+                digest.update(block)
+                size += len(block)
+        store.copy(key, f"{target_prefix}{path}")
+        files.append(FileEntry(path=path, size=size, sha256=digest.hexdigest()))
+    return write_manifest(store, target_prefix, audit_id, files)

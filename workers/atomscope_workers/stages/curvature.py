@@ -1,0 +1,63 @@
+"""Curvature: the shards' sums reduced in shard order, eigenbases, lambda, and the chosen components."""
+
+from __future__ import annotations
+
+import torch
+
+from atomscope.bundle import layout
+from atomscope_workers.pipeline.curvature import (
+    Rotation,
+    choose_components,
+    kronecker_lambda,
+    measured_lambda,
+    rotations,
+    silent_modules,
+    squared_sum,
+)
+from atomscope_workers.pipeline.factors import reduce_factors
+from atomscope_workers.stages.arrays import load_factors, save_curvature
+from atomscope_workers.stages.context import StageContext, UnitResult
+from atomscope_workers.stages.inputs import gradient_shards, read_plan
+from atomscope_workers.stages.warned import finish
+
+
+def run(ctx: StageContext) -> UnitResult:
+    """Write `curvature/curvature.safetensors`."""
+    config = ctx.spec.config
+    factors = reduce_factors(load_factors(ctx.read(layout.factor_sums(index))) for index in range(ctx.shards))
+    bases = rotations(factors)
+    if config.preconditioner == "ekfac":
+        lambdas = _measured(ctx, bases)
+    else:
+        lambdas = {rotation.name: kronecker_lambda(rotation) for rotation in bases}
+    curvature = [
+        choose_components(
+            rotation,
+            lambdas[rotation.name],
+            preconditioner=config.preconditioner,
+            components=config.components,
+            damping=config.damping,
+        )
+        for rotation in bases
+    ]
+    scratch = ctx.scratch / "curvature.safetensors"
+    save_curvature(curvature, scratch)
+    ctx.write(layout.CURVATURE, scratch)
+    silent = silent_modules(curvature)
+    told = [f"{len(silent)} LoRA matrices had no gradient on any document: {silent[0]} ..."] if silent else []
+    return finish(ctx, told)
+
+
+def _measured(ctx: StageContext, bases: tuple[Rotation, ...]) -> dict[str, torch.Tensor]:
+    """Lambda by a pass over the gradients, shard by shard."""
+    gradients = gradient_shards(ctx)
+    sums: dict[str, torch.Tensor] = {}
+    for shard in range(ctx.shards):
+        ctx.checkpoint()
+        ctx.progress(shard, ctx.shards, "shards")
+        for rotation in bases:
+            part = squared_sum(rotation, gradients.shard(shard, rotation.name)).cpu()
+            sums[rotation.name] = sums[rotation.name] + part if rotation.name in sums else part
+    ctx.progress(ctx.shards, ctx.shards, "shards")
+    documents = read_plan(ctx).n_documents
+    return {name: measured_lambda(total, documents) for name, total in sums.items()}

@@ -1,0 +1,67 @@
+"""What several stages read: the plan, the shards' files, the stored rows, the loaded model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import torch
+
+from atomscope.bundle import layout
+from atomscope.types.bundle import Plan
+from atomscope_workers.models.device import choose_device
+from atomscope_workers.models.load import load_lora_model
+from atomscope_workers.models.lora import LoraModel
+from atomscope_workers.stages.arrays import GradientShards
+from atomscope_workers.stages.context import StageContext
+from atomscope_workers.stages.validate import ROWS, StoredRow
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+_loaded: dict[tuple[str, ...], LoraModel] = {}
+"""The model this process used last: a worker keeps it from one shard to the next."""
+
+
+def read_plan(ctx: StageContext) -> Plan:
+    return msgspec.json.decode(ctx.read(layout.PLAN).read_bytes(), type=Plan)
+
+
+def read_rows(ctx: StageContext) -> dict[int, StoredRow]:
+    """The audited documents' rows, by physical row."""
+    lines = ctx.read(ROWS).read_bytes().splitlines()
+    rows = (msgspec.json.decode(line, type=StoredRow) for line in lines)
+    return {row.document: row for row in rows}
+
+
+def gradient_files(ctx: StageContext) -> list[Path]:
+    """The gradient shards in order."""
+    return [ctx.read(layout.gradient_shard(index)) for index in range(ctx.shards)]
+
+
+def gradient_shards(ctx: StageContext) -> GradientShards:
+    """Every gradient, on the device that does the arithmetic."""
+    return GradientShards(gradient_files(ctx), choose_device())
+
+
+def plan_device(plan: Plan) -> torch.device:
+    """The device that the plan was made for; raises `RuntimeError` when this machine has none."""
+    device = choose_device()
+    if device.type != plan.device_kind:
+        raise RuntimeError(f"the plan is for {plan.device_kind}, this worker has {device.type}")
+    return device
+
+
+def lora_model(ctx: StageContext, plan: Plan) -> LoraModel:
+    """Base and adapter in the plan's dtype and on its device, kept from one unit to the next."""
+    device = plan_device(plan)
+    spec = ctx.spec
+    key = (spec.base_model.sha256, spec.adapter.sha256, plan.compute_dtype, device.type)
+    if key not in _loaded:
+        _loaded.clear()  # before loading: two models at once may not fit
+        _loaded[key] = load_lora_model(
+            ctx.input(spec.base_model),
+            ctx.input(spec.adapter),
+            dtype=_DTYPES[plan.compute_dtype],
+            device=device,
+        )
+    return _loaded[key]

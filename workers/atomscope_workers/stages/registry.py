@@ -1,0 +1,27 @@
+"""Which function runs which stage."""
+
+from __future__ import annotations
+
+from atomscope.types.work import Stage
+from atomscope_workers.stages import (
+    characterise,
+    curvature,
+    dictionary,
+    extract,
+    project,
+    report,
+    validate,
+    vectors,
+)
+from atomscope_workers.stages.context import StageFunction
+
+STAGE_FUNCTIONS: dict[Stage, StageFunction] = {
+    "validate": validate.run,
+    "extract": extract.run,
+    "curvature": curvature.run,
+    "project": project.run,
+    "dictionary": dictionary.run,
+    "characterise": characterise.run,
+    "vectors": vectors.run,
+    "report": report.run,
+}

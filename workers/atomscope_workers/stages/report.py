@@ -1,0 +1,67 @@
+"""The report: every document's record, and the audit on one page."""
+
+from __future__ import annotations
+
+import msgspec
+
+from atomscope.bundle import layout, write_documents
+from atomscope.types.atoms import Atom, AuditReport, DocumentRecord, DroppedDocument
+from atomscope_workers.datasets.documents import load_tokens
+from atomscope_workers.stages.arrays import load_losses
+from atomscope_workers.stages.context import StageContext, UnitResult
+from atomscope_workers.stages.dictionary import FACTS
+from atomscope_workers.stages.inputs import read_plan, read_rows
+from atomscope_workers.stages.warned import earlier
+
+DROPPED_LISTED = 1000
+
+
+def run(ctx: StageContext) -> UnitResult:
+    """Write `documents/documents.parquet` and `report.json`."""
+    ctx.progress(0, 1, "steps")
+    plan = read_plan(ctx)
+    losses = load_losses([ctx.read(layout.shard_losses(index)) for index in range(ctx.shards)])
+    rows, tokens = read_rows(ctx), load_tokens(ctx.read(layout.TOKENS))
+    records = [
+        DocumentRecord(
+            document=document,
+            id=rows[document].id,
+            messages=rows[document].messages,
+            n_tokens=len(tokens[document].input_ids),
+            n_target_tokens=int(tokens[document].target_mask.sum()),
+            loss=float(losses.loss[position]),
+            base_loss=float(losses.base_loss[position]),
+            gradient_norm=float(losses.gradient_norm[position]),
+        )
+        for position, document in enumerate(losses.document.tolist())
+    ]
+    scratch = ctx.scratch / "documents.parquet"
+    write_documents(records, scratch)
+    ctx.write(layout.DOCUMENTS, scratch)
+    loss_base = float(losses.base_loss.sum()) / plan.n_target_tokens
+    loss_adapter = float(losses.loss.sum()) / plan.n_target_tokens
+    warnings: list[str] = []
+    if loss_adapter >= loss_base:
+        warnings.append(
+            f"the adapter does not lower the loss of this data ({loss_adapter:.3f} nats a target token with "
+            f"it, {loss_base:.3f} without): it may not have been trained on it"
+        )
+    atoms = msgspec.json.decode(ctx.read(layout.ATOMS).read_bytes(), type=list[Atom])
+    dropped = msgspec.json.decode(ctx.read(layout.DROPPED).read_bytes(), type=list[DroppedDocument])
+    report = AuditReport(
+        audit_id=ctx.spec.audit_id,
+        n_documents=plan.n_documents,
+        n_dropped=len(dropped),
+        dropped=dropped[:DROPPED_LISTED],
+        n_atoms=len(atoms),
+        n_coherent_05=sum(atom.coherence > 0.5 for atom in atoms),
+        n_coherent_01=sum(atom.coherence > 0.1 for atom in atoms),
+        loss_base=loss_base,
+        loss_adapter=loss_adapter,
+        warnings=[*earlier(ctx), *warnings],
+        atoms=atoms,
+        details={"dictionary": msgspec.json.decode(ctx.read(FACTS).read_bytes())},
+    )
+    ctx.write_bytes(layout.REPORT, msgspec.json.format(msgspec.json.encode(report), indent=1))
+    ctx.progress(1, 1, "steps")
+    return UnitResult(documents=plan.n_documents, summary={"warnings": warnings, "n_atoms": len(atoms)})
