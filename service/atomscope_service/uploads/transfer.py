@@ -81,16 +81,22 @@ class LocalTransfer:
 
     def finish(self, upload: OpenUpload, number: int, file: StoredFile, parts: list[tuple[int, str]]) -> None:
         target = local_file(self._store, file.key)
-        sources = [local_file(self._store, part_key(file, part)) for part, _ in parts]
+        try:
+            self._join(file, [part for part, _ in parts], target)
+        except FileNotFoundError:
+            # Another request joined them in the meantime, or before and ended before it could say so.
+            if not target.is_file():
+                raise _missing(file) from None
+
+    def _join(self, file: StoredFile, parts: list[int], target: Path) -> None:
+        sources = [local_file(self._store, part_key(file, part)) for part in parts]
         for part, source in zip(parts, sources, strict=True):
-            if not source.is_file() or source.stat().st_size != file.part_size(part[0]):
-                if target.is_file():  # joined before, by a request that ended before it could say so
-                    return
-                raise _missing(file, part[0])
+            if source.stat().st_size != file.part_size(part):
+                raise _missing(file)
         if len(sources) == 1:
             sources[0].replace(target)
         else:
-            _join(sources, target)
+            _concatenate(sources, target)
         self._store.delete_prefix(f"{part_key(file, 0).rpartition('/')[0]}/")
 
     def drop(self, file: StoredFile) -> None:
@@ -121,10 +127,10 @@ class S3Transfer:
         except ObjectNotFound:
             # The multipart upload is gone: it was completed by a request that ended before it could say so.
             if not self._store.exists(file.key):
-                raise _missing(file, parts[0][0]) from None
+                raise _missing(file) from None
         except StoreError as error:
             if _s3_code(error) in {"InvalidPart", "InvalidPartOrder", "EntityTooSmall"}:
-                raise _missing(file, parts[0][0]) from error
+                raise _missing(file) from error
             raise
 
     def drop(self, file: StoredFile) -> None:
@@ -172,7 +178,7 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".tmp-{uuid.uuid4().hex}")
 
 
-def _join(sources: list[Path], target: Path) -> None:
+def _concatenate(sources: list[Path], target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(target)
     try:
@@ -188,6 +194,6 @@ def _join(sources: list[Path], target: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _missing(file: StoredFile, part: int) -> ProblemError:
-    detail = f"Part {part} of {file.path} was not received, or not as it was acknowledged."
+def _missing(file: StoredFile) -> ProblemError:
+    detail = f"Not every part of {file.path} was received as it was acknowledged."
     return ProblemError(422, "parts_missing", detail, param="files")
