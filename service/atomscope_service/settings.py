@@ -70,6 +70,8 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     """How often a pipeline worker renews the lease of its unit."""
     lease_seconds: Seconds = 60.0
     """How long a lease lasts without a heartbeat."""
+    queued_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """After how long the message of a queued unit is looked for in the broker; 0 is half a lease."""
     sweep_seconds: Seconds = 5.0
     """How often the control worker looks for expired leases, deletions and uploads."""
     max_fences: Positive = 5

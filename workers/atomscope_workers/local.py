@@ -15,9 +15,9 @@ from pathlib import Path
 import msgspec
 
 from atomscope.bundle import layout, open_bundle
-from atomscope.cli.registry import LocalRun
+from atomscope.cli.registry import Estimate, LocalRun
 from atomscope.digests import file_digest, folder_digest
-from atomscope.errors import BundleError, InvalidInput
+from atomscope.errors import BundleError, InvalidInput, UsageError
 from atomscope.store import LocalStore, ObjectNotFound
 from atomscope.types.resources import Progress
 from atomscope.types.spec import AuditSpec, InputRef
@@ -257,3 +257,13 @@ class _Counted:
 
     def finish(self) -> None:
         self._tally.before += self._done
+
+
+class InProcess:
+    """The `LocalRunner` of `atomscope audit run --local`."""
+
+    def run(self, request: LocalRun, on_progress: OnProgress) -> Path:
+        return run_local(request, on_progress)
+
+    def estimate(self, request: LocalRun) -> Estimate:
+        raise UsageError("--dry-run is not built yet")

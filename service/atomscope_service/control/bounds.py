@@ -29,7 +29,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def text(value: object, limit: int) -> str:
-    """`value` as at most `limit` characters, without NUL (which PostgreSQL does not store) or lone surrogates."""
+    """`value` as at most `limit` characters, without NUL (PostgreSQL stores none) or lone surrogates."""
     shown = value if isinstance(value, str) else repr(value)
     shown = shown.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
     return shown if len(shown) <= limit else shown[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
@@ -49,7 +49,7 @@ def error(report: UnitFailed) -> dict[str, Any]:
     return {"code": code, "detail": text(report.detail, DETAIL), "errors": errors}
 
 
-def facts(report: UnitSucceeded) -> Facts | str:
+def facts(report: UnitSucceeded) -> Facts | str:  # noqa: PLR0911  (one return a fault)
     """What a success tells, or what is wrong with it."""
     shards, documents = report.shards, report.documents
     if report.stage == "validate":

@@ -1,9 +1,9 @@
-"""What control does with the broker besides consuming from it: orders, fences, cancel flags, a look into the queue."""
+"""Control's side of the broker: orders, fences, cancel flags, and a look into the queue."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -43,9 +43,7 @@ class Broker:
         self._app = make_order_app(broker_url, connect_seconds=SOCKET_SECONDS)
         self._redis = cast(
             "redis.Redis",
-            redis.Redis.from_url(
-                redis_url(broker_url), decode_responses=True, socket_timeout=SOCKET_SECONDS
-            ),
+            redis.Redis.from_url(redis_url(broker_url), decode_responses=True, socket_timeout=SOCKET_SECONDS),
         )
 
     def send_order(self, order: UnitOrder) -> None:
@@ -119,7 +117,7 @@ class Broker:
 
 
 @contextmanager
-def _reached() -> Iterator[None]:
+def _reached() -> Generator[None]:
     try:
         yield
     except (redis.RedisError, kombu.exceptions.OperationalError, OSError) as error:

@@ -44,7 +44,9 @@ class Scheduler:
         self.store = store
         self.broker = broker
         self.settings = settings
-        self.heartbeat_seconds = min(settings.heartbeat_seconds, settings.lease_seconds / HEARTBEATS_PER_LEASE)
+        self.heartbeat_seconds = min(
+            settings.heartbeat_seconds, settings.lease_seconds / HEARTBEATS_PER_LEASE
+        )
         self.limits = Limits(
             lease=timedelta(seconds=settings.lease_seconds),
             queued=timedelta(seconds=queued_seconds(settings)),

@@ -39,7 +39,11 @@ def audit_spec(session: Session, row: AuditRow) -> AuditSpec:
             id=model.id, location=model.prefix, sha256=model.sha256, size=model.size, name=model.name
         ),
         adapter=InputRef(
-            id=adapter.id, location=adapter.prefix, sha256=adapter.sha256, size=adapter.size, name=adapter.name
+            id=adapter.id,
+            location=adapter.prefix,
+            sha256=adapter.sha256,
+            size=adapter.size,
+            name=adapter.name,
         ),
         dataset=InputRef(
             id=dataset.id, location=dataset.key, sha256=dataset.sha256, size=dataset.size, name=dataset.name

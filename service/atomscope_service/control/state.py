@@ -1,7 +1,8 @@
 """The state machines of audits and units, as pure functions.
 
-    audit:  queued -> running -> succeeded | failed      (queued -> failed; queued | running -> canceling -> canceled)
-    unit:   queued -> leased -> succeeded | failed | stopped        (leased | queued -> queued, fence + 1)
+    audit:  queued -> running -> succeeded | failed
+            queued -> failed;  queued | running -> canceling -> canceled
+    unit:   queued -> leased -> succeeded | failed | stopped;  leased | queued -> queued, fence + 1
 
 Each function takes the record as it is and something that happened (a report, a lease that ran out, a
 request to cancel) and returns a `Step`: the record as it shall be, the events to tell, the units to
@@ -139,7 +140,9 @@ def on_report(
     reason = _refusal(audit, unit, report)
     if reason is not None:
         return Rejected(reason)
-    unit = msgspec.structs.replace(unit, sequence=report.sequence, worker=bounds.text(report.worker, bounds.NAME))
+    unit = msgspec.structs.replace(
+        unit, sequence=report.sequence, worker=bounds.text(report.worker, bounds.NAME)
+    )
     match report:
         case UnitStarted():
             return _taken(audit, unit, now, limits)
@@ -150,7 +153,9 @@ def on_report(
         case UnitFailed():
             return _failed(audit, unit, siblings, report, now, limits)
         case UnitAbandoned():
-            return _again(audit, unit, siblings, "worker_stopped", "the worker was stopped", now, limits, excuse=True)
+            return _again(
+                audit, unit, siblings, "worker_stopped", "the worker was stopped", now, limits, excuse=True
+            )
 
 
 def on_expiry(
@@ -167,7 +172,9 @@ def on_expiry(
     if unit.lease_expires_at is not None and unit.lease_expires_at > now:
         return None
     if audit.status == "canceling" or unit.state == "leased":
-        return _again(audit, unit, siblings, "lease_expired", "the worker's lease expired", now, limits, excuse=False)
+        return _again(
+            audit, unit, siblings, "lease_expired", "the worker's lease expired", now, limits, excuse=False
+        )
     if delivery == "taken":
         return _taken(audit, unit, now, limits)
     waiting = msgspec.structs.replace(unit, lease_expires_at=now + limits.queued)
@@ -246,10 +253,8 @@ def _succeeded(
     if isinstance(facts, str):
         error = {"code": "bad_report", "detail": f"a worker's report could not be used: {facts}"}
         return _fail(audit, (_end(unit, "failed", error),), siblings(), error, now)
-    if audit.status == "queued":  # every earlier report was lost
-        started = _taken(audit, unit, now, limits)
-    else:
-        started = Step(audit=audit)
+    lost = audit.status == "queued"  # every earlier report
+    started = _taken(audit, unit, now, limits) if lost else Step(audit=audit)
     audit = started.audit
     unit = msgspec.structs.replace(_end(unit, "succeeded"), done=unit.total)
     others = [other for other in siblings() if other.id != unit.id]
@@ -314,7 +319,7 @@ def _again(
     *,
     excuse: bool,
 ) -> Step:
-    """Send a unit again under a higher fence; or stop it if the audit is; or fail if that was the last attempt."""
+    """Send a unit again under a higher fence; or stop it with its audit; or fail on the last attempt."""
     error: dict[str, Any] = {"code": code, "detail": detail, "excused": unit.excused + excuse}
     if audit.status == "canceling":
         return _settle(Step(audit=audit, units=(_end(unit, "stopped", error),)), siblings(), now)
@@ -331,13 +336,18 @@ def _again(
     if following.attempts > limits.max_attempts:
         exhausted = {
             "code": "unit_attempts_exhausted",
-            "detail": f"{unit.stage} {unit.index} failed {limits.max_attempts} times; the last time: {detail}",
+            "detail": f"{unit.stage} {unit.index} failed {limits.max_attempts} times, the last time: "
+            f"{detail}",
             "errors": [{"code": code, "message": detail}],
         }
         return _fail(audit, (_end(unit, "failed", error),), siblings(), exhausted, now)
     told = {"stage": unit.stage, "index": unit.index, "fence": following.fence, "code": code}
     return Step(
-        audit=audit, units=(following,), events=(("audit.unit_retried", told),), send=(following,), progress=True
+        audit=audit,
+        units=(following,),
+        events=(("audit.unit_retried", told),),
+        send=(following,),
+        progress=True,
     )
 
 
@@ -370,5 +380,6 @@ def _stage_units(
     stage: Stage, count: int, now: datetime, limits: Limits, unit_id: Callable[[], str]
 ) -> tuple[Unit, ...]:
     return tuple(
-        Unit(id=unit_id(), stage=stage, index=index, lease_expires_at=now + limits.queued) for index in range(count)
+        Unit(id=unit_id(), stage=stage, index=index, lease_expires_at=now + limits.queued)
+        for index in range(count)
     )

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
+from atomscope.types.work import order_id
 from atomscope_service.control import records
 from atomscope_service.control.scheduler import Scheduler
 from atomscope_service.control.state import LIVE_UNIT, Audit, Delivery, Step, on_expiry
 from atomscope_service.db.models import AuditRow, UnitRow
-from atomscope.types.work import order_id
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,9 @@ def _expire(
     if step is None:
         return False
     for unit in step.units:
-        logger.info("audit %s: %s %d is %s, fence %d", audit_id, unit.stage, unit.index, unit.state, unit.fence)
+        logger.info(
+            "audit %s: %s %d is %s, fence %d", audit_id, unit.stage, unit.index, unit.state, unit.fence
+        )
     return True
 
 
@@ -88,7 +90,9 @@ def _carry_on_cancels(scheduler: Scheduler) -> None:
         UnitRow.audit_id == AuditRow.id, UnitRow.attempt == AuditRow.attempt, UnitRow.state == "queued"
     )
     live = exists().where(
-        UnitRow.audit_id == AuditRow.id, UnitRow.attempt == AuditRow.attempt, UnitRow.state.in_(sorted(LIVE_UNIT))
+        UnitRow.audit_id == AuditRow.id,
+        UnitRow.attempt == AuditRow.attempt,
+        UnitRow.state.in_(sorted(LIVE_UNIT)),
     )
     with scheduler.database.read() as session:
         canceling = session.execute(

@@ -13,9 +13,9 @@ from safetensors.numpy import save_file
 
 from atomscope.bundle import layout
 from atomscope_workers.datasets.documents import load_tokens
+from atomscope_workers.models.load import adapter_disabled
 from atomscope_workers.pipeline.batches import collate
 from atomscope_workers.pipeline.factors import FactorSums
-from atomscope_workers.models.load import adapter_disabled
 from atomscope_workers.pipeline.gradients import document_losses, gradient_pass
 from atomscope_workers.stages.arrays import Losses, save_factors, save_losses
 from atomscope_workers.stages.context import StageContext, UnitResult

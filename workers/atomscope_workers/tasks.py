@@ -1,0 +1,141 @@
+"""The Celery application of the `pipeline` queue: takes orders, runs their stage, reports to control."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import redis
+from celery import Celery, signals
+from kombu.entity import Queue
+
+from atomscope.bundle.layout import bundle_prefix
+from atomscope.errors import InvalidInput, NothingToAudit
+from atomscope.store import ObjectStore, open_store
+from atomscope.types.work import (
+    PIPELINE_QUEUE,
+    RUN_UNIT_TASK,
+    UnitAbandoned,
+    UnitFailed,
+    UnitOrder,
+    UnitStarted,
+    UnitSucceeded,
+    claim_key,
+    live_fence_key,
+    redis_url,
+)
+from atomscope_workers.celery_context import StoreContext
+from atomscope_workers.pulse import Pulse
+from atomscope_workers.stages.assemble import assemble_bundle
+from atomscope_workers.stages.context import Stopped
+from atomscope_workers.stages.registry import STAGE_FUNCTIONS
+
+logger = logging.getLogger(__name__)
+
+VISIBILITY_SECONDS = 86_400
+"""Far above the longest shard: kombu is never what brings an order back. Leases are."""
+CLAIM_SECONDS = 2 * VISIBILITY_SECONDS
+DETAIL = 500
+"""Characters of an unexpected error that are reported."""
+
+
+def make_app(broker_url: str) -> Celery:
+    """The application that consumes orders and sends reports."""
+    app = Celery("atomscope.pipeline", broker=broker_url, set_as_current=False)
+    app.conf.update(
+        task_queues=[Queue(PIPELINE_QUEUE)],
+        task_default_queue=PIPELINE_QUEUE,
+        task_create_missing_queues=True,
+        broker_transport_options={"visibility_timeout": VISIBILITY_SECONDS},
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_enable_remote_control=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        enable_utc=True,
+    )
+    return app
+
+
+def add_tasks(app: Celery, broker_url: str, store_uri: str) -> None:
+    """Give the application its one task; `app` runs units of the store at `store_uri`."""
+    client: redis.Redis = redis.Redis.from_url(redis_url(broker_url), decode_responses=True)
+    store = open_store(store_uri)
+    worker = f"{socket.gethostname()}:{os.getpid()}"
+    closing = threading.Event()
+
+    def close(**_: Any) -> None:  # noqa: ANN401
+        closing.set()
+
+    signals.worker_shutting_down.connect(close, weak=False)
+
+    @app.task(name=RUN_UNIT_TASK)
+    def run_unit(order: dict[str, Any]) -> None:  # pyright: ignore[reportUnusedFunction]
+        decoded = msgspec.convert(order, UnitOrder, strict=True)
+        if client.get(live_fence_key(decoded.unit_id)) != str(decoded.fence):
+            logger.info("an order of %s is out of date: fence %d", decoded.unit_id, decoded.fence)
+            return
+        if not client.set(claim_key(decoded.unit_id, decoded.fence), worker, nx=True, ex=CLAIM_SECONDS):
+            logger.info("%s under fence %d has been taken already", decoded.unit_id, decoded.fence)
+            return
+        run_order(store, decoded, Pulse(app, client, decoded, worker, closing))
+
+
+def run_order(store: ObjectStore, order: UnitOrder, pulse: Pulse) -> None:
+    """Run one unit and report how it ended."""
+    pulse.send(UnitStarted)
+    pulse.start()
+    kind, facts = UnitFailed, dict[str, Any]()
+    try:
+        kind, facts = UnitSucceeded, _run(store, order, pulse)
+    except Stopped as stop:
+        logger.info("%s %d stopped: %s", order.stage, order.index, stop)
+        kind, facts = UnitAbandoned, {}
+    except InvalidInput as error:
+        facts = {
+            "code": error.code,
+            "detail": error.detail,
+            "retryable": False,
+            "errors": [msgspec.to_builtins(problem) for problem in error.problems],
+            "nothing_to_audit": isinstance(error, NothingToAudit),
+        }
+    except Exception as error:  # whatever a hostile input provokes must reach the record of the audit
+        logger.exception("%s %d failed", order.stage, order.index)
+        facts = {
+            "code": "worker_error",
+            "detail": f"{type(error).__name__}: {error}"[:DETAIL],
+            "retryable": True,
+        }
+    finally:
+        pulse.stop()
+    pulse.send(kind, **facts)
+
+
+def _run(store: ObjectStore, order: UnitOrder, pulse: Pulse) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="atomscope-unit-") as scratch:
+        ctx = StoreContext(store, order, Path(scratch), pulse.progress, pulse.checkpoint)
+        pulse.checkpoint()
+        result = STAGE_FUNCTIONS[order.stage](ctx)
+        pulse.checkpoint()
+        ctx.commit()
+        if order.stage == "report":
+            prefix = bundle_prefix(order.project_id, order.audit_id, order.attempt, order.fence)
+            assemble_bundle(store, ctx.sources | ctx.own_sources(), prefix, order.audit_id)
+    first = order.stage == "validate"
+    return {
+        "shards": result.shards if first else None,
+        "documents": result.documents if first else None,
+        "summary": result.summary,
+    }
