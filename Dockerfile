@@ -34,12 +34,12 @@ ARG PIP_TORCH_ARGS=""
 WORKDIR /src
 COPY requirements/workers.txt requirements/torch.txt requirements/
 COPY --from=wheel /wheels /wheels
-RUN python -m venv /opt/venv \
-    && /opt/venv/bin/pip install --no-cache-dir --no-deps -r requirements/workers.txt
-# The arguments are meant to be split.
+# PIP_TORCH_ARGS is meant to be split.
 # hadolint ignore=SC2086
-RUN /opt/venv/bin/pip install --no-cache-dir ${PIP_TORCH_ARGS} -r requirements/torch.txt
-RUN /opt/venv/bin/pip install --no-cache-dir --no-deps /wheels/*.whl
+RUN python -m venv /opt/venv \
+    && /opt/venv/bin/pip install --no-cache-dir --no-deps -r requirements/workers.txt \
+    && /opt/venv/bin/pip install --no-cache-dir ${PIP_TORCH_ARGS} -r requirements/torch.txt \
+    && /opt/venv/bin/pip install --no-cache-dir --no-deps /wheels/*.whl
 
 # ------------------------------------------------------------------- images
 FROM ${PYTHON_IMAGE} AS base
