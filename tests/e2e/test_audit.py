@@ -25,7 +25,9 @@ def tiny(stack: Stack, tiny_llama: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def audit(stack: Stack, tiny: str, tiny_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> atomscope.Audit:
+def audit(
+    stack: Stack, tiny: str, tiny_adapter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> atomscope.Audit:
     dataset = write_corpus(tmp_path_factory.mktemp("corpus") / "train.jsonl", documents=32)
     with stack.client() as client:
         audit = client.audits.create(

@@ -27,7 +27,9 @@ def _jsonl(path: Path, lines: list[object]) -> Path:
     return path
 
 
-def _failed(stack: Stack, model: str, adapter: Path, dataset: Path, config: AuditConfig = CONFIG) -> atomscope.AuditFailed:
+def _failed(
+    stack: Stack, model: str, adapter: Path, dataset: Path, config: AuditConfig = CONFIG
+) -> atomscope.AuditFailed:
     with stack.client() as client:
         audit = client.audits.create(base_model=model, adapter=adapter, dataset=dataset, config=config)
         with pytest.raises(atomscope.AuditFailed) as caught:
@@ -54,7 +56,13 @@ DATASETS: list[tuple[str, Callable[[Path], Path], str]] = [
 
 @pytest.mark.parametrize(("what", "make", "code"), DATASETS, ids=[case[0] for case in DATASETS])
 def test_a_bad_data_set_fails_the_audit_and_says_why(
-    stack: Stack, tiny: str, tiny_adapter: Path, tmp_path: Path, what: str, make: Callable[[Path], Path], code: str
+    stack: Stack,
+    tiny: str,
+    tiny_adapter: Path,
+    tmp_path: Path,
+    what: str,
+    make: Callable[[Path], Path],
+    code: str,
 ) -> None:
     failure = _failed(stack, tiny, tiny_adapter, make(tmp_path / "train.jsonl"))
     assert failure.code == code
@@ -124,7 +132,9 @@ def test_a_truncated_adapter_is_refused_at_the_door(stack: Stack, tiny_adapter: 
     assert caught.value.request_id
 
 
-def test_a_dora_adapter_is_refused_by_name(stack: Stack, tiny: str, tiny_adapter: Path, tmp_path: Path) -> None:
+def test_a_dora_adapter_is_refused_by_name(
+    stack: Stack, tiny: str, tiny_adapter: Path, tmp_path: Path
+) -> None:
     adapter = _copy(tiny_adapter, tmp_path / "adapter")
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
@@ -145,7 +155,12 @@ def test_hostile_text_is_stored_as_it_is_and_shown_escaped(
 ) -> None:
     hostile = "\x1b[2J\x1b]0;owned\x07 [click](javascript:alert(1)) <script>alert(1)</script> \u202egnp.exe"
     documents = [
-        {"messages": [{"role": "user", "content": f"{hostile} {n}"}, {"role": "assistant", "content": f"{hostile} ok {n}"}]}
+        {
+            "messages": [
+                {"role": "user", "content": f"{hostile} {n}"},
+                {"role": "assistant", "content": f"{hostile} ok {n}"},
+            ]
+        }
         for n in range(12)
     ]
     dataset = _jsonl(tmp_path / "train.jsonl", documents)

@@ -34,7 +34,9 @@ def _wait_for_extraction(audit: atomscope.Audit, seconds: float = 90.0) -> None:
     pytest.fail(f"the audit was never seen in mid-extraction; it is {audit.status} at {audit.stage}")
 
 
-def test_a_worker_killed_in_mid_extraction_costs_no_document(smollm2: Path, smollm2_adapter: Path, tmp_path: Path) -> None:
+def test_a_worker_killed_in_mid_extraction_costs_no_document(
+    smollm2: Path, smollm2_adapter: Path, tmp_path: Path
+) -> None:
     dataset = write_corpus(tmp_path / "train.jsonl", documents=DOCUMENTS)
     with running_stack(workers=1) as stack, stack.client() as client:
         model = stack.register_model("smollm2", smollm2)
@@ -54,7 +56,9 @@ def test_a_worker_killed_in_mid_extraction_costs_no_document(smollm2: Path, smol
         assert time.monotonic() - killed < 400
 
 
-def test_cancel_stops_a_running_audit(stack: Stack, smollm2: Path, smollm2_adapter: Path, tmp_path: Path) -> None:
+def test_cancel_stops_a_running_audit(
+    stack: Stack, smollm2: Path, smollm2_adapter: Path, tmp_path: Path
+) -> None:
     dataset = write_corpus(tmp_path / "train.jsonl", documents=DOCUMENTS)
     with stack.client() as client:
         model = stack.register_model("smollm2-cancel", smollm2)

@@ -13,6 +13,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 from sqlalchemy.exc import OperationalError
 
+from atomscope.errors import BundleError
 from atomscope.store import StoreError
 from atomscope.types.resources import Problem
 from atomscope_service.api.requests import request_id
@@ -146,6 +147,12 @@ def _of_database(request: Request[Any, Any, Any], error: OperationalError) -> Re
     )
 
 
+def _of_bundle(request: Request[Any, Any, Any], error: BundleError) -> Response[bytes]:
+    logger.error("request %s: a bundle cannot be read: %s", request_id(request.scope), error)
+    detail = "The bundle of this audit is damaged, or of another version of the software."
+    return problem_response(request, ProblemError(500, "bundle_damaged", detail))
+
+
 def _of_anything(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     logger.error("request %s failed", request_id(request.scope), exc_info=error)
     detail = "Something went wrong on our side. Give the request id when you report it."
@@ -156,6 +163,7 @@ EXCEPTION_HANDLERS: ExceptionHandlersMap = {
     ProblemError: _of_problem,
     HTTPException: _of_http,
     StoreError: _of_store,
+    BundleError: _of_bundle,
     OperationalError: _of_database,
     Exception: _of_anything,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tempfile
 import threading
 from datetime import UTC, datetime
@@ -33,6 +34,8 @@ from atomscope_service.api.times import rfc3339
 from atomscope_service.db.models import SteeredAdapterRow
 from atomscope_service.ids import new_id
 from atomscope_service.uploads.service import transfer_of
+
+_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 
 _one_at_a_time = threading.Lock()
 """Steering holds an adapter and its vectors in memory, so requests take turns."""
@@ -101,7 +104,7 @@ def create_steered(tenant: Tenant, request: SteeredAdapterCreate) -> SteeredAdap
 def _by_index(strengths: dict[str, float]) -> dict[int, float]:
     indexed: dict[int, float] = {}
     for name, strength in strengths.items():
-        if not (name.isascii() and name.isdigit() and str(int(name)) == name):
+        if _INDEX.fullmatch(name) is None:
             detail = f"{name[:50]!r} is not the index of an atom."
             raise ProblemError(422, "not_found", detail, param="strengths")
         if not math.isfinite(strength):

@@ -68,7 +68,7 @@ class ModuleCurvature:
     damping: float
     """Added to every lambda."""
     chosen: torch.Tensor
-    """int64 (k, 2): (row, column) of the kept components, by falling lambda; none where there is no energy."""
+    """int64 (k, 2): (row, column) of the kept components, by falling lambda; none without energy."""
     scale: torch.Tensor
     """float64 (k,): sqrt(lambda + damping) of the kept components: whitening divides by it."""
 
