@@ -110,6 +110,7 @@ def delete_audit(tenant: Tenant, audit_id: str) -> None:
             raise ProblemError(409, "audit_not_ended", detail)
         repositories.deletions.add_prefix(audit_prefix(tenant.project_id, audit_id))
         repositories.audits.remove(row)
+    tenant.services.bundles.forget(audit_prefix(tenant.project_id, audit_id))
     announce(tenant.services.queue.deletions_added)
 
 

@@ -18,7 +18,7 @@ from litestar.response import Stream
 
 from atomscope.types.resources import TERMINAL, Event, Page
 from atomscope_service.api.paging import DEFAULT_LIMIT, Cursor, Limit, make_cursor, read_cursor
-from atomscope_service.api.problems import invalid
+from atomscope_service.api.problems import ProblemError, invalid
 from atomscope_service.api.services import CurrentTenant, Tenant, found
 from atomscope_service.api.times import rfc3339
 from atomscope_service.db.models import EventRow
@@ -70,7 +70,10 @@ async def stream_events(tenant: Tenant, audit_id: str, after: int) -> AsyncGener
     yield b": atomscope\n\n"
     spoken = time.monotonic()
     while True:
-        rows, ended = await anyio.to_thread.run_sync(read_events, tenant, audit_id, after, BATCH)
+        try:
+            rows, ended = await anyio.to_thread.run_sync(read_events, tenant, audit_id, after, BATCH)
+        except ProblemError:  # the audit was deleted meanwhile: there is nothing more to tell
+            return
         for row in rows:
             yield encode_event(render_event(row))
             after = row.sequence
