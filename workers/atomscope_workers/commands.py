@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 from atomscope.cli.registry import LocalRunner, Output, Registry
 
@@ -12,6 +13,7 @@ def register(registry: Registry) -> None:
     registry.add_command(
         "worker", "run a pipeline worker (settings from the environment)", _no_arguments, _worker
     )
+    registry.add_command("demo", "fine-tune a small model, audit it and steer it", _configure_demo, _demo)
     registry.add_local_runner(_local_runner)
 
 
@@ -23,6 +25,18 @@ def _worker(_arguments: Namespace, _output: Output) -> int:
     from atomscope_workers.worker import run  # noqa: PLC0415
 
     return run()
+
+
+def _configure_demo(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--dir", type=Path, default=Path(".demo"), help="where everything is kept (default .demo)"
+    )
+
+
+def _demo(arguments: Namespace, output: Output) -> int:
+    from atomscope_workers.demo.run import run  # noqa: PLC0415
+
+    return run(arguments.dir, output)
 
 
 def _local_runner() -> LocalRunner:
