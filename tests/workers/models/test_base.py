@@ -51,7 +51,8 @@ def test_a_whole_folder_is_accepted_and_loads_in_eval_mode(base: Path) -> None:
 
 
 def test_every_allowed_architecture_is_known_to_transformers() -> None:
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     for architecture, model_type in ARCHITECTURES.items():
         assert model_type in CONFIG_MAPPING
