@@ -48,7 +48,7 @@ class Broker:
 
     def send_order(self, order: UnitOrder) -> None:
         """Make the order's fence the live one, then send it."""
-        with _reached():
+        with reached():
             self._redis.set(live_fence_key(order.unit_id), order.fence, ex=KEY_SECONDS)
             self._app.send_task(
                 RUN_UNIT_TASK,
@@ -61,7 +61,7 @@ class Broker:
         """Tell whoever still runs these units to stop: they have ended."""
         if not unit_ids:
             return
-        with _reached():
+        with reached():
             pipeline = self._redis.pipeline(transaction=False)
             for unit_id in unit_ids:
                 pipeline.set(live_fence_key(unit_id), _RETIRED, ex=KEY_SECONDS)
@@ -69,23 +69,23 @@ class Broker:
 
     def flag_cancel(self, audit_id: str) -> None:
         """Tell every worker on this audit to stop at its next batch."""
-        with _reached():
+        with reached():
             self._redis.set(cancel_key(audit_id), "1", ex=KEY_SECONDS)
 
     def claimed(self, unit_id: str, fence: int) -> bool:
         """Whether a worker has taken the unit up under this fence."""
-        with _reached():
+        with reached():
             return bool(self._redis.exists(claim_key(unit_id, fence)))
 
     def may_tell(self, subject: str, seconds: float) -> bool:
         """True at most once in `seconds` for a subject, among all control workers."""
-        with _reached():
+        with reached():
             return bool(self._redis.set(f"atomscope:told:{subject}", "1", nx=True, px=int(seconds * 1000)))
 
     def hold(self, subject: str, holder: str, seconds: float) -> bool:
         """Take or renew a lock of `seconds`; False while another holder has it."""
         key = f"atomscope:lock:{subject}"
-        with _reached():
+        with reached():
             if self._redis.set(key, holder, nx=True, px=int(seconds * 1000)):
                 return True
             if self._redis.get(key) != holder:
@@ -96,7 +96,7 @@ class Broker:
     def waiting_orders(self) -> set[str]:
         """Ids (`order_id`) of the orders that lie in the `pipeline` queue untouched."""
         found: set[str] = set()
-        with _reached():
+        with reached():
             # From the old end, where workers take; what moves meanwhile moves towards it, so a page may
             # repeat an order but never skip one that stays.
             end = -1
@@ -108,7 +108,7 @@ class Broker:
                 end -= _PAGE
 
     def ping(self) -> None:
-        with _reached():
+        with reached():
             self._redis.ping()
 
     def close(self) -> None:
@@ -117,7 +117,8 @@ class Broker:
 
 
 @contextmanager
-def _reached() -> Generator[None]:
+def reached() -> Generator[None]:
+    """Turn what redis and kombu raise into `BrokerUnavailable`."""
     try:
         yield
     except (redis.RedisError, kombu.exceptions.OperationalError, OSError) as error:

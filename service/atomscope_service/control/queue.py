@@ -5,7 +5,7 @@ from __future__ import annotations
 import redis
 
 from atomscope.types.work import CONTROL_QUEUE, redis_url
-from atomscope_service.control.broker import SOCKET_SECONDS
+from atomscope_service.control.broker import SOCKET_SECONDS, reached
 from atomscope_service.control.celery import (
     AUDIT_CREATED_TASK,
     CANCEL_TASK,
@@ -16,7 +16,10 @@ from atomscope_service.control.celery import (
 
 
 class ControlQueue:
-    """The `WorkQueue` of `atomscope_service.api.queue`, over the broker."""
+    """The `WorkQueue` of `atomscope_service.api.queue`, over the broker.
+
+    Every method raises `BrokerUnavailable` when it is down.
+    """
 
     def __init__(self, broker_url: str, lease_seconds: float) -> None:
         self._app = make_app(broker_url, lease_seconds, connect_seconds=SOCKET_SECONDS)
@@ -35,7 +38,9 @@ class ControlQueue:
         self._send(HUB_IMPORT_TASK, project_id, model_id)
 
     def ping(self) -> None:
-        self._redis.ping()
+        with reached():
+            self._redis.ping()
 
     def _send(self, task: str, *arguments: str) -> None:
-        self._app.send_task(task, args=list(arguments), queue=CONTROL_QUEUE)
+        with reached():
+            self._app.send_task(task, args=list(arguments), queue=CONTROL_QUEUE)

@@ -21,6 +21,7 @@ from atomscope_service.control.scheduler import Scheduler
 from atomscope_service.control.sweeper import sweep
 from atomscope_service.db.engine import Database
 from atomscope_service.settings import Settings
+from atomscope_service.uploads.expiry import expire_uploads
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ def _sweep_on(scheduler: Scheduler, seconds: float, ended: threading.Event) -> N
     while not ended.wait(seconds):
         try:
             sweep(scheduler)
+            expire_uploads(scheduler.database, scheduler.store)
             remove_deleted(scheduler.database, scheduler.store)
         except (*PASSING, AtomscopeError) as error:
             logger.warning("a sweep was cut short: %s", error)

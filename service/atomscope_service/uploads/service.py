@@ -145,7 +145,7 @@ def using_up(
             store.copy(file.key, place(name))
         with tenant.write() as repositories:
             row = repositories.uploads.get(upload.id, lock=True)
-            if row is None or not repositories.uploads.remove(row):
+            if row is None or row.status != "completed" or not repositories.uploads.remove(row):
                 raise unknown_reference("upload_id", "upload")
             repositories.deletions.add_prefix(upload_prefix(tenant.project_id, upload.id))
             yield repositories, kept
