@@ -3,4 +3,5 @@
 pytest_plugins: list[str] = [
     "tests.fixtures.models",
     "tests.fixtures.postgres",
+    "tests.fixtures.s3",
 ]
