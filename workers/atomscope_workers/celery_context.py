@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from atomscope.bundle import layout
 from atomscope.digests import file_digest, folder_digest
 from atomscope.errors import InvalidInput
 from atomscope.store import ObjectNotFound, ObjectStore
+from atomscope.types.bundle import Plan
 from atomscope.types.spec import AuditSpec, InputRef
 from atomscope.types.work import STAGES, Stage, UnitOrder
 
@@ -45,6 +46,7 @@ class StoreContext:
         self._checkpoint = checkpoint
         self._own = layout.unit_prefix(order.work_prefix, order.stage, order.index, order.fence)
         self._written: list[str] = []
+        self._found: dict[Stage, dict[str, str]] = {}
         self._inputs = scratch / "inputs"
         self.scratch = scratch / "outputs"
         self.scratch.mkdir()
@@ -64,25 +66,37 @@ class StoreContext:
 
     @cached_property
     def _planned_shards(self) -> int:
-        if layout.PLAN not in self.sources:
+        if "validate" not in self._order.winners:
             return 0
-        plan: Mapping[str, list[object]] = msgspec.json.decode(self.read(layout.PLAN).read_bytes())
-        return len(plan["shards"])
+        return len(msgspec.json.decode(self.read(layout.PLAN).read_bytes(), type=Plan).shards)
 
     @property
     def max_rows(self) -> int:
         return int(os.environ.get(MAX_ROWS_VARIABLE) or 2_000_000)
 
-    @cached_property
     def sources(self) -> dict[str, str]:
         """Bundle path -> key, of every output of the winning units of finished stages."""
         found: dict[str, str] = {}
         for stage in STAGES:
-            for index, fence in enumerate(self._order.winners.get(stage, [])):
-                prefix = layout.unit_prefix(self._order.work_prefix, stage, index, fence)
-                record = msgspec.json.decode(self._store.get_bytes(prefix + layout.UNIT), type=UnitRecord)
-                found |= {path: prefix + path for path in record.paths}
+            found |= self._stage_sources(stage)
         return found
+
+    def _stage_sources(self, stage: Stage) -> dict[str, str]:
+        """The same of one stage, by one listing; what other fences left there is passed over."""
+        if stage not in self._found:
+            root = f"{self._order.work_prefix}units/{stage}/"
+            fences = self._order.winners.get(stage, [])
+            winning = {
+                layout.unit_prefix(self._order.work_prefix, stage, index, fence)
+                for index, fence in enumerate(fences)
+            }
+            found: dict[str, str] = {}
+            for item in self._store.list(root) if fences else ():
+                number, fence, path = item.key.removeprefix(root).split("/", 2)
+                if f"{root}{number}/{fence}/" in winning and path != layout.UNIT:
+                    found[path] = item.key
+            self._found[stage] = found
+        return self._found[stage]
 
     def own_sources(self) -> dict[str, str]:
         """The same for what this unit has written."""
@@ -97,9 +111,7 @@ class StoreContext:
         return _fetched(self._store, ref)
 
     def read(self, path: str) -> Path:
-        key = self.sources.get(path)
-        if key is None:
-            raise ObjectNotFound(f"no object {path!r}")
+        key = self._find(path)
         local = self._store.local_path(key)
         if local is not None:
             return local
@@ -107,6 +119,14 @@ class StoreContext:
         if not target.exists():
             self._store.get_file(key, target)
         return target
+
+    def _find(self, path: str) -> str:
+        # The latest stages first: a unit mostly reads what was written just before it.
+        for stage in reversed(STAGES):
+            key = self._stage_sources(stage).get(path)
+            if key is not None:
+                return key
+        raise ObjectNotFound(f"no object {path!r}")
 
     def write(self, path: str, source: Path) -> None:
         self._store.put_file(self._own + path, source)
@@ -117,7 +137,7 @@ class StoreContext:
         self._written.append(path)
 
     def outputs(self) -> list[str]:
-        return sorted(self.sources)
+        return sorted(self.sources())
 
     def progress(self, done: int, total: int, unit: str) -> None:
         self._progress(done, total, unit)

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import redis
 from celery import Celery, signals
+from celery.exceptions import Reject
 from kombu.entity import Queue
 
 from atomscope.bundle.layout import bundle_prefix
 from atomscope.errors import InvalidInput, NothingToAudit
 from atomscope.store import ObjectStore, open_store
 from atomscope.types.work import (
+    MESSAGE_VERSION,
     PIPELINE_QUEUE,
     RUN_UNIT_TASK,
+    Stage,
     UnitAbandoned,
     UnitFailed,
     UnitOrder,
@@ -31,18 +36,19 @@ from atomscope.types.work import (
     redis_url,
 )
 from atomscope_workers.celery_context import StoreContext
-from atomscope_workers.pulse import Pulse
+from atomscope_workers.pulse import UNREACHED, Pulse
 from atomscope_workers.stages.assemble import assemble_bundle
-from atomscope_workers.stages.context import Stopped
-from atomscope_workers.stages.registry import STAGE_FUNCTIONS
+from atomscope_workers.stages.context import StageFunction, Stopped
 
 logger = logging.getLogger(__name__)
 
 VISIBILITY_SECONDS = 86_400
 """Far above the longest shard: kombu is never what brings an order back. Leases are."""
 CLAIM_SECONDS = 2 * VISIBILITY_SECONDS
+SOCKET_SECONDS = 10.0
 DETAIL = 500
 """Characters of an unexpected error that are reported."""
+_FOLDERS = re.compile(r"(?<![\w/.:])/(?:[\w.@+=~-]+/)+")
 
 
 def make_app(broker_url: str) -> Celery:
@@ -69,9 +75,11 @@ def make_app(broker_url: str) -> Celery:
     return app
 
 
-def add_tasks(app: Celery, broker_url: str, store_uri: str) -> None:
+def add_tasks(app: Celery, broker_url: str, store_uri: str, stages: Mapping[Stage, StageFunction]) -> None:
     """Give the application its one task; `app` runs units of the store at `store_uri`."""
-    client: redis.Redis = redis.Redis.from_url(redis_url(broker_url), decode_responses=True)
+    client: redis.Redis = redis.Redis.from_url(
+        redis_url(broker_url), decode_responses=True, socket_timeout=SOCKET_SECONDS
+    )
     store = open_store(store_uri)
     worker = f"{socket.gethostname()}:{os.getpid()}"
     closing = threading.Event()
@@ -83,23 +91,59 @@ def add_tasks(app: Celery, broker_url: str, store_uri: str) -> None:
 
     @app.task(name=RUN_UNIT_TASK)
     def run_unit(order: dict[str, Any]) -> None:  # pyright: ignore[reportUnusedFunction]
-        decoded = msgspec.convert(order, UnitOrder, strict=True)
-        if client.get(live_fence_key(decoded.unit_id)) != str(decoded.fence):
-            logger.info("an order of %s is out of date: fence %d", decoded.unit_id, decoded.fence)
+        if closing.is_set():
+            raise Reject("the worker is shutting down", requeue=True)
+        decoded = decode_order(order)
+        if decoded is None:
             return
-        if not client.set(claim_key(decoded.unit_id, decoded.fence), worker, nx=True, ex=CLAIM_SECONDS):
-            logger.info("%s under fence %d has been taken already", decoded.unit_id, decoded.fence)
-            return
-        run_order(store, decoded, Pulse(app, client, decoded, worker, closing))
+        try:
+            if not claim(client, decoded, worker):
+                return
+        except UNREACHED as error:
+            raise Reject(f"the broker cannot be reached: {error}", requeue=True) from error
+        run_order(store, decoded, Pulse(app, client, decoded, worker, closing), stages)
 
 
-def run_order(store: ObjectStore, order: UnitOrder, pulse: Pulse) -> None:
+def decode_order(message: Any) -> UnitOrder | None:  # noqa: ANN401
+    """The order in a message; None for one of another version, which a worker of that version may take.
+
+    Control misses the claim of an order that nobody took and sends it again.
+    """
+    try:
+        order = msgspec.convert(message, UnitOrder, strict=True)
+    except msgspec.ValidationError as error:
+        logger.error("an order could not be read: %s", error)
+        return None
+    if order.v != MESSAGE_VERSION:
+        logger.error("an order is of version %d, not %d", order.v, MESSAGE_VERSION)
+        return None
+    return order
+
+
+def claim(client: redis.Redis, order: UnitOrder, worker: str) -> bool:
+    """Whether this worker may run the order: its fence is live, and nobody took it up before."""
+    live = client.get(live_fence_key(order.unit_id))
+    if live is not None and live != str(order.fence):
+        logger.info("an order of %s is out of date: fence %d, live is %s", order.unit_id, order.fence, live)
+        return False
+    if not client.set(claim_key(order.unit_id, order.fence), worker, nx=True, ex=CLAIM_SECONDS):
+        logger.info("%s under fence %d has been taken already", order.unit_id, order.fence)
+        return False
+    return True
+
+
+def run_order(
+    store: ObjectStore, order: UnitOrder, pulse: Pulse, stages: Mapping[Stage, StageFunction]
+) -> None:
     """Run one unit and report how it ended."""
-    pulse.send(UnitStarted)
-    pulse.start()
     kind, facts = UnitFailed, dict[str, Any]()
     try:
-        kind, facts = UnitSucceeded, _run(store, order, pulse)
+        pulse.send(UnitStarted)
+    except UNREACHED as error:  # the first heartbeat will say the same
+        logger.warning("the start of %s was not told: %s", order.unit_id, error)
+    pulse.start()
+    try:
+        kind, facts = UnitSucceeded, _run(store, order, pulse, stages)
     except Stopped as stop:
         logger.info("%s %d stopped: %s", order.stage, order.index, stop)
         kind, facts = UnitAbandoned, {}
@@ -115,24 +159,31 @@ def run_order(store: ObjectStore, order: UnitOrder, pulse: Pulse) -> None:
         logger.exception("%s %d failed", order.stage, order.index)
         facts = {
             "code": "worker_error",
-            "detail": f"{type(error).__name__}: {error}"[:DETAIL],
+            "detail": describe(error),
             "retryable": True,
         }
     finally:
         pulse.stop()
-    pulse.send(kind, **facts)
+    pulse.insist(kind, **facts)
 
 
-def _run(store: ObjectStore, order: UnitOrder, pulse: Pulse) -> dict[str, Any]:
+def describe(error: Exception) -> str:
+    """The class and message of an unexpected error, without the folders of this machine, cut to size."""
+    return _FOLDERS.sub("", f"{type(error).__name__}: {error}")[:DETAIL]
+
+
+def _run(
+    store: ObjectStore, order: UnitOrder, pulse: Pulse, stages: Mapping[Stage, StageFunction]
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="atomscope-unit-") as scratch:
         ctx = StoreContext(store, order, Path(scratch), pulse.progress, pulse.checkpoint)
         pulse.checkpoint()
-        result = STAGE_FUNCTIONS[order.stage](ctx)
+        result = stages[order.stage](ctx)
         pulse.checkpoint()
-        ctx.commit()
         if order.stage == "report":
             prefix = bundle_prefix(order.project_id, order.audit_id, order.attempt, order.fence)
-            assemble_bundle(store, ctx.sources | ctx.own_sources(), prefix, order.audit_id)
+            assemble_bundle(store, ctx.sources() | ctx.own_sources(), prefix, order.audit_id)
+        ctx.commit()
     first = order.stage == "validate"
     return {
         "shards": result.shards if first else None,

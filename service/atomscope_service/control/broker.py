@@ -43,7 +43,12 @@ class Broker:
         self._app = make_order_app(broker_url, connect_seconds=SOCKET_SECONDS)
         self._redis = cast(
             "redis.Redis",
-            redis.Redis.from_url(redis_url(broker_url), decode_responses=True, socket_timeout=SOCKET_SECONDS),
+            redis.Redis.from_url(
+                redis_url(broker_url),
+                decode_responses=True,
+                socket_timeout=SOCKET_SECONDS,
+                socket_connect_timeout=SOCKET_SECONDS,
+            ),
         )
 
     def send_order(self, order: UnitOrder) -> None:
@@ -93,19 +98,26 @@ class Broker:
             self._redis.pexpire(key, int(seconds * 1000))
             return True
 
+    def release(self, subject: str, holder: str) -> None:
+        """Give a lock back."""
+        key = f"atomscope:lock:{subject}"
+        with reached():
+            if self._redis.get(key) == holder:
+                self._redis.delete(key)
+
     def waiting_orders(self) -> set[str]:
         """Ids (`order_id`) of the orders that lie in the `pipeline` queue untouched."""
         found: set[str] = set()
         with reached():
-            # From the old end, where workers take; what moves meanwhile moves towards it, so a page may
-            # repeat an order but never skip one that stays.
-            end = -1
+            # From the new end: what is sent meanwhile moves orders on, so a page may repeat one, and what
+            # is taken leaves at the other end. Paging from there would skip as many as were taken.
+            start = 0
             while True:
-                page = cast(list[str], self._redis.lrange(PIPELINE_QUEUE, end - _PAGE + 1, end))
+                page = cast(list[str], self._redis.lrange(PIPELINE_QUEUE, start, start + _PAGE - 1))
                 found.update(_order_ids(page))
                 if len(page) < _PAGE:
                     return found
-                end -= _PAGE
+                start += _PAGE
 
     def ping(self) -> None:
         with reached():
@@ -118,6 +130,7 @@ class Broker:
 
 @contextmanager
 def reached() -> Generator[None]:
+    """Turn whatever a broker that is down makes the clients raise into `BrokerUnavailable`."""
     """Turn what redis and kombu raise into `BrokerUnavailable`."""
     try:
         yield

@@ -18,12 +18,14 @@ from atomscope_service.control.celery import (
 class ControlQueue:
     """The `WorkQueue` of `atomscope_service.api.queue`, over the broker.
 
-    Every method raises `BrokerUnavailable` when it is down.
+    Every method raises `BrokerUnavailable` within `SOCKET_SECONDS` or so when the broker is down.
     """
 
     def __init__(self, broker_url: str, lease_seconds: float) -> None:
         self._app = make_app(broker_url, lease_seconds, connect_seconds=SOCKET_SECONDS)
-        self._redis: redis.Redis = redis.Redis.from_url(redis_url(broker_url), socket_timeout=SOCKET_SECONDS)
+        self._redis: redis.Redis = redis.Redis.from_url(
+            redis_url(broker_url), socket_timeout=SOCKET_SECONDS, socket_connect_timeout=SOCKET_SECONDS
+        )
 
     def audit_created(self, project_id: str, audit_id: str) -> None:
         self._send(AUDIT_CREATED_TASK, project_id, audit_id)
@@ -40,6 +42,10 @@ class ControlQueue:
     def ping(self) -> None:
         with reached():
             self._redis.ping()
+
+    def close(self) -> None:
+        self._redis.close()
+        self._app.close()
 
     def _send(self, task: str, *arguments: str) -> None:
         with reached():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from sqlalchemy import exists, select
@@ -34,15 +36,15 @@ def sweep(scheduler: Scheduler) -> int:
     for project_id, audit_id, unit_id, state, fence in overdue:
         delivery: Delivery = "lost"
         if state == "queued":
-            # A claim is looked for before the queue is: an order that is taken in between is then seen in
-            # neither and sent once more under the same fence, where the claim makes it harmless.
+            # An order that a worker takes between the two looks and has not claimed yet is seen in neither;
+            # it is sent once more under the same fence, and the claim lets only one of the two run.
             waiting = scheduler.broker.waiting_orders() if waiting is None else waiting
             if order_id(unit_id, fence) in waiting:
                 delivery = "waiting"
             elif scheduler.broker.claimed(unit_id, fence):
                 delivery = "taken"
-        if _expire(scheduler, project_id, audit_id, unit_id, fence, delivery):
-            changed += 1
+        with _apart(audit_id):
+            changed += _expire(scheduler, project_id, audit_id, unit_id, fence, delivery)
     return changed
 
 
@@ -81,7 +83,8 @@ def _start_the_forgotten(scheduler: Scheduler) -> None:
             .limit(BATCH)
         ).all()
     for project_id, audit_id in forgotten:
-        scheduler.start(project_id, audit_id)
+        with _apart(audit_id):
+            scheduler.start(project_id, audit_id)
 
 
 def _carry_on_cancels(scheduler: Scheduler) -> None:
@@ -101,4 +104,14 @@ def _carry_on_cancels(scheduler: Scheduler) -> None:
             .limit(BATCH)
         ).all()
     for project_id, audit_id in canceling:
-        scheduler.cancel(project_id, audit_id)
+        with _apart(audit_id):
+            scheduler.cancel(project_id, audit_id)
+
+
+@contextmanager
+def _apart(audit_id: str) -> Generator[None]:
+    """Keep what is wrong with one audit from the others."""
+    try:
+        yield
+    except Exception:
+        logger.exception("audit %s could not be looked after", audit_id)

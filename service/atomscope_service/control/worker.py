@@ -1,22 +1,29 @@
-"""`atomscope control`: consumes the `control` queue and sweeps; owns the record."""
+"""`atomscope control`: consumes the `control` queue and makes the rounds; owns the record."""
 
 from __future__ import annotations
 
 import logging
 import sys
-import threading
+from datetime import timedelta
 from typing import Any
 
 from celery import Celery
 from sqlalchemy.exc import DBAPIError
 
-from atomscope.errors import AtomscopeError
 from atomscope.store import StoreError, open_store
 from atomscope.types.work import CONTROL_QUEUE, REPORT_TASK
 from atomscope_service.control.broker import Broker, BrokerUnavailable
-from atomscope_service.control.celery import AUDIT_CREATED_TASK, CANCEL_TASK, DELETIONS_TASK, make_app
-from atomscope_service.control.deletions import remove_deleted
+from atomscope_service.control.celery import (
+    AUDIT_CREATED_TASK,
+    CANCEL_TASK,
+    DELETIONS_TASK,
+    HUB_IMPORT_TASK,
+    make_app,
+)
+from atomscope_service.control.deletions import forget_idempotency, remove_deleted
+from atomscope_service.control.hub import import_models
 from atomscope_service.control.reports import handle_report
+from atomscope_service.control.rounds import Round
 from atomscope_service.control.scheduler import Scheduler
 from atomscope_service.control.sweeper import sweep
 from atomscope_service.db.engine import Database
@@ -28,20 +35,26 @@ logger = logging.getLogger(__name__)
 PASSING = (DBAPIError, StoreError, BrokerUnavailable, OSError)
 """Faults of what control stands on: a message that met one is taken again."""
 RETRY_SECONDS = 1.0
+STOP_SECONDS = 10.0
+HUB_SECONDS = 60.0
 
 
 def run(settings: Settings) -> int:
     """Consume until SIGTERM; the exit status."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     database = Database(settings.database_url)
-    scheduler = Scheduler(database, open_store(settings.store), Broker(settings.broker_url), settings)
+    store, broker = open_store(settings.store), Broker(settings.broker_url)
+    scheduler = Scheduler(database, store, broker, settings)
+    # Each in a thread of its own: a large deletion or import must not hold up the leases.
+    leases = Round("sweep", settings.sweep_seconds, lambda: sweep(scheduler))
+    cleaning = Round("cleaning", settings.sweep_seconds, lambda: _clean(scheduler))
+    imports = Round("import", HUB_SECONDS, lambda: import_models(database, store, broker, settings))
     app = make_app(settings.broker_url, settings.lease_seconds)
-    add_tasks(app, scheduler)
-    ended = threading.Event()
-    sweeper = threading.Thread(
-        target=_sweep_on, args=(scheduler, settings.sweep_seconds, ended), name="sweeper", daemon=True
-    )
-    sweeper.start()
+    add_tasks(app, scheduler, cleaning, imports)
+    rounds = (leases, cleaning, imports)
+    for each in rounds:
+        each.start()
     try:
         app.worker_main(
             [
@@ -55,14 +68,15 @@ def run(settings: Settings) -> int:
             ]
         )
     finally:
-        ended.set()
-        sweeper.join()
+        for each in rounds:
+            each.stop(STOP_SECONDS)
+        broker.close()
         database.dispose()
     return 0
 
 
-def add_tasks(app: Celery, scheduler: Scheduler) -> None:
-    """Give the application the tasks of the `control` queue."""
+def add_tasks(app: Celery, scheduler: Scheduler, cleaning: Round, imports: Round) -> None:
+    """Give the application the tasks of the `control` queue: short ones, the rest is left to the rounds."""
     again: dict[str, Any] = {
         "autoretry_for": PASSING,
         "max_retries": None,
@@ -81,16 +95,17 @@ def add_tasks(app: Celery, scheduler: Scheduler) -> None:
     def cancel(project_id: str, audit_id: str) -> None:  # pyright: ignore[reportUnusedFunction]
         scheduler.cancel(project_id, audit_id)
 
-    @app.task(name=DELETIONS_TASK, **again)
+    @app.task(name=DELETIONS_TASK)
     def deletions() -> None:  # pyright: ignore[reportUnusedFunction]
-        remove_deleted(scheduler.database, scheduler.store)
+        cleaning.wake()
+
+    @app.task(name=HUB_IMPORT_TASK)
+    def hub_import(_project_id: str, _model_id: str) -> None:  # pyright: ignore[reportUnusedFunction]
+        imports.wake()
 
 
-def _sweep_on(scheduler: Scheduler, seconds: float, ended: threading.Event) -> None:
-    while not ended.wait(seconds):
-        try:
-            sweep(scheduler)
-            expire_uploads(scheduler.database, scheduler.store)
-            remove_deleted(scheduler.database, scheduler.store)
-        except (*PASSING, AtomscopeError) as error:
-            logger.warning("a sweep was cut short: %s", error)
+def _clean(scheduler: Scheduler) -> None:
+    database, settings = scheduler.database, scheduler.settings
+    expire_uploads(database, scheduler.store)
+    forget_idempotency(database, timedelta(seconds=settings.idempotency_seconds))
+    remove_deleted(database, scheduler.store, 2 * timedelta(seconds=settings.lease_seconds))
