@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
@@ -12,11 +13,15 @@ from numpy.typing import NDArray
 
 from atomscope.bundle.atom_list import AtomAttributes, AtomList, strengths_by_index
 from atomscope.client import _audits, _core
+from atomscope.client._audits import OnEvent
 from atomscope.client._downloads import download_bundle, download_steered
 from atomscope.client._handles import AuditAttributes, SteeredAttributes
 from atomscope.client._progress import display
+from atomscope.client._retry import RetryPolicy
+from atomscope.client._service import Service
 from atomscope.client._settings import connection
 from atomscope.client._transport import AsyncTransport
+from atomscope.client._wire import Params, Reply, next_cursor
 from atomscope.types.atoms import Atom, AuditReport
 from atomscope.types.resources import (
     Adapter,
@@ -30,6 +35,7 @@ from atomscope.types.resources import (
     Model,
     Page,
     Upload,
+    UploadPurpose,
 )
 from atomscope.types.resources import Audit as AuditResource
 from atomscope.types.resources import SteeredAdapter as SteeredResource
@@ -43,23 +49,45 @@ class AsyncClient:
     """The Atomscope service; see `Client` for the arguments."""
 
     def __init__(
-        self, *, base_url: str | None = None, api_key: str | None = None, timeout: float = 60.0
+        self,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout: float = 60.0,
+        max_retries: int = 2,
     ) -> None:
         url, key = connection(base_url, api_key)
-        self._transport = AsyncTransport(url, key, timeout)
-        self.models = AsyncModels(self._transport)
-        self.adapters = AsyncAdapters(self._transport)
-        self.datasets = AsyncDatasets(self._transport)
-        self.uploads = AsyncUploads(self._transport)
-        self.audits = AsyncAudits(self._transport)
-        self.steered_adapters = AsyncSteeredAdapters(self._transport)
-        self.keys = AsyncKeys(self._transport)
+        policy = RetryPolicy(max_retries=max_retries)
+        self._service = Service(AsyncTransport(timeout), url, key, policy)
+        self.models = AsyncModels(self._service)
+        self.adapters = AsyncAdapters(self._service)
+        self.datasets = AsyncDatasets(self._service)
+        self.uploads = AsyncUploads(self._service)
+        self.audits = AsyncAudits(self._service)
+        self.steered_adapters = AsyncSteeredAdapters(self._service)
+        self.keys = AsyncKeys(self._service)
 
     async def health(self) -> Health:
-        return await _core.health(self._transport)
+        """Whether the service and what it needs are there; needs no valid key."""
+        return await _core.health(self._service)
+
+    async def raw(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """Any request of the API, `/v1/...`, with the answer's status, headers and content.
+
+        Retried and raising like every other; `body` is sent as JSON.
+        """
+        return await _core.raw(self._service, method, path, params, body, headers)
 
     async def close(self) -> None:
-        await self._transport.close()
+        await self._service.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -93,13 +121,14 @@ class AsyncListing(Generic[T]):
         return self._first.has_more
 
     async def __aiter__(self) -> AsyncIterator[T]:
-        page = self._first
+        page, cursor = self._first, None
         while True:
             for item in page.data:
                 yield self._wrap(item)
-            if not page.has_more or page.next is None:
+            cursor = next_cursor(page, cursor)
+            if cursor is None:
                 return
-            page = await self._more(page.next)
+            page = await self._more(cursor)
 
 
 class _Resource(Generic[T]):
@@ -107,14 +136,14 @@ class _Resource(Generic[T]):
 
     _collection: _core.Collection[T]
 
-    def __init__(self, transport: AsyncTransport) -> None:
-        self._transport = transport
+    def __init__(self, service: Service) -> None:
+        self._service = service
 
     async def get(self, resource_id: str) -> T:
-        return await self._collection.get(self._transport, resource_id)
+        return await self._collection.get(self._service, resource_id)
 
     async def delete(self, resource_id: str) -> Deleted:
-        return await self._collection.delete(self._transport, resource_id)
+        return await self._collection.delete(self._service, resource_id)
 
     async def list(self, *, limit: int = 20) -> AsyncListing[T]:
         """The newest first; `limit` is the size of a page, at most 100."""
@@ -122,7 +151,7 @@ class _Resource(Generic[T]):
 
     async def _listing(self, limit: int, wrap: Callable[[T], R], **filters: str | int) -> AsyncListing[R]:
         async def page(cursor: str | None) -> Page[T]:
-            return await self._collection.page(self._transport, limit, cursor, **filters)
+            return await self._collection.page(self._service, limit, cursor, **filters)
 
         return AsyncListing(await page(None), page, wrap)
 
@@ -139,7 +168,7 @@ class AsyncModels(_Resource[Model]):
         revision: str | None = None,
     ) -> Model:
         """Upload the folder `source`, or import `hub_id` at `revision` (a full commit hash) where allowed."""
-        return await _core.create_model(self._transport, source, name, hub_id, revision)
+        return await _core.create_model(self._service, source, name, hub_id, revision)
 
 
 class AsyncAdapters(_Resource[Adapter]):
@@ -147,7 +176,7 @@ class AsyncAdapters(_Resource[Adapter]):
 
     async def create(self, source: str | Path, *, name: str | None = None) -> Adapter:
         """Upload a PEFT folder."""
-        return await _core.create_adapter(self._transport, source, name)
+        return await _core.create_adapter(self._service, source, name)
 
 
 class AsyncDatasets(_Resource[Dataset]):
@@ -155,11 +184,15 @@ class AsyncDatasets(_Resource[Dataset]):
 
     async def create(self, source: str | Path, *, name: str | None = None) -> Dataset:
         """Upload a `.jsonl` or `.parquet` file."""
-        return await _core.create_dataset(self._transport, source, name)
+        return await _core.create_dataset(self._service, source, name)
 
 
 class AsyncUploads(_Resource[Upload]):
     _collection = _core.UPLOADS
+
+    async def create(self, purpose: UploadPurpose, source: str | Path) -> Upload:
+        """Send a folder (`model`, `adapter`) or a file (`dataset`); the completed upload."""
+        return await _core.create_upload(self._service, purpose, Path(source))
 
 
 class AsyncKeys(_Resource[APIKey]):
@@ -167,15 +200,24 @@ class AsyncKeys(_Resource[APIKey]):
 
     async def create(self, name: str) -> APIKey:
         """A new key of the project; `key` holds it, this once."""
-        return await _core.create_key(self._transport, name)
+        return await _core.create_key(self._service, name)
 
 
 class AsyncSteeredAdapters(_Resource[SteeredResource]):
     _collection = _core.STEERED
 
-    async def save(self, steered_id: str, folder: str | Path) -> Path:
-        """Write it as a PEFT folder."""
-        return await download_steered(self._transport, steered_id, Path(folder))
+    async def create(
+        self, *, audit: str, strengths: Mapping[int, float], name: str | None = None
+    ) -> AsyncSteeredAdapter:
+        """Steer the adapter of an audit: atom indices to strengths in units of the adapter's norm."""
+        created = await _core.steer_audit(self._service, audit, strengths_by_index(strengths), name)
+        return AsyncSteeredAdapter(self._service, created)
+
+    async def get(self, resource_id: str) -> AsyncSteeredAdapter:  # type: ignore[override]  # a handle in its place
+        return AsyncSteeredAdapter(self._service, await super().get(resource_id))
+
+    async def list(self, *, limit: int = 20) -> AsyncListing[AsyncSteeredAdapter]:  # type: ignore[override]
+        return await self._listing(limit, lambda item: AsyncSteeredAdapter(self._service, item))
 
 
 class AsyncAudits(_Resource[AuditResource]):
@@ -193,110 +235,117 @@ class AsyncAudits(_Resource[AuditResource]):
     ) -> AsyncAudit:
         """Start an audit; see `Audits.create`."""
         created = await _core.create_audit(
-            self._transport, base_model, adapter, dataset, config, name, metadata
+            self._service,
+            base_model=base_model,
+            adapter=adapter,
+            dataset=dataset,
+            config=config,
+            name=name,
+            metadata=metadata,
         )
-        return AsyncAudit(self._transport, created)
+        return AsyncAudit(self._service, created)
 
     async def get(self, resource_id: str) -> AsyncAudit:  # type: ignore[override]
-        return AsyncAudit(self._transport, await super().get(resource_id))
+        return AsyncAudit(self._service, await super().get(resource_id))
 
     async def list(  # type: ignore[override]  # handles in place of the bare resources
         self, *, limit: int = 20, status: AuditStatus | None = None
     ) -> AsyncListing[AsyncAudit]:
         filters: dict[str, str] = {} if status is None else {"status": status}
-        return await self._listing(limit, lambda item: AsyncAudit(self._transport, item), **filters)
+        return await self._listing(limit, lambda item: AsyncAudit(self._service, item), **filters)
 
 
 class AsyncAudit(AuditAttributes):
     """An audit of the service."""
 
-    def __init__(self, transport: AsyncTransport, resource: AuditResource) -> None:
+    def __init__(self, service: Service, resource: AuditResource) -> None:
         super().__init__(resource)
-        self._transport = transport
+        self._service = service
 
     async def refresh(self) -> Self:
         """Read it again."""
-        self.resource = await _audits.get(self._transport, self.id)
+        self.resource = await _audits.get(self._service, self.id)
         return self
 
     async def cancel(self) -> Self:
         """Ask it to stop; it ends as `canceled` within a micro-batch of its workers."""
-        self.resource = await _core.cancel_audit(self._transport, self.id)
+        self.resource = await _core.cancel_audit(self._service, self.id)
         return self
 
     async def delete(self) -> None:
         """Delete it with its bundle; only once it has ended."""
-        await _core.AUDITS.delete(self._transport, self.id)
+        await _core.AUDITS.delete(self._service, self.id)
 
     async def events(self, after: int = 0) -> list[Event]:
         """What has happened so far, after a sequence number."""
-        return await _audits.past_events(self._transport, self.id, after)
+        return await _audits.past_events(self._service, self.id, after)
 
-    async def follow(self, after: int = 0) -> AsyncIterator[Event]:
+    async def follow(self, after: int = 0) -> AsyncGenerator[Event]:
         """Events as they happen, to the end of the audit, through lost connections."""
-        async for event in _audits.follow(self._transport, self.id, after):
-            yield event
+        async with aclosing(_audits.follow(self._service, self.id, after)) as events:
+            async for event in events:
+                yield event
 
     async def wait(
         self,
         timeout: float | None = None,
-        on_event: Callable[[Event], None] | None = None,
+        on_event: OnEvent | None = None,
         progress: bool | None = None,
     ) -> Self:
         """Wait until it has succeeded; see `Audit.wait`."""
         bars = display(progress)
-        self.resource = await _audits.wait(self._transport, self.id, timeout, on_event, bars)
+        self.resource = await _audits.wait(self._service, self.id, timeout, on_event, bars)
         return self
 
     async def atoms(self) -> AtomList[AsyncRemoteAtom]:
         """Its atoms, by rank."""
-        found = await _core.audit_atoms(self._transport, self.id)
-        return AtomList([AsyncRemoteAtom(self._transport, self.id, atom) for atom in found])
+        found = await _core.audit_atoms(self._service, self.id)
+        return AtomList([AsyncRemoteAtom(self._service, self.id, atom) for atom in found])
 
     async def report(self) -> AuditReport:
-        return await _core.audit_report(self._transport, self.id)
+        return await _core.audit_report(self._service, self.id)
 
     async def download(self, folder: str | Path) -> Path:
         """Bring the whole bundle into a folder, every file's SHA-256 checked; goes on where it stopped."""
-        return await download_bundle(self._transport, self.id, Path(folder))
+        return await download_bundle(self._service, self.id, Path(folder))
 
     async def steer(
         self, strengths: Mapping[AtomAttributes, float] | Mapping[int, float], name: str | None = None
     ) -> AsyncSteeredAdapter:
         """Have the adapter steered: atoms (or their indices) to strengths in units of the adapter's norm."""
-        created = await _core.steer_audit(self._transport, self.id, strengths_by_index(strengths), name)
-        return AsyncSteeredAdapter(self._transport, created)
+        created = await _core.steer_audit(self._service, self.id, strengths_by_index(strengths), name)
+        return AsyncSteeredAdapter(self._service, created)
 
 
 class AsyncRemoteAtom(AtomAttributes):
     """An atom of an audit of the service."""
 
-    def __init__(self, transport: AsyncTransport, audit_id: str, atom: Atom) -> None:
+    def __init__(self, service: Service, audit_id: str, atom: Atom) -> None:
         super().__init__(atom)
-        self._transport = transport
+        self._service = service
         self._audit_id = audit_id
 
     async def documents(
         self, sign: Literal["positive", "negative"] = "positive", limit: int | None = None
     ) -> list[DocumentMatch]:
         """Its active documents of one sign with their text, strongest first."""
-        return await _core.atom_documents(self._transport, self._audit_id, self.index, sign, limit)
+        return await _core.atom_documents(self._service, self._audit_id, self.index, sign, limit)
 
     async def vector(self) -> dict[str, NDArray[np.float32]]:
         """Its steering vector: float32, named and shaped as the LoRA parameters."""
-        return await _core.atom_vector(self._transport, self._audit_id, self.index)
+        return await _core.atom_vector(self._service, self._audit_id, self.index)
 
 
 class AsyncSteeredAdapter(SteeredAttributes):
     """A steered adapter, kept by the service until it is deleted."""
 
-    def __init__(self, transport: AsyncTransport, resource: SteeredResource) -> None:
+    def __init__(self, service: Service, resource: SteeredResource) -> None:
         super().__init__(resource)
-        self._transport = transport
+        self._service = service
 
     async def save(self, folder: str | Path) -> Path:
         """Write it as a PEFT folder and return the folder."""
-        return await download_steered(self._transport, self.id, Path(folder))
+        return await download_steered(self._service, self.id, Path(folder))
 
     async def delete(self) -> None:
-        await _core.STEERED.delete(self._transport, self.id)
+        await _core.STEERED.delete(self._service, self.id)

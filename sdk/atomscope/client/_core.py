@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from atomscope.client._references import is_id
-from atomscope.client._transport import Transport
-from atomscope.client._uploads import files_for, upload
-from atomscope.client._wire import Request, parse
-from atomscope.errors import APIError
+from atomscope.client._references import checked_config, is_id, segment
+from atomscope.client._service import Service
+from atomscope.client._uploads import content_digest, describe, files_for, upload
+from atomscope.client._wire import Params, Reply, Request, check, next_cursor, parse, unreadable
+from atomscope.errors import UsageError
 from atomscope.types.atoms import Atom, AuditReport
 from atomscope.types.resources import (
     Adapter,
@@ -46,6 +46,10 @@ T = TypeVar("T")
 
 PAGE = 100
 """Resources asked for at a time when all are wanted."""
+_PAGES_SEARCHED = 5
+"""Pages of resources, newest first, in which equal content is looked for before a file is sent."""
+_STEERING_SECONDS = 300.0
+"""The service computes a steered adapter before it answers."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +59,25 @@ class Collection(Generic[T]):
     path: str
     kind: type[T]
 
-    async def page(
-        self, transport: Transport, limit: int, cursor: str | None, **filters: str | int
-    ) -> Page[T]:
+    async def page(self, service: Service, limit: int, cursor: str | None, **filters: str | int) -> Page[T]:
         params: dict[str, str | int | float] = {"limit": limit, **filters}
         if cursor is not None:
             params["cursor"] = cursor
-        return parse(await transport.send(Request("GET", self.path, params)), Page[self.kind])  # type: ignore[name-defined]
+        return parse(await service.send(Request("GET", self.path, params)), Page[self.kind])  # type: ignore[name-defined]
 
-    async def get(self, transport: Transport, resource_id: str) -> T:
-        return parse(await transport.send(Request("GET", f"{self.path}/{_segment(resource_id)}")), self.kind)
+    async def get(self, service: Service, resource_id: str) -> T:
+        return parse(await service.send(Request("GET", f"{self.path}/{segment(resource_id)}")), self.kind)
 
-    async def create(self, transport: Transport, body: msgspec.Struct) -> T:
-        return parse(await transport.send(Request("POST", self.path, body=body)), self.kind)
+    async def create(self, service: Service, body: msgspec.Struct, read_timeout: float | None = None) -> T:
+        request = Request("POST", self.path, body=body, read_timeout=read_timeout)
+        return parse(await service.send(request), self.kind)
 
-    async def delete(self, transport: Transport, resource_id: str) -> Deleted:
-        request = Request("DELETE", f"{self.path}/{_segment(resource_id)}")
-        return parse(await transport.send(request), Deleted)
+    async def delete(self, service: Service, resource_id: str) -> Deleted:
+        reply = await service.attempt(Request("DELETE", f"{self.path}/{segment(resource_id)}"))
+        if reply.status == 404 and reply.attempts > 1:
+            # The first attempt did it; only its answer was lost.
+            return Deleted(id=resource_id)
+        return parse(check(reply), Deleted)
 
 
 MODELS = Collection("v1/models", Model)
@@ -83,38 +89,46 @@ STEERED = Collection("v1/steered-adapters", SteeredAdapter)
 KEYS = Collection("v1/keys", APIKey)
 
 
+async def create_upload(service: Service, purpose: UploadPurpose, path: Path) -> Upload:
+    files = files_for(purpose, path)
+    return await upload(service, purpose, files, await describe(service, purpose, files))
+
+
 async def create_model(
-    transport: Transport,
+    service: Service,
     source: str | Path | None,
     name: str | None,
     hub_id: str | None,
     revision: str | None,
 ) -> Model:
-    if source is None:
-        body = ModelCreate(name=name or hub_id or "model", hub_id=hub_id, revision=revision)
-    else:
-        upload_id, file_name = await _uploaded(transport, "model", Path(source))
-        body = ModelCreate(name=name or file_name, upload_id=upload_id)
-    return await MODELS.create(transport, body)
+    if (source is None) == (hub_id is None):
+        raise UsageError("a model comes either from a folder or from a hub: give source or hub_id")
+    if hub_id is not None:
+        return await MODELS.create(
+            service, ModelCreate(name=name or hub_id, hub_id=hub_id, revision=revision)
+        )
+    if revision is not None:
+        raise UsageError("revision goes with hub_id")
+    path = Path(source or "")
+    sent = await create_upload(service, "model", path)
+    return await MODELS.create(service, ModelCreate(name=name or _name(path), upload_id=sent.id))
 
 
-async def create_adapter(transport: Transport, source: str | Path, name: str | None) -> Adapter:
-    upload_id, file_name = await _uploaded(transport, "adapter", Path(source))
-    return await ADAPTERS.create(transport, AdapterCreate(name=name or file_name, upload_id=upload_id))
+async def create_adapter(service: Service, source: str | Path, name: str | None) -> Adapter:
+    path = Path(source)
+    sent = await create_upload(service, "adapter", path)
+    return await ADAPTERS.create(service, AdapterCreate(name=name or _name(path), upload_id=sent.id))
 
 
-async def create_dataset(transport: Transport, source: str | Path, name: str | None) -> Dataset:
-    upload_id, file_name = await _uploaded(transport, "dataset", Path(source))
-    return await DATASETS.create(transport, DatasetCreate(name=name or file_name, upload_id=upload_id))
-
-
-async def _uploaded(transport: Transport, purpose: UploadPurpose, path: Path) -> tuple[str, str]:
-    done = await upload(transport, purpose, files_for(purpose, path))
-    return done.id, path.resolve().name[:200]
+async def create_dataset(service: Service, source: str | Path, name: str | None) -> Dataset:
+    path = Path(source)
+    sent = await create_upload(service, "dataset", path)
+    return await DATASETS.create(service, DatasetCreate(name=name or _name(path), upload_id=sent.id))
 
 
 async def create_audit(
-    transport: Transport,
+    service: Service,
+    *,
     base_model: str | Path,
     adapter: str | Path,
     dataset: str | Path,
@@ -122,94 +136,141 @@ async def create_audit(
     name: str | None,
     metadata: Mapping[str, str] | None,
 ) -> Audit:
-    """Create the audit, uploading what was given as a path; every reference is checked first."""
-    settings = msgspec.convert(config or {}, AuditConfig) if not isinstance(config, AuditConfig) else config
-    by_path = [not is_id(base_model, "mdl"), not is_id(adapter, "ada"), not is_id(dataset, "ds")]
-    model_id = (
-        (await create_model(transport, base_model, None, None, None)).id if by_path[0] else str(base_model)
-    )
-    adapter_id = (await create_adapter(transport, adapter, None)).id if by_path[1] else str(adapter)
-    dataset_id = (await create_dataset(transport, dataset, None)).id if by_path[2] else str(dataset)
+    """Create the audit, uploading what was given as a path; everything is checked before anything is sent."""
+    settings = checked_config(config)
+    inputs = [
+        _Input("model", base_model, "mdl", MODELS, ModelCreate),
+        _Input("adapter", adapter, "ada", ADAPTERS, AdapterCreate),
+        _Input("dataset", dataset, "ds", DATASETS, DatasetCreate),
+    ]
+    files = [
+        [] if is_id(given.reference, given.prefix) else files_for(given.purpose, Path(given.reference))
+        for given in inputs
+    ]
+    ids = [await _input_id(service, given, paths) for given, paths in zip(inputs, files, strict=True)]
     body = AuditCreate(
-        base_model=model_id,
-        adapter=adapter_id,
-        dataset=dataset_id,
+        base_model=ids[0],
+        adapter=ids[1],
+        dataset=ids[2],
         name=name,
         config=settings,
         metadata=dict(metadata or {}),
     )
-    return await AUDITS.create(transport, body)
+    return await AUDITS.create(service, body)
 
 
-async def cancel_audit(transport: Transport, audit_id: str) -> Audit:
-    return parse(await transport.send(Request("POST", f"v1/audits/{audit_id}/cancel")), Audit)
+@dataclass(frozen=True)
+class _Input:
+    purpose: UploadPurpose
+    reference: str | Path
+    prefix: str
+    collection: Collection[Any]
+    body: Callable[..., msgspec.Struct]
 
 
-async def audit_report(transport: Transport, audit_id: str) -> AuditReport:
-    return parse(await transport.send(Request("GET", f"v1/audits/{audit_id}/report")), AuditReport)
+async def _input_id(service: Service, given: _Input, files: list[Path]) -> str:
+    """The id of an input; one of the same content that the project holds is used rather than sent again."""
+    if not files:
+        return str(given.reference)
+    specs = await describe(service, given.purpose, files)
+    digest = content_digest(given.purpose, specs)
+    cursor: str | None = None
+    for _ in range(_PAGES_SEARCHED):
+        page = await given.collection.page(service, PAGE, cursor)
+        for known in page.data:
+            if known.sha256 == digest and getattr(known, "status", "ready") == "ready":
+                return known.id
+        cursor = next_cursor(page, cursor)
+        if cursor is None:
+            break
+    sent = await upload(service, given.purpose, files, specs)
+    name = _name(Path(given.reference))
+    return (await given.collection.create(service, given.body(name=name, upload_id=sent.id))).id
 
 
-async def audit_atoms(transport: Transport, audit_id: str) -> list[Atom]:
+def _name(path: Path) -> str:
+    """What to call a resource made of `path`."""
+    return path.resolve().name[:200] or "unnamed"
+
+
+async def cancel_audit(service: Service, audit_id: str) -> Audit:
+    return parse(await service.send(Request("POST", f"v1/audits/{segment(audit_id)}/cancel")), Audit)
+
+
+async def audit_report(service: Service, audit_id: str) -> AuditReport:
+    return parse(await service.send(Request("GET", f"v1/audits/{segment(audit_id)}/report")), AuditReport)
+
+
+async def audit_atoms(service: Service, audit_id: str) -> list[Atom]:
     """Every atom, by rank."""
-    return await _all(transport, f"v1/audits/{audit_id}/atoms", Atom, {"sort": "rank"}, None)
+    return await _all(service, f"v1/audits/{segment(audit_id)}/atoms", Atom, {"sort": "rank"}, None)
 
 
 async def atom_documents(
-    transport: Transport, audit_id: str, index: int, sign: str, limit: int | None
+    service: Service, audit_id: str, index: int, sign: str, limit: int | None
 ) -> list[DocumentMatch]:
-    path = f"v1/audits/{audit_id}/atoms/{index}/documents"
-    return await _all(transport, path, DocumentMatch, {"sign": sign}, limit)
+    path = f"v1/audits/{segment(audit_id)}/atoms/{index}/documents"
+    return await _all(service, path, DocumentMatch, {"sign": sign}, limit)
 
 
 async def _all(
-    transport: Transport, path: str, kind: type[T], filters: Mapping[str, str], limit: int | None
+    service: Service, path: str, kind: type[T], filters: Mapping[str, str], limit: int | None
 ) -> list[T]:
     collection = Collection(path, kind)
     found: list[T] = []
     cursor: str | None = None
     while limit is None or len(found) < limit:
         wanted = PAGE if limit is None else min(PAGE, limit - len(found))
-        page = await collection.page(transport, wanted, cursor, **filters)
+        page = await collection.page(service, wanted, cursor, **filters)
         found += page.data
-        cursor = page.next
-        if not page.has_more or cursor is None:
+        cursor = next_cursor(page, cursor)
+        if cursor is None:
             break
-    return found
+    return found[:limit]
 
 
-async def atom_vector(transport: Transport, audit_id: str, index: int) -> dict[str, NDArray[np.float32]]:
-    answer = await transport.send(
+async def atom_vector(service: Service, audit_id: str, index: int) -> dict[str, NDArray[np.float32]]:
+    answer = await service.send(
         Request(
             "GET",
-            f"v1/audits/{audit_id}/atoms/{index}/vector",
+            f"v1/audits/{segment(audit_id)}/atoms/{index}/vector",
             headers={"Accept": "application/octet-stream"},
         )
     )
     try:
         return load(answer.content)
     except (SafetensorError, KeyError, ValueError, struct.error) as error:
-        raise APIError(f"the vector of atom {index} is not safetensors: {error}") from error
+        raise unreadable(answer, f"the vector of atom {index} is not safetensors: {error}") from error
 
 
 async def steer_audit(
-    transport: Transport, audit_id: str, strengths: Mapping[int, float], name: str | None
+    service: Service, audit_id: str, strengths: Mapping[int, float], name: str | None
 ) -> SteeredAdapter:
     body = SteeredAdapterCreate(
         audit=audit_id, strengths={str(atom): strength for atom, strength in strengths.items()}, name=name
     )
-    return await STEERED.create(transport, body)
+    return await STEERED.create(service, body, _STEERING_SECONDS)
 
 
-async def create_key(transport: Transport, name: str) -> APIKey:
-    return await KEYS.create(transport, APIKeyCreate(name=name))
+async def create_key(service: Service, name: str) -> APIKey:
+    return await KEYS.create(service, APIKeyCreate(name=name))
 
 
-async def health(transport: Transport) -> Health:
-    return parse(await transport.send(Request("GET", "readyz")), Health)
+async def health(service: Service) -> Health:
+    reply = await service.attempt(Request("GET", "readyz"))
+    # A degraded service says what is wrong in the same form, under 503.
+    return parse(reply if reply.status == 503 else check(reply), Health)
 
 
-def _segment(resource_id: str) -> str:
-    """One path segment; an id never holds anything else."""
-    if not resource_id or not all(character.isalnum() or character in "_-" for character in resource_id):
-        raise ValueError(f"not an id: {resource_id!r}")
-    return resource_id
+async def raw(
+    service: Service,
+    method: str,
+    path: str,
+    params: Params | None,
+    body: object,
+    headers: Mapping[str, str] | None,
+) -> Reply:
+    """Any request of the API, with its retries and exceptions."""
+    if "://" in path or not path.startswith("/"):
+        raise UsageError(f"not a path of the API, such as /v1/audits: {path!r}")
+    return await service.send(Request(method.upper(), path, params or {}, body, headers or {}))

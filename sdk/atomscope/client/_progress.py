@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Protocol
 
+from atomscope.text import visible
 from atomscope.types.resources import Event
 from atomscope.types.work import STAGES
 
@@ -41,10 +42,10 @@ class StageBars:
         )
 
         self._bars = Progress(
-            TextColumn("{task.description:<14}"),
+            TextColumn("{task.description:<14}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
+            TextColumn("{task.fields[unit]}", markup=False),
             TimeElapsedColumn(),
             console=Console(stderr=True),
         )
@@ -63,7 +64,9 @@ class StageBars:
             self._finish()
             self._tasks[stage] = self._bars.add_task(stage, total=None, unit="")
         if isinstance(done, int) and isinstance(total, int) and total > 0:
-            self._bars.update(self._tasks[stage], completed=done, total=total, unit=str(unit or ""))
+            self._bars.update(
+                self._tasks[stage], completed=done, total=total, unit=visible(str(unit or ""), 20)
+            )
 
     def close(self) -> None:
         self._finish()

@@ -1,29 +1,61 @@
-"""Telling an id from a path where a method takes either."""
+"""Telling an id from a path where a method takes either, and checking what a call is made with."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from atomscope.errors import InvalidInput
+import msgspec
 
-_ID = re.compile(r"(?:mdl|ada|ds|aud)_[0-9a-f]{32}")
+from atomscope.errors import UsageError
+from atomscope.types.spec import AuditConfig
+
+_ID = re.compile(r"[a-z]{2,3}_[0-9a-f]{32}")
+_SEGMENT = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_KINDS = {"mdl": "model", "ada": "adapter", "ds": "data set", "aud": "audit"}
 
 
 def is_id(reference: str | Path, prefix: str) -> bool:
-    """Whether `reference` is an id of this kind; a `Path` never is, a `str` of an id's form always is.
+    """Whether `reference` is an id of this kind.
 
-    Raises `InvalidInput` when it is an id of another kind, or neither an id nor an existing path.
+    A `Path` never is; a `str` of an id's form (`mdl_` and 32 hexadecimal digits) always is, even where
+    a file of that name exists: write `./mdl_...` or a `Path` for it. Raises `UsageError` when it is an id
+    of another kind, or neither an id nor an existing path.
     """
-    if isinstance(reference, Path):
-        if not reference.exists():
-            raise InvalidInput("bad_path", f"no such file or folder: {reference}")
-        return False
-    if _ID.fullmatch(reference):
+    if isinstance(reference, str) and _ID.fullmatch(reference):
         if not reference.startswith(f"{prefix}_"):
-            raise InvalidInput("bad_id", f"{reference} is not an id of this kind: those begin with {prefix}_")
+            raise UsageError(f"{reference} is not the id of a {_KINDS[prefix]}: those begin with {prefix}_")
         return True
-    if os.path.exists(reference):  # noqa: PTH110  (a str that may hold a NUL is not a Path)
+    try:
+        exists = os.path.exists(reference)  # noqa: PTH110  (takes a str that could not be a Path)
+    except ValueError:  # a NUL, which no path holds
+        exists = False
+    if exists:
         return False
-    raise InvalidInput("bad_path", f"{reference!r} is neither an id ({prefix}_...) nor an existing path")
+    if isinstance(reference, Path):
+        raise UsageError(f"no such file or folder: {reference}")
+    raise UsageError(
+        f"{reference!r} is neither the id of a {_KINDS[prefix]} ({prefix}_...) nor an existing path"
+    )
+
+
+def segment(resource_id: str) -> str:
+    """`resource_id`, which is to be one segment of a URL's path; raises `UsageError` when it is no id."""
+    if not _SEGMENT.fullmatch(resource_id):
+        raise UsageError(f"not an id: {resource_id!r}")
+    return resource_id
+
+
+def checked_config(config: AuditConfig | Mapping[str, Any] | None) -> AuditConfig:
+    """`config` with every default filled in; raises `UsageError` for an unknown name or a bad value.
+
+    A Struct is checked too: msgspec checks ranges when it decodes, not when a Struct is made.
+    """
+    given = msgspec.to_builtins(config) if isinstance(config, AuditConfig) else dict(config or {})
+    try:
+        return msgspec.convert(given, AuditConfig)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"config: {error}") from error

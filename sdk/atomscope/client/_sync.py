@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
@@ -15,8 +15,11 @@ from atomscope.client import _audits, _core
 from atomscope.client._downloads import download_bundle, download_steered
 from atomscope.client._handles import AuditAttributes, SteeredAttributes
 from atomscope.client._progress import display
+from atomscope.client._retry import RetryPolicy
+from atomscope.client._service import Service
 from atomscope.client._settings import connection
 from atomscope.client._transport import BlockingTransport, run
+from atomscope.client._wire import Params, Reply, next_cursor
 from atomscope.types.atoms import Atom, AuditReport
 from atomscope.types.resources import (
     Adapter,
@@ -30,6 +33,7 @@ from atomscope.types.resources import (
     Model,
     Page,
     Upload,
+    UploadPurpose,
 )
 from atomscope.types.resources import Audit as AuditResource
 from atomscope.types.resources import SteeredAdapter as SteeredResource
@@ -43,28 +47,51 @@ class Client:
     """The Atomscope service.
 
     `base_url` and `api_key` default to `ATOMSCOPE_BASE_URL` and to `ATOMSCOPE_API_KEY` or the file named by
-    `ATOMSCOPE_API_KEY_FILE`; `timeout` is in seconds, for one request. A context manager; else close it.
-    Every method raises the subclasses of `APIError`, which carry the request id.
+    `ATOMSCOPE_API_KEY_FILE`; `timeout` is in seconds without a byte, `max_retries` how often a request that
+    failed on the way is sent again. A context manager; else close it. Raises `UsageError` for what cannot
+    be sent, and the subclasses of `APIError`, which carry the request id.
     """
 
     def __init__(
-        self, *, base_url: str | None = None, api_key: str | None = None, timeout: float = 60.0
+        self,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout: float = 60.0,
+        max_retries: int = 2,
     ) -> None:
         url, key = connection(base_url, api_key)
-        self._transport = BlockingTransport(url, key, timeout)
-        self.models = Models(self._transport)
-        self.adapters = Adapters(self._transport)
-        self.datasets = Datasets(self._transport)
-        self.uploads = Uploads(self._transport)
-        self.audits = Audits(self._transport)
-        self.steered_adapters = SteeredAdapters(self._transport)
-        self.keys = Keys(self._transport)
+        policy = RetryPolicy(max_retries=max_retries)
+        self._service = Service(BlockingTransport(timeout), url, key, policy)
+        self.models = Models(self._service)
+        self.adapters = Adapters(self._service)
+        self.datasets = Datasets(self._service)
+        self.uploads = Uploads(self._service)
+        self.audits = Audits(self._service)
+        self.steered_adapters = SteeredAdapters(self._service)
+        self.keys = Keys(self._service)
 
     def health(self) -> Health:
-        return run(_core.health(self._transport))
+        """Whether the service and what it needs are there; needs no valid key."""
+        return run(_core.health(self._service))
+
+    def raw(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """Any request of the API, `/v1/...`, with the answer's status, headers and content.
+
+        Retried and raising like every other; `body` is sent as JSON.
+        """
+        return run(_core.raw(self._service, method, path, params, body, headers))
 
     def close(self) -> None:
-        run(self._transport.close())
+        run(self._service.close())
 
     def __enter__(self) -> Self:
         return self
@@ -96,13 +123,14 @@ class Listing(Generic[T]):
         return self._first.has_more
 
     def __iter__(self) -> Iterator[T]:
-        page = self._first
+        page, cursor = self._first, None
         while True:
             for item in page.data:
                 yield self._wrap(item)
-            if not page.has_more or page.next is None:
+            cursor = next_cursor(page, cursor)
+            if cursor is None:
                 return
-            page = self._more(page.next)
+            page = self._more(cursor)
 
 
 class _Resource(Generic[T]):
@@ -110,14 +138,14 @@ class _Resource(Generic[T]):
 
     _collection: _core.Collection[T]
 
-    def __init__(self, transport: BlockingTransport) -> None:
-        self._transport = transport
+    def __init__(self, service: Service) -> None:
+        self._service = service
 
     def get(self, resource_id: str) -> T:
-        return run(self._collection.get(self._transport, resource_id))
+        return run(self._collection.get(self._service, resource_id))
 
     def delete(self, resource_id: str) -> Deleted:
-        return run(self._collection.delete(self._transport, resource_id))
+        return run(self._collection.delete(self._service, resource_id))
 
     def list(self, *, limit: int = 20) -> Listing[T]:
         """The newest first; `limit` is the size of a page, at most 100."""
@@ -125,7 +153,7 @@ class _Resource(Generic[T]):
 
     def _listing(self, limit: int, wrap: Callable[[T], R], **filters: str | int) -> Listing[R]:
         def page(cursor: str | None) -> Page[T]:
-            return run(self._collection.page(self._transport, limit, cursor, **filters))
+            return run(self._collection.page(self._service, limit, cursor, **filters))
 
         return Listing(page(None), page, wrap)
 
@@ -142,7 +170,7 @@ class Models(_Resource[Model]):
         revision: str | None = None,
     ) -> Model:
         """Upload the folder `source`, or import `hub_id` at `revision` (a full commit hash) where allowed."""
-        return run(_core.create_model(self._transport, source, name, hub_id, revision))
+        return run(_core.create_model(self._service, source, name, hub_id, revision))
 
 
 class Adapters(_Resource[Adapter]):
@@ -150,7 +178,7 @@ class Adapters(_Resource[Adapter]):
 
     def create(self, source: str | Path, *, name: str | None = None) -> Adapter:
         """Upload a PEFT folder."""
-        return run(_core.create_adapter(self._transport, source, name))
+        return run(_core.create_adapter(self._service, source, name))
 
 
 class Datasets(_Resource[Dataset]):
@@ -158,11 +186,15 @@ class Datasets(_Resource[Dataset]):
 
     def create(self, source: str | Path, *, name: str | None = None) -> Dataset:
         """Upload a `.jsonl` or `.parquet` file."""
-        return run(_core.create_dataset(self._transport, source, name))
+        return run(_core.create_dataset(self._service, source, name))
 
 
 class Uploads(_Resource[Upload]):
     _collection = _core.UPLOADS
+
+    def create(self, purpose: UploadPurpose, source: str | Path) -> Upload:
+        """Send a folder (`model`, `adapter`) or a file (`dataset`); the completed upload."""
+        return run(_core.create_upload(self._service, purpose, Path(source)))
 
 
 class Keys(_Resource[APIKey]):
@@ -170,15 +202,24 @@ class Keys(_Resource[APIKey]):
 
     def create(self, name: str) -> APIKey:
         """A new key of the project; `key` holds it, this once."""
-        return run(_core.create_key(self._transport, name))
+        return run(_core.create_key(self._service, name))
 
 
 class SteeredAdapters(_Resource[SteeredResource]):
     _collection = _core.STEERED
 
-    def save(self, steered_id: str, folder: str | Path) -> Path:
-        """Write it as a PEFT folder."""
-        return run(download_steered(self._transport, steered_id, Path(folder)))
+    def create(
+        self, *, audit: str, strengths: Mapping[int, float], name: str | None = None
+    ) -> SteeredAdapter:
+        """Steer the adapter of an audit: atom indices to strengths in units of the adapter's norm."""
+        created = run(_core.steer_audit(self._service, audit, strengths_by_index(strengths), name))
+        return SteeredAdapter(self._service, created)
+
+    def get(self, resource_id: str) -> SteeredAdapter:  # type: ignore[override]  # a handle in its place
+        return SteeredAdapter(self._service, super().get(resource_id))
+
+    def list(self, *, limit: int = 20) -> Listing[SteeredAdapter]:  # type: ignore[override]
+        return self._listing(limit, lambda item: SteeredAdapter(self._service, item))
 
 
 class Audits(_Resource[AuditResource]):
@@ -196,56 +237,65 @@ class Audits(_Resource[AuditResource]):
     ) -> Audit:
         """Start an audit. Each input is an id, or a local path that is uploaded first.
 
-        A `str` of an id's form is always an id; anything else must exist as a path. Raises `InvalidInput`
-        before anything is sent when a reference is neither.
+        A `str` of an id's form is always an id; anything else must exist as a path. A path whose content
+        the project already holds is not sent again. Raises `UsageError` before anything is sent when a
+        reference is neither, or `config` holds what no audit takes.
         """
         created = run(
-            _core.create_audit(self._transport, base_model, adapter, dataset, config, name, metadata)
+            _core.create_audit(
+                self._service,
+                base_model=base_model,
+                adapter=adapter,
+                dataset=dataset,
+                config=config,
+                name=name,
+                metadata=metadata,
+            )
         )
-        return Audit(self._transport, created)
+        return Audit(self._service, created)
 
     def get(self, resource_id: str) -> Audit:  # type: ignore[override]  # a handle in place of the bare resource
-        return Audit(self._transport, super().get(resource_id))
+        return Audit(self._service, super().get(resource_id))
 
     def list(self, *, limit: int = 20, status: AuditStatus | None = None) -> Listing[Audit]:  # type: ignore[override]
         filters: dict[str, str] = {} if status is None else {"status": status}
-        return self._listing(limit, lambda item: Audit(self._transport, item), **filters)
+        return self._listing(limit, lambda item: Audit(self._service, item), **filters)
 
 
 class Audit(AuditAttributes):
     """An audit of the service."""
 
-    def __init__(self, transport: BlockingTransport, resource: AuditResource) -> None:
+    def __init__(self, service: Service, resource: AuditResource) -> None:
         super().__init__(resource)
-        self._transport = transport
+        self._service = service
         self._atoms: AtomList[RemoteAtom] | None = None
 
     def refresh(self) -> Self:
         """Read it again."""
-        self.resource = run(_audits.get(self._transport, self.id))
+        self.resource = run(_audits.get(self._service, self.id))
         return self
 
     def cancel(self) -> Self:
         """Ask it to stop; it ends as `canceled` within a micro-batch of its workers."""
-        self.resource = run(_core.cancel_audit(self._transport, self.id))
+        self.resource = run(_core.cancel_audit(self._service, self.id))
         return self
 
     def delete(self) -> None:
         """Delete it with its bundle; only once it has ended."""
-        run(_core.AUDITS.delete(self._transport, self.id))
+        run(_core.AUDITS.delete(self._service, self.id))
 
     def events(self, after: int = 0) -> list[Event]:
         """What has happened so far, after a sequence number."""
-        return run(_audits.past_events(self._transport, self.id, after))
+        return run(_audits.past_events(self._service, self.id, after))
 
-    def follow(self, after: int = 0) -> Iterator[Event]:
+    def follow(self, after: int = 0) -> Generator[Event]:
         """Events as they happen, to the end of the audit, through lost connections."""
-        events = _audits.follow(self._transport, self.id, after)
-        while True:
-            try:
-                yield run(_next(events))
-            except StopAsyncIteration:
-                return
+        events = _audits.follow(self._service, self.id, after)
+        try:
+            while (event := run(_next(events))) is not None:
+                yield event
+        finally:
+            run(events.aclose())
 
     def wait(
         self,
@@ -258,7 +308,7 @@ class Audit(AuditAttributes):
         Shows a progress bar on a terminal, or as `progress` says. Raises `AuditFailed`, `AuditCanceled`,
         and `WaitTimeout` (the audit goes on).
         """
-        waiting = _audits.wait(self._transport, self.id, timeout, on_event, display(progress))
+        waiting = _audits.wait(self._service, self.id, timeout, on_event, display(progress))
         self.resource = run(waiting)
         return self
 
@@ -266,58 +316,58 @@ class Audit(AuditAttributes):
     def atoms(self) -> AtomList[RemoteAtom]:
         """Its atoms, by rank; read once."""
         if self._atoms is None:
-            found = run(_core.audit_atoms(self._transport, self.id))
-            self._atoms = AtomList([RemoteAtom(self._transport, self.id, atom) for atom in found])
+            found = run(_core.audit_atoms(self._service, self.id))
+            self._atoms = AtomList([RemoteAtom(self._service, self.id, atom) for atom in found])
         return self._atoms
 
     def report(self) -> AuditReport:
-        return run(_core.audit_report(self._transport, self.id))
+        return run(_core.audit_report(self._service, self.id))
 
     def download(self, folder: str | Path) -> Path:
         """Bring the whole bundle into a folder, every file's SHA-256 checked; goes on where it stopped."""
-        return run(download_bundle(self._transport, self.id, Path(folder)))
+        return run(download_bundle(self._service, self.id, Path(folder)))
 
     def steer(
         self, strengths: Mapping[AtomAttributes, float] | Mapping[int, float], name: str | None = None
     ) -> SteeredAdapter:
         """Have the adapter steered: atoms (or their indices) to strengths in units of the adapter's norm."""
-        created = run(_core.steer_audit(self._transport, self.id, strengths_by_index(strengths), name))
-        return SteeredAdapter(self._transport, created)
+        created = run(_core.steer_audit(self._service, self.id, strengths_by_index(strengths), name))
+        return SteeredAdapter(self._service, created)
 
 
 class RemoteAtom(AtomAttributes):
     """An atom of an audit of the service."""
 
-    def __init__(self, transport: BlockingTransport, audit_id: str, atom: Atom) -> None:
+    def __init__(self, service: Service, audit_id: str, atom: Atom) -> None:
         super().__init__(atom)
-        self._transport = transport
+        self._service = service
         self._audit_id = audit_id
 
     def documents(
         self, sign: Literal["positive", "negative"] = "positive", limit: int | None = None
     ) -> list[DocumentMatch]:
         """Its active documents of one sign with their text, strongest first."""
-        return run(_core.atom_documents(self._transport, self._audit_id, self.index, sign, limit))
+        return run(_core.atom_documents(self._service, self._audit_id, self.index, sign, limit))
 
     def vector(self) -> dict[str, NDArray[np.float32]]:
         """Its steering vector: float32, named and shaped as the LoRA parameters."""
-        return run(_core.atom_vector(self._transport, self._audit_id, self.index))
+        return run(_core.atom_vector(self._service, self._audit_id, self.index))
 
 
 class SteeredAdapter(SteeredAttributes):
     """A steered adapter, kept by the service until it is deleted."""
 
-    def __init__(self, transport: BlockingTransport, resource: SteeredResource) -> None:
+    def __init__(self, service: Service, resource: SteeredResource) -> None:
         super().__init__(resource)
-        self._transport = transport
+        self._service = service
 
     def save(self, folder: str | Path) -> Path:
         """Write it as a PEFT folder and return the folder."""
-        return run(download_steered(self._transport, self.id, Path(folder)))
+        return run(download_steered(self._service, self.id, Path(folder)))
 
     def delete(self) -> None:
-        run(_core.STEERED.delete(self._transport, self.id))
+        run(_core.STEERED.delete(self._service, self.id))
 
 
-async def _next(events: Any) -> Event:  # noqa: ANN401  (an asynchronous iterator of events)
-    return await anext(events)
+async def _next(events: AsyncGenerator[Event]) -> Event | None:
+    return await anext(events, None)

@@ -1,4 +1,4 @@
-"""Sending requests: one protocol, a blocking and an asynchronous implementation.
+"""Single attempts at HTTP: one protocol, a blocking and an asynchronous implementation.
 
 The clients' logic is written once, as coroutines over a `Transport`. `BlockingTransport` never awaits
 anything that suspends, so `run` can finish such a coroutine in one step, without an event loop.
@@ -7,46 +7,49 @@ anything that suspends, so `run` can finish such a coroutine in one step, withou
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol, TypeVar
-from urllib.parse import urljoin
 
 import httpx
 
 from atomscope import errors
-from atomscope.client import _retry
-from atomscope.client._wire import Request, problem
+from atomscope.client._wire import FileSlice, Outgoing, Reply, with_request_id
 
 T = TypeVar("T")
 
-_BLOCK = 1 << 20
-_TRANSFER_TIMEOUT = httpx.Timeout(60.0, read=300.0, write=300.0)
+_CONNECT_TIMEOUT = 10.0
+
+
+class Body(Protocol):
+    """An answer whose body is still to be read."""
+
+    @property
+    def head(self) -> Reply:
+        """Its status and headers; the content is empty."""
+        ...
+
+    async def read(self) -> bytes:
+        """The next bytes, empty at the end; raises `APIConnectionError`."""
+        ...
 
 
 class Transport(Protocol):
-    """How the clients reach the service. Every method raises the exceptions of `atomscope.errors`."""
+    """One attempt at a time, whatever the answer's status. Raises `APIConnectionError` without an answer."""
 
-    async def send(self, request: Request) -> httpx.Response:
-        """Send, with retries; the answer's status is below 400."""
-        ...
+    async def send(self, call: Outgoing) -> Reply: ...
 
-    def lines(self, request: Request, read_timeout: float) -> AbstractAsyncContextManager[AsyncIterator[str]]:
-        """Stream an answer's lines, with no retries."""
-        ...
-
-    async def put(self, url: str, content: bytes) -> httpx.Response:
-        """`PUT` a part to a signed URL, without the key, with retries."""
-        ...
-
-    async def download(self, url: str, path: Path) -> None:
-        """Write what a signed URL gives to `path`, without the key, with retries."""
-        ...
+    def stream(self, call: Outgoing) -> AbstractAsyncContextManager[Body]: ...
 
     async def sleep(self, seconds: float) -> None: ...
+
+    async def work(self, function: Callable[[], T]) -> T:
+        """Call a blocking function (hashing, writing): in a thread where an event loop would wait."""
+        ...
 
     async def close(self) -> None: ...
 
@@ -61,204 +64,162 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a coroutine of the blocking client suspended")
 
 
-class _Base:
-    """What both transports share: headers, addresses, and the verdict on an answer."""
-
-    def __init__(self, base_url: str, api_key: str) -> None:
-        parts = httpx.URL(base_url)
-        if parts.scheme not in ("http", "https") or not parts.host:
-            raise ValueError(f"base_url must be an http(s) address, not {base_url!r}")
-        self._base = base_url.rstrip("/") + "/"
-        self._key = api_key
-
-    def _url(self, path: str) -> str:
-        return urljoin(self._base, path.lstrip("/"))
-
-    def _headers(self, request: Request) -> dict[str, str]:
-        headers = {"Authorization": f"Bearer {self._key}", "Accept": "application/json"}
-        if request.method == "POST":
-            headers["Idempotency-Key"] = uuid.uuid4().hex
-        if request.body is not None:
-            headers["Content-Type"] = "application/json"
-        return headers | dict(request.headers)
-
-    def _signed(self, url: str) -> str:
-        return urljoin(self._base, url)
-
-
-def _verdict(response: httpx.Response, attempt: int) -> float | None:
-    """None when the answer stands; else seconds until the next try. Raises when it is an error to keep."""
-    if response.status_code < 300 or response.status_code == 304:
-        return None
-    if response.status_code < 400:
-        raise errors.APIError(
-            f"the service redirects to {response.headers.get('location')!r}: check base_url"
-        )
-    fault = problem(response)
-    if attempt < _retry.MAX_RETRIES and _retry.retryable(fault.status, fault.code):
-        return _retry.delay(attempt, response.headers)
-    raise fault
-
-
-def _lost(error: httpx.TransportError, url: httpx.URL | str, attempt: int) -> float:
-    """Seconds until the next try; raises when there is none left."""
-    if attempt < _retry.MAX_RETRIES and not isinstance(error, httpx.UnsupportedProtocol):
-        return _retry.delay(attempt, {})
-    kind = errors.APITimeoutError if isinstance(error, httpx.TimeoutException) else errors.APIConnectionError
-    raise kind(f"cannot reach {httpx.URL(url).host}: {error or type(error).__name__}") from error
-
-
-class BlockingTransport(_Base):
+class BlockingTransport:
     """Over `httpx.Client`. Its coroutines never suspend."""
 
-    def __init__(self, base_url: str, api_key: str, timeout: float) -> None:
-        super().__init__(base_url, api_key)
-        self._http = httpx.Client(timeout=timeout, follow_redirects=False)
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._http = httpx.Client(timeout=timeout, follow_redirects=False, verify=_certificates())
 
-    async def send(self, request: Request) -> httpx.Response:
-        built = self._http.build_request(
-            request.method,
-            self._url(request.path),
-            params=dict(request.params) or None,
-            content=request.content(),
-            headers=self._headers(request),
-        )
-        return self._send(built)
-
-    def _send(self, built: httpx.Request) -> httpx.Response:
-        for attempt in range(_retry.MAX_RETRIES + 1):
-            try:
-                response = self._http.send(built)
-            except httpx.TransportError as error:
-                wait: float | None = _lost(error, built.url, attempt)
-            else:
-                wait = _verdict(response, attempt)
-                if wait is None:
-                    return response
-            time.sleep(wait)
-        raise errors.APIConnectionError("no attempts left")
+    async def send(self, call: Outgoing) -> Reply:
+        with _told(call):
+            return _reply(self._http.send(self._build(call)), call)
 
     @asynccontextmanager
-    async def lines(self, request: Request, read_timeout: float) -> AsyncGenerator[AsyncIterator[str]]:
+    async def stream(self, call: Outgoing) -> AsyncGenerator[Body]:
+        with _told(call):
+            response = self._http.send(self._build(call), stream=True)
         try:
-            with self._http.stream(
-                request.method,
-                self._url(request.path),
-                params=dict(request.params) or None,
-                headers=self._headers(request),
-                timeout=httpx.Timeout(30.0, read=read_timeout),
-            ) as response:
-                if response.status_code >= 300:
-                    response.read()
-                    _verdict(response, _retry.MAX_RETRIES)
-                blocking = response.iter_lines()
-
-                async def iterate() -> AsyncIterator[str]:
-                    for line in blocking:
-                        yield line
-
-                yield iterate()
-        except httpx.TransportError as error:
-            _lost(error, self._base, _retry.MAX_RETRIES)
-
-    async def put(self, url: str, content: bytes) -> httpx.Response:
-        return self._send(
-            self._http.build_request("PUT", self._signed(url), content=content, timeout=_TRANSFER_TIMEOUT)
-        )
-
-    async def download(self, url: str, path: Path) -> None:
-        for attempt in range(_retry.MAX_RETRIES + 1):
-            try:
-                with self._http.stream("GET", self._signed(url), timeout=_TRANSFER_TIMEOUT) as response:
-                    if response.status_code >= 300:
-                        response.read()
-                        wait = _verdict(response, attempt)
-                    else:
-                        with path.open("wb") as sink:
-                            for block in response.iter_bytes(_BLOCK):
-                                sink.write(block)
-                        return
-            except httpx.TransportError as error:
-                wait = _lost(error, url, attempt)
-            time.sleep(wait or 0)
+            yield _BlockingBody(call, _head(response, call), response.iter_bytes())
+        finally:
+            response.close()
 
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
+    async def work(self, function: Callable[[], T]) -> T:
+        return function()
+
     async def close(self) -> None:
         self._http.close()
 
-
-class AsyncTransport(_Base):
-    """Over `httpx.AsyncClient`."""
-
-    def __init__(self, base_url: str, api_key: str, timeout: float) -> None:
-        super().__init__(base_url, api_key)
-        self._http = httpx.AsyncClient(timeout=timeout, follow_redirects=False)
-
-    async def send(self, request: Request) -> httpx.Response:
-        built = self._http.build_request(
-            request.method,
-            self._url(request.path),
-            params=dict(request.params) or None,
-            content=request.content(),
-            headers=self._headers(request),
+    def _build(self, call: Outgoing) -> httpx.Request:
+        content = _blocks(call.content) if isinstance(call.content, FileSlice) else call.content
+        return self._http.build_request(
+            call.method,
+            call.url,
+            content=content,
+            headers=dict(call.headers),
+            timeout=_timeout(call, self._timeout),
         )
-        return await self._send(built)
 
-    async def _send(self, built: httpx.Request) -> httpx.Response:
-        for attempt in range(_retry.MAX_RETRIES + 1):
-            try:
-                response = await self._http.send(built)
-            except httpx.TransportError as error:
-                wait: float | None = _lost(error, built.url, attempt)
-            else:
-                wait = _verdict(response, attempt)
-                if wait is None:
-                    return response
-            await asyncio.sleep(wait)
-        raise errors.APIConnectionError("no attempts left")
+
+class AsyncTransport:
+    """Over `httpx.AsyncClient`, under asyncio."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._http = httpx.AsyncClient(timeout=timeout, follow_redirects=False, verify=_certificates())
+
+    async def send(self, call: Outgoing) -> Reply:
+        with _told(call):
+            return _reply(await self._http.send(self._build(call)), call)
 
     @asynccontextmanager
-    async def lines(self, request: Request, read_timeout: float) -> AsyncGenerator[AsyncIterator[str]]:
+    async def stream(self, call: Outgoing) -> AsyncGenerator[Body]:
+        with _told(call):
+            response = await self._http.send(self._build(call), stream=True)
         try:
-            async with self._http.stream(
-                request.method,
-                self._url(request.path),
-                params=dict(request.params) or None,
-                headers=self._headers(request),
-                timeout=httpx.Timeout(30.0, read=read_timeout),
-            ) as response:
-                if response.status_code >= 300:
-                    await response.aread()
-                    _verdict(response, _retry.MAX_RETRIES)
-                yield response.aiter_lines()
-        except httpx.TransportError as error:
-            _lost(error, self._base, _retry.MAX_RETRIES)
-
-    async def put(self, url: str, content: bytes) -> httpx.Response:
-        return await self._send(
-            self._http.build_request("PUT", self._signed(url), content=content, timeout=_TRANSFER_TIMEOUT)
-        )
-
-    async def download(self, url: str, path: Path) -> None:
-        for attempt in range(_retry.MAX_RETRIES + 1):
-            try:
-                async with self._http.stream("GET", self._signed(url), timeout=_TRANSFER_TIMEOUT) as response:
-                    if response.status_code >= 300:
-                        await response.aread()
-                        wait = _verdict(response, attempt)
-                    else:
-                        with path.open("wb") as sink:
-                            async for block in response.aiter_bytes(_BLOCK):
-                                sink.write(block)
-                        return
-            except httpx.TransportError as error:
-                wait = _lost(error, url, attempt)
-            await asyncio.sleep(wait or 0)
+            yield _AsyncBody(call, _head(response, call), response.aiter_bytes())
+        finally:
+            await response.aclose()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
+    async def work(self, function: Callable[[], T]) -> T:
+        return await asyncio.to_thread(function)
+
     async def close(self) -> None:
         await self._http.aclose()
+
+    def _build(self, call: Outgoing) -> httpx.Request:
+        content = _async_blocks(call.content) if isinstance(call.content, FileSlice) else call.content
+        return self._http.build_request(
+            call.method,
+            call.url,
+            content=content,
+            headers=dict(call.headers),
+            timeout=_timeout(call, self._timeout),
+        )
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """The trusted authorities: read once, since that takes longer than a request on this machine."""
+    return httpx.create_ssl_context()
+
+
+@dataclass
+class _BlockingBody:
+    call: Outgoing
+    head: Reply
+    chunks: Iterator[bytes]
+
+    async def read(self) -> bytes:
+        with _told(self.call):
+            return next(self.chunks, b"")
+
+
+@dataclass
+class _AsyncBody:
+    call: Outgoing
+    head: Reply
+    chunks: AsyncIterator[bytes]
+
+    async def read(self) -> bytes:
+        with _told(self.call):
+            return await anext(self.chunks, b"")
+
+
+@contextmanager
+def _told(call: Outgoing) -> Generator[None]:
+    """Turn httpx's exceptions into ours, which name the host and the request."""
+    try:
+        yield
+    except (httpx.RequestError, httpx.InvalidURL) as error:
+        timed_out = isinstance(error, httpx.TimeoutException)
+        kind = errors.APITimeoutError if timed_out else errors.APIConnectionError
+        host = (
+            httpx.URL(call.url).netloc.decode() if not isinstance(error, httpx.InvalidURL) else "the service"
+        )
+        what = (
+            "did not answer in time" if timed_out else f"cannot be reached ({error or type(error).__name__})"
+        )
+        raise with_request_id(kind, f"{host} {what}", call.request_id) from error
+
+
+def _timeout(call: Outgoing, default: float) -> httpx.Timeout:
+    read = call.read_timeout if call.read_timeout is not None else default
+    return httpx.Timeout(default, connect=min(default, _CONNECT_TIMEOUT), read=read)
+
+
+def _reply(response: httpx.Response, call: Outgoing) -> Reply:
+    request_id = response.headers.get("x-request-id") or call.request_id
+    return Reply(response.status_code, response.headers, response.content, request_id)
+
+
+def _head(response: httpx.Response, call: Outgoing) -> Reply:
+    request_id = response.headers.get("x-request-id") or call.request_id
+    return Reply(response.status_code, response.headers, b"", request_id)
+
+
+def _blocks(part: FileSlice) -> Iterator[bytes]:
+    with part.open() as source:
+        left = part.size
+        while left:
+            block = part.block(source, left)
+            left -= len(block)
+            yield block
+
+
+async def _async_blocks(part: FileSlice) -> AsyncIterator[bytes]:
+    source = await asyncio.to_thread(part.open)
+    try:
+        left = part.size
+        while left:
+            block = await asyncio.to_thread(part.block, source, left)
+            left -= len(block)
+            yield block
+    finally:
+        source.close()

@@ -1,13 +1,14 @@
-"""Uploading files by parts, in memory bounded by one part."""
+"""Sending files by parts, a block at a time in memory, and finding what need not be sent."""
 
 from __future__ import annotations
 
-import hashlib
+import re
 from pathlib import Path
 
-from atomscope.client._transport import Transport
-from atomscope.client._wire import Request, parse
-from atomscope.errors import APIError, InvalidInput
+from atomscope.client._service import Service
+from atomscope.client._wire import FileSlice, Request, parse
+from atomscope.digests import file_digest, folder_digest
+from atomscope.errors import APIError, PermissionDeniedError, UsageError
 from atomscope.types.resources import (
     CompletedFile,
     CompletedPart,
@@ -15,84 +16,131 @@ from atomscope.types.resources import (
     UploadComplete,
     UploadCreate,
     UploadFileSpec,
+    UploadPart,
     UploadPurpose,
 )
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _MODEL_FILES = frozenset(
     {
-        "config.json",
-        "generation_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "tokenizer.model",
-        "special_tokens_map.json",
         "added_tokens.json",
-        "vocab.json",
-        "vocab.txt",
-        "merges.txt",
         "chat_template.jinja",
         "chat_template.json",
+        "config.json",
+        "generation_config.json",
+        "merges.txt",
+        "sentencepiece.bpe.model",
+        "special_tokens_map.json",
+        "spiece.model",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "vocab.json",
+        "vocab.txt",
     }
 )
-_WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json")
+"""What the service takes of a model beside its weights; a folder of a hub holds much else."""
+_WEIGHTS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*\.safetensors(\.index\.json)?")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+_COMPLETE_SECONDS = 120.0
+_COMPLETE_BYTES_PER_SECOND = 20e6
+"""A service reads every byte again to check the digests before it answers; this is a slow one."""
 
 
 def files_for(purpose: UploadPurpose, path: Path) -> list[Path]:
-    """The files of `path` that an upload of this purpose takes; raises `InvalidInput`."""
+    """The files of `path` that an upload of this purpose takes; raises `UsageError`."""
     if purpose == "dataset":
         if not path.is_file() or path.suffix not in (".jsonl", ".parquet"):
-            raise InvalidInput("bad_path", f"a data set is a .jsonl or .parquet file, not {path}")
+            raise UsageError(f"a data set is a .jsonl or .parquet file, not {path}")
         return [path]
     if not path.is_dir():
-        raise InvalidInput("bad_path", f"a {purpose} is a folder, not {path}")
+        raise UsageError(f"a {purpose} is a folder, not {path}")
     if purpose == "adapter":
+        wanted = set(_ADAPTER_FILES)
         missing = [name for name in _ADAPTER_FILES if not (path / name).is_file()]
-        if missing:
-            raise InvalidInput(
-                "bad_path", f"{path} has no {' and no '.join(missing)}; a PEFT folder has both"
-            )
-        return [path / name for name in _ADAPTER_FILES]
-    files = sorted(
-        file
-        for file in path.iterdir()
-        if file.is_file() and (file.name in _MODEL_FILES or file.name.endswith(_WEIGHT_SUFFIXES))
-    )
-    if not any(file.suffix == ".safetensors" for file in files):
+    else:
+        names = {file.name for file in path.iterdir() if file.is_file()}
+        wanted = {name for name in names if name in _MODEL_FILES or _WEIGHTS.fullmatch(name)}
+        missing = ["config.json"] if "config.json" not in wanted else []
+        if not any(name.endswith(".safetensors") for name in wanted):
+            missing.append(".safetensors file")
+    if missing:
         pickled = any(file.suffix in _PICKLES for file in path.iterdir())
-        raise InvalidInput(
-            "bad_path",
-            f"{path} has no .safetensors file"
-            + ("; pickled weights are never loaded: save them as safetensors" if pickled else ""),
+        raise UsageError(
+            f"{path} is no {purpose} that can be audited: it has no {' and no '.join(missing)}"
+            + ("; pickled weights are never loaded: save them as safetensors" if pickled else "")
         )
-    return files
+    return [path / name for name in sorted(wanted)]
 
 
-async def upload(transport: Transport, purpose: UploadPurpose, files: list[Path]) -> Upload:
-    """Hash and send the files; the completed upload. Raises `APIError` as the service does."""
-    specs = [UploadFileSpec(path=file.name, size=file.stat().st_size, sha256=_sha256(file)) for file in files]
-    request = Request("POST", "v1/uploads", body=UploadCreate(purpose=purpose, files=specs))
-    created = parse(await transport.send(request), Upload)
-    local = {file.name: file for file in files}
+async def describe(service: Service, purpose: UploadPurpose, files: list[Path]) -> list[UploadFileSpec]:
+    """Names, sizes and digests of the files."""
+    specs: list[UploadFileSpec] = []
+    for file in files:
+        # A data set may be called anything here; the service asks for a plain name.
+        name = f"data{file.suffix}" if purpose == "dataset" else file.name
+        sha256 = await service.work(lambda file=file: file_digest(file))
+        specs.append(UploadFileSpec(path=name, size=file.stat().st_size, sha256=sha256))
+    return specs
+
+
+def content_digest(purpose: UploadPurpose, specs: list[UploadFileSpec]) -> str:
+    """What `sha256` of the resource made of these files will be."""
+    if purpose == "dataset":
+        return specs[0].sha256
+    return folder_digest({spec.path: spec.sha256 for spec in specs})
+
+
+async def upload(
+    service: Service, purpose: UploadPurpose, files: list[Path], specs: list[UploadFileSpec]
+) -> Upload:
+    """Send the files that `specs` describes; the completed upload. Raises `APIError` as the service does,
+    and `InvalidInput` when a file changes on the way."""
+    body = UploadCreate(purpose=purpose, files=specs)
+    created = parse(await service.send(Request("POST", "v1/uploads", body=body)), Upload)
+    local = {spec.path: file for spec, file in zip(specs, files, strict=True)}
+    if sorted(file.path for file in created.files) != sorted(local):
+        raise APIError(f"upload {created.id} does not list the files that were announced")
     completed: list[CompletedFile] = []
     for remote in created.files:
-        parts: list[CompletedPart] = []
-        with local[remote.path].open("rb") as source:
-            for part in remote.parts:
-                source.seek(part.offset)
-                answer = await transport.put(part.url, source.read(part.size))
-                etag = answer.headers.get("etag")
-                if etag is None:
-                    raise APIError(f"part {part.number} of {remote.path} was answered without an ETag")
-                parts.append(CompletedPart(number=part.number, etag=etag))
+        parts = [
+            await _send_part(service, created.id, remote.path, part, local[remote.path])
+            for part in remote.parts
+        ]
         completed.append(CompletedFile(path=remote.path, parts=parts))
-    body = UploadComplete(files=completed)
-    return parse(
-        await transport.send(Request("POST", f"v1/uploads/{created.id}/complete", body=body)), Upload
+    size = sum(spec.size for spec in specs)
+    request = Request(
+        "POST",
+        f"v1/uploads/{created.id}/complete",
+        body=UploadComplete(files=completed),
+        read_timeout=_COMPLETE_SECONDS + size / _COMPLETE_BYTES_PER_SECOND,
     )
+    return parse(await service.send(request), Upload)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
+async def _send_part(
+    service: Service, upload_id: str, name: str, part: UploadPart, file: Path
+) -> CompletedPart:
+    content = FileSlice(file, part.offset, part.size)
+    try:
+        reply = await service.put(part.url, content)
+    except PermissionDeniedError:
+        # Links expire while a large model is on its way; reading the upload signs new ones.
+        request = Request("GET", f"v1/uploads/{upload_id}")
+        fresh = parse(await service.send(request), Upload)
+        url = _url_of(fresh, name, part.number)
+        if url is None or url == part.url:
+            raise
+        reply = await service.put(url, content)
+    etag = reply.headers.get("etag")
+    if etag is None:
+        raise APIError(f"part {part.number} of {name} was answered without an ETag")
+    return CompletedPart(number=part.number, etag=etag)
+
+
+def _url_of(fresh: Upload, name: str, number: int) -> str | None:
+    for file in fresh.files:
+        for part in file.parts:
+            if file.path == name and part.number == number:
+                return part.url
+    return None

@@ -1,0 +1,91 @@
+"""Resources as the service answers them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+NOW = "2026-11-23T00:00:00Z"
+
+
+def an_id(prefix: str, number: int = 1) -> str:
+    return f"{prefix}_{number:032x}"
+
+
+AUDIT, MODEL, ADAPTER, DATASET = an_id("aud"), an_id("mdl"), an_id("ada"), an_id("ds")
+
+
+def model(number: int = 1, **changes: Any) -> dict[str, Any]:
+    told = {
+        "id": an_id("mdl", number), "name": f"model {number}", "source": "registered", "status": "ready",
+        "sha256": "0" * 64, "size": 10, "architecture": None, "hub_id": None, "revision": None, "error": None,
+        "created_at": NOW, "object": "model",
+    }  # fmt: skip
+    return {**told, **changes}
+
+
+def adapter(**changes: Any) -> dict[str, Any]:
+    told = {
+        "id": ADAPTER, "name": "adapter", "sha256": "0" * 64, "size": 10, "rank": 8,
+        "target_modules": ["q_proj"], "base_model_name": None, "created_at": NOW, "object": "adapter",
+    }  # fmt: skip
+    return {**told, **changes}
+
+
+def dataset(**changes: Any) -> dict[str, Any]:
+    told = {
+        "id": DATASET, "name": "train", "format": "jsonl", "sha256": "0" * 64, "size": 10,
+        "created_at": NOW, "object": "dataset",
+    }  # fmt: skip
+    return {**told, **changes}
+
+
+def audit(status: str = "queued", number: int = 1, **changes: Any) -> dict[str, Any]:
+    told = {
+        "id": an_id("aud", number), "name": None, "status": status, "stage": None, "progress": None,
+        "base_model": MODEL, "adapter": ADAPTER, "dataset": DATASET, "config": {}, "metadata": {},
+        "n_documents": 12, "n_atoms": 2, "warnings": [], "error": None, "created_at": NOW,
+        "started_at": None, "ended_at": None, "object": "audit",
+    }  # fmt: skip
+    return {**told, **changes}
+
+
+def atom(index: int, rank: int, **changes: Any) -> dict[str, Any]:
+    told = {
+        "index": index, "rank": rank, "coherence": 1 / (rank + 1), "null_coherence": 0.01,
+        "null_coherence_95": 0.05, "n_active": 10 + rank, "n_positive": 9, "n_negative": 1, "sign": 1,
+        "mean_coefficient": 0.5, "energy_retained": 0.3, "vector_norm": 2.0,
+        "keywords": ["tea", f"word{index}"],
+        "top_documents": [{"document": 4, "value": 0.9, "preview": "how to make tea"}],
+        "bottom_documents": [], "label": None,
+    }  # fmt: skip
+    return {**told, **changes}
+
+
+def match(document: int, text: str = "tea, please") -> dict[str, Any]:
+    return {
+        "document": document, "value": 0.5, "id": str(document), "n_tokens": 5, "n_target_tokens": 2,
+        "loss": 1.5, "messages": [{"role": "user", "content": text}],
+    }  # fmt: skip
+
+
+def steered(**changes: Any) -> dict[str, Any]:
+    told = {
+        "id": an_id("str"), "name": None, "audit": AUDIT, "strengths": {"3": 0.1}, "size": 10,
+        "created_at": NOW, "object": "steered_adapter",
+    }  # fmt: skip
+    return {**told, **changes}
+
+
+def event(sequence: int, type_: str, **data: Any) -> dict[str, Any]:
+    told = {"id": an_id("evt", sequence), "audit_id": AUDIT, "sequence": sequence, "type": type_}
+    return {**told, "data": data, "created_at": NOW}
+
+
+def sse(*events: dict[str, Any]) -> bytes:
+    """Events as the service streams them."""
+    return b"".join(
+        b"id: %d\nevent: %s\ndata: %s\n\n"
+        % (told["sequence"], told["type"].encode(), json.dumps(told, ensure_ascii=False).encode())
+        for told in events
+    )
