@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -48,7 +50,7 @@ class Bundle:
     def __init__(self, store: ObjectStore, prefix: str = "") -> None:
         self._store = store
         self._prefix = prefix
-        self._cache: tempfile.TemporaryDirectory[str] | None = None
+        self._cache: Path | None = None
         self.manifest = self._read_manifest()
         self._entries: dict[str, FileEntry] = {entry.path: entry for entry in self.manifest.files}
 
@@ -166,8 +168,10 @@ class Bundle:
         local = self._store.local_path(key)
         if local is None:
             if self._cache is None:
-                self._cache = tempfile.TemporaryDirectory(prefix="atomscope-bundle-")
-            local = Path(self._cache.name, path)
+                self._cache = Path(tempfile.mkdtemp(prefix="atomscope-bundle-"))
+                # Removed with the last reference, or when the interpreter ends: a bundle needs no closing.
+                weakref.finalize(self, shutil.rmtree, self._cache, ignore_errors=True)
+            local = self._cache / path
         try:
             if self._store.local_path(key) is None and not local.exists():
                 self._store.get_file(key, local)
