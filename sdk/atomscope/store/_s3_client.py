@@ -50,7 +50,7 @@ def _choice(name: str, accepted: tuple[str, ...]) -> str:
 def make_clients(settings: S3Settings) -> tuple[Any, Any]:
     """The client for work and the one that signs links (the same one, unless there is a public endpoint)."""
     try:
-        import boto3  # noqa: PLC0415  (an extra: the core wheel works without it)
+        from boto3 import Session  # noqa: PLC0415  (an extra: the core wheel works without it)
         from botocore.config import Config  # noqa: PLC0415
         from botocore.exceptions import BotoCoreError  # noqa: PLC0415
     except ImportError as error:
@@ -67,7 +67,7 @@ def make_clients(settings: S3Settings) -> tuple[Any, Any]:
         max_pool_connections=20,
     )
     try:
-        session = boto3.session.Session()
+        session = Session()
         region = settings.region or session.region_name or "us-east-1"
 
         def client(endpoint: str | None) -> Any:  # noqa: ANN401  (boto3 is untyped)

@@ -45,5 +45,5 @@ def local_store(tmp_path: Path) -> LocalStore:
 
 
 @pytest.fixture(params=["local", "s3"])
-def store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
-    yield request.getfixturevalue(f"{request.param}_store")
+def store(request: pytest.FixtureRequest) -> ObjectStore:
+    return request.getfixturevalue(f"{request.param}_store")
