@@ -77,7 +77,7 @@ def _solve(
     """Atoms (K, k_total) of unit norm or zero, codes (n, K), facts."""
     model = MiniBatchDictionaryLearning(
         n_components=size,
-        alpha=alpha,
+        alpha=alpha,  # pyright: ignore[reportArgumentType]  (inferred from a default of 1)
         batch_size=BATCH,
         fit_algorithm="lars",
         transform_algorithm="lasso_lars",

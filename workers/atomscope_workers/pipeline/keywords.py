@@ -37,7 +37,7 @@ def distinctive_keywords(
     rest = np.setdiff1d(np.arange(len(texts)), np.concatenate([*groups, np.zeros(0, dtype=np.int64)]))
     totals = vstack([csr_matrix(counts[members].sum(0)) for members in [*groups, rest]]).tocsr()
     frequency = np.asarray(totals.sum(0)).ravel()
-    idf = np.log1p(totals.sum() / totals.shape[0] / np.maximum(frequency, 1))
+    idf = np.log1p(totals.sum() / (len(groups) + 1) / np.maximum(frequency, 1))
     found: list[list[str]] = []
     for row, members in enumerate(groups):
         counted = np.asarray(totals[row].todense()).ravel()
