@@ -41,14 +41,11 @@ class Broker:
 
     def __init__(self, broker_url: str) -> None:
         self._app = make_order_app(broker_url, connect_seconds=SOCKET_SECONDS)
-        self._redis = cast(
-            "redis.Redis",
-            redis.Redis.from_url(
-                redis_url(broker_url),
-                decode_responses=True,
-                socket_timeout=SOCKET_SECONDS,
-                socket_connect_timeout=SOCKET_SECONDS,
-            ),
+        self._redis: redis.Redis = redis.Redis.from_url(
+            redis_url(broker_url),
+            decode_responses=True,
+            socket_timeout=SOCKET_SECONDS,
+            socket_connect_timeout=SOCKET_SECONDS,
         )
 
     def send_order(self, order: UnitOrder) -> None:
