@@ -62,6 +62,7 @@ def test_every_fault_is_told_at_once() -> None:
                 "ATOMSCOPE_HUB_IMPORT": "perhaps",
                 "ATOMSCOPE_PART_BYTES": "1024",
                 "ATOMSCOPE_LEASE_SECONDS": "5",
+                "ATOMSCOPE_HEARTBEAT_SECONDS": "4",
             }
         )
     told = str(caught.value)
