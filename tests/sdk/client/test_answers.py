@@ -1,4 +1,4 @@
-"""What becomes of answers: typed values, exceptions by status, and bodies that are not what they should be."""
+"""What becomes of answers: typed values, exceptions by status, and bodies that are something else."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ BY_STATUS = {
 def test_each_status_has_its_exception(server: ScriptedServer, status: int) -> None:
     told = problem(status, "the_code", param="name", errors=[{"field": "name", "message": "too long"}])
     server.on("GET", "/v1/models/.*", Answer(status, told))
-    with Client(base_url=server.url, api_key=KEY, max_retries=0) as client:
-        with pytest.raises(atomscope.APIStatusError) as caught:
-            client.models.get(MODEL)
+    client = Client(base_url=server.url, api_key=KEY, max_retries=0)
+    with client, pytest.raises(atomscope.APIStatusError) as caught:
+        client.models.get(MODEL)
     error = caught.value
     assert type(error) is BY_STATUS[status]
     assert (error.code, error.param, error.errors[0]["field"]) == ("the_code", "name", "name")
@@ -66,7 +66,7 @@ def test_a_body_that_is_no_model_is_an_api_error_with_the_request_id(
     server: ScriptedServer, ask: Ask, body: bytes
 ) -> None:
     server.on("GET", "/v1/models/.*", Answer(200, body))
-    with pytest.raises(atomscope.APIError, match="could not be read.*req_header") as caught:
+    with pytest.raises(atomscope.APIError, match=r"could not be read.*req_header") as caught:
         ask(lambda c: c.models.get(MODEL))
     assert caught.value.request_id == "req_header"
     assert "\x1b" not in str(caught.value)
@@ -77,9 +77,9 @@ def test_an_error_that_is_no_problem_document_still_is_that_status(
     server: ScriptedServer, body: bytes
 ) -> None:
     server.on("GET", "/v1/models/.*", Answer(502, body))
-    with Client(base_url=server.url, api_key=KEY, max_retries=0) as client:
-        with pytest.raises(atomscope.InternalServerError, match="502"):
-            client.models.get(MODEL)
+    client = Client(base_url=server.url, api_key=KEY, max_retries=0)
+    with client, pytest.raises(atomscope.InternalServerError, match="502"):
+        client.models.get(MODEL)
 
 
 def test_fields_and_settings_of_a_newer_service_are_left_aside(server: ScriptedServer, ask: Ask) -> None:

@@ -73,11 +73,9 @@ def test_nobody_listening_is_a_connection_error_with_a_request_id() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    with Client(base_url=url, api_key="ask_x", max_retries=0) as client:
-        with pytest.raises(
-            atomscope.APIConnectionError, match=r"127\.0\.0\.1:\d+ cannot be reached"
-        ) as caught:
-            client.models.get(MODEL)
+    client = Client(base_url=url, api_key="ask_x", max_retries=0)
+    with client, pytest.raises(atomscope.APIConnectionError, match=r":\d+ cannot be reached") as caught:
+        client.models.get(MODEL)
     assert caught.value.request_id is not None
     assert caught.value.request_id in str(caught.value)
 
