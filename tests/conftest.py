@@ -4,4 +4,5 @@ pytest_plugins: list[str] = [
     "tests.fixtures.models",
     "tests.fixtures.postgres",
     "tests.fixtures.s3",
+    "tests.fixtures.valkey",
 ]

@@ -67,7 +67,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     event_heartbeat_seconds: Seconds = 15.0
     """Longest silence on an event stream; a comment fills it."""
     heartbeat_seconds: Seconds = 10.0
-    """How often a pipeline worker renews the lease of its unit."""
+    """How often a pipeline worker renews the lease of its unit; a quarter of the lease if that is shorter."""
     lease_seconds: Seconds = 60.0
     """How long a lease lasts without a heartbeat."""
     queued_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
@@ -94,7 +94,6 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
                 faults.append(f"{variable} is not set")
             continue
         try:
-            # The type of the field under "x", so that msgspec's own messages tell the range.
             values[field.name] = msgspec.convert(text, field.type, strict=False, dec_hook=_decode)
         except msgspec.ValidationError as error:
             faults.append(f"{variable}={_shown(field.name, text)}: {error}")
@@ -133,9 +132,10 @@ def _cross_checks(values: dict[str, Any]) -> list[str]:
                 f"{PREFIX}{name.upper()} must begin with one of {', '.join(f'{s}:' for s in allowed)}"
             )
     defaults = {field.name: field.default for field in msgspec.structs.fields(Settings)}
-    heartbeat = values.get("heartbeat_seconds", defaults["heartbeat_seconds"])
+    heartbeat = values.get("heartbeat_seconds")
     lease = values.get("lease_seconds", defaults["lease_seconds"])
-    if lease < 2 * heartbeat:
+    # Left at its default, the interval follows the lease (`Scheduler.heartbeat_seconds`).
+    if heartbeat is not None and lease < 2 * heartbeat:
         faults.append(
             f"{PREFIX}LEASE_SECONDS={lease:g} must be at least twice {PREFIX}HEARTBEAT_SECONDS={heartbeat:g}"
         )

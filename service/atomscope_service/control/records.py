@@ -178,7 +178,7 @@ def overdue_units(session: Session, now: datetime, limit: int) -> Sequence[tuple
         .order_by(UnitRow.lease_expires_at)
         .limit(limit)
     )
-    return [row.tuple() for row in rows]
+    return [(project, audit, unit, state, fence) for project, audit, unit, state, fence in rows]
 
 
 def _discard_work(session: Session, audit: Audit) -> None:

@@ -6,16 +6,49 @@ from collections.abc import Mapping
 
 from atomscope_service.embedded.data_dir import DataDir
 
-_SERVICE_ONLY = frozenset(
+_WORKER_NAMES = frozenset(
     {
-        "ATOMSCOPE_DATABASE_URL",
-        "ATOMSCOPE_SECRET_FILE",
-        "ATOMSCOPE_API_KEY",
-        "ATOMSCOPE_API_KEY_FILE",
-        "ATOMSCOPE_BASE_URL",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "PATH",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TMPDIR",
+        "LD_LIBRARY_PATH",
+        "VIRTUAL_ENV",
+        "HF_HOME",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "REQUESTS_CA_BUNDLE",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+        "ATOMSCOPE_STORE",
+        "ATOMSCOPE_CACHE",
+        "ATOMSCOPE_MAX_ROWS",
     }
 )
-"""Never given to a pipeline worker: it loads weights and templates that nobody vouches for."""
+_WORKER_PREFIXES = (
+    "LC_",
+    "PYTHON",
+    "CUDA_",
+    "NVIDIA_",
+    "NCCL_",
+    "TORCH",
+    "OMP_",
+    "MKL_",
+    "KMP_",
+    "GOMP_",
+    "AWS_",
+    "ATOMSCOPE_S3_",
+)
+"""All that a pipeline worker is given of the outer environment: it loads weights and templates that
+nobody vouches for, so whatever is not known to be needed is kept from it. It does need the store."""
 
 
 def service_environment(
@@ -33,7 +66,11 @@ def service_environment(
 
 def worker_environment(data_dir: DataDir, outer: Mapping[str, str], threads: int) -> dict[str, str]:
     """Environment of a pipeline worker with its share of the machine's threads."""
-    kept = {name: value for name, value in outer.items() if name not in _SERVICE_ONLY}
+    kept = {
+        name: value
+        for name, value in outer.items()
+        if name in _WORKER_NAMES or name.startswith(_WORKER_PREFIXES)
+    }
     fixed = {
         "ATOMSCOPE_BROKER_URL": data_dir.broker_url,
         "ATOMSCOPE_THREADS": str(threads),
