@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ WEIGHTS = "adapter_model.safetensors"
 PROVENANCE = "atomscope_steering.json"
 FILES = (CONFIG, WEIGHTS, PROVENANCE)
 
+MAX_CONFIG_BYTES = 1 << 20
+_PARTIAL = ".partial"
+
 
 class Provenance(msgspec.Struct, kw_only=True, frozen=True):
     """`atomscope_steering.json`: what was added to which adapter."""
@@ -24,6 +29,8 @@ class Provenance(msgspec.Struct, kw_only=True, frozen=True):
     audit_id: str
     strengths: dict[str, float]
     """Atom index -> strength, in units of the adapter's norm."""
+    adapter_sha256: str | None = None
+    """Of the weights that were steered."""
     direction: str = "adding an atom's vector raises its behaviour"
     format_version: int = 1
 
@@ -38,21 +45,36 @@ class SteeredAdapter:
         """Weights by name, in the adapter's own dtypes."""
         self.provenance = provenance
 
-    def save(self, folder: str | Path) -> Path:
-        """Write the PEFT folder and return it; an earlier save there is replaced.
+    def __repr__(self) -> str:
+        return f"<SteeredAdapter of {self.provenance.audit_id}: {self.provenance.strengths}>"
 
-        Raises `SteeringError` when the folder holds anything that a save did not put there.
+    def save(self, folder: str | Path) -> Path:
+        """Write the PEFT folder and return it; an earlier save there is replaced, file by file.
+
+        Raises `SteeringError` when the folder holds anything that a save did not put there, or cannot be
+        written.
         """
         target = Path(folder)
         claim_folder(target)
-        target.mkdir(parents=True, exist_ok=True)
-        (target / CONFIG).write_bytes(self.config)
-        temporary = target / f"{WEIGHTS}.partial"
-        write_tensors(self.tensors, temporary)
-        temporary.replace(target / WEIGHTS)
-        provenance = msgspec.json.format(msgspec.json.encode(self.provenance), indent=2)
-        (target / PROVENANCE).write_bytes(provenance + b"\n")
+        provenance = msgspec.json.format(msgspec.json.encode(self.provenance), indent=2) + b"\n"
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            # Provenance first: whatever breaks off the save, the folder is known to be ours afterwards.
+            _replace(target / PROVENANCE, lambda path: path.write_bytes(provenance))
+            _replace(target / CONFIG, lambda path: path.write_bytes(self.config))
+            _replace(target / WEIGHTS, lambda path: write_tensors(self.tensors, path))
+        except OSError as error:
+            raise SteeringError(f"cannot write the adapter: {error}") from error
         return target
+
+
+def _replace(path: Path, fill: Callable[[Path], object]) -> None:
+    """Have `fill` make the file beside `path`, then move it there: weights are never half-written."""
+    temporary = path.with_name(f"{path.name}{_PARTIAL}")
+    fill(temporary)
+    with temporary.open("rb") as written:
+        os.fsync(written.fileno())
+    temporary.replace(path)
 
 
 def claim_folder(folder: Path) -> None:
@@ -61,7 +83,8 @@ def claim_folder(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise SteeringError(f"{folder} is not a folder")
-    names = {path.name for path in folder.iterdir()} - {f"{WEIGHTS}.partial"}
+    # A save that broke off left half-written files, or nothing but those.
+    names = {path.name.removesuffix(_PARTIAL) for path in folder.iterdir()}
     if names and not (names <= set(FILES) and PROVENANCE in names):
         raise SteeringError(f"{folder} is not empty and holds no steered adapter: give another folder")
 
@@ -69,15 +92,27 @@ def claim_folder(folder: Path) -> None:
 def steer_folder(
     adapter: Path, vectors: Mapping[int, Vector], strengths: Mapping[int, float], audit_id: str
 ) -> SteeredAdapter:
-    """Steer the PEFT folder `adapter`; raises `SteeringError` (see `steer`) and when a file is missing."""
-    for name in (CONFIG, WEIGHTS):
-        if not (adapter / name).is_file():
-            raise SteeringError(f"{name} is missing from the adapter")
-    tensors = steer(read_tensors(adapter / WEIGHTS), vectors, strengths)
+    """Steer the PEFT folder `adapter`; raises `SteeringError`, as `steer` does, and when a file is unusable."""
+    config, weights = adapter / CONFIG, adapter / WEIGHTS
+    for path in (config, weights):
+        if not path.is_file():
+            raise SteeringError(f"{path.name} is missing from the adapter")
+    if config.stat().st_size > MAX_CONFIG_BYTES:
+        raise SteeringError(f"{CONFIG} holds more than {MAX_CONFIG_BYTES} bytes")
+    content = config.read_bytes()
+    try:
+        msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise SteeringError(f"cannot read {CONFIG}: {error}") from error
+    tensors = steer(read_tensors(weights), vectors, strengths)
+    with weights.open("rb") as source:
+        digest = hashlib.file_digest(source, "sha256").hexdigest()
     return SteeredAdapter(
-        config=(adapter / CONFIG).read_bytes(),
+        config=content,
         tensors=tensors,
         provenance=Provenance(
-            audit_id=audit_id, strengths={str(atom): value for atom, value in sorted(strengths.items())}
+            audit_id=audit_id,
+            strengths={str(atom): float(value) for atom, value in sorted(strengths.items())},
+            adapter_sha256=digest,
         ),
     )

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atomscope.errors import SteeringError
+from atomscope.text import visible
 
 Vector = Mapping[str, NDArray[Any]]
 """One tensor for each LoRA parameter, named and shaped as in the adapter."""
@@ -26,14 +27,17 @@ _SHOWN = 3
 
 
 def norm(tensors: Vector) -> float:
-    """Euclidean norm over all tensors together."""
-    return math.sqrt(sum(float(np.square(tensor.astype(np.float64)).sum()) for tensor in tensors.values()))
+    """Euclidean norm over all tensors together; infinite or NaN where their numbers are."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.hypot(*(float(np.linalg.norm(tensor.astype(np.float64))) for tensor in tensors.values()))
 
 
 def steer(
     adapter: Vector, vectors: Mapping[int, Vector], strengths: Mapping[int, float]
 ) -> dict[str, NDArray[Any]]:
-    """The steered weights, in the adapter's own dtypes and order.
+    """The steered weights, in the adapter's own dtypes and order; under strengths of zero, its own bits.
+
+    Memory: the result, and two float64 copies of the largest tensor.
 
     `vectors` holds the vector of every atom in `strengths`. Raises `SteeringError` when no strength is
     given, one is not finite, a vector is missing, is zero, or does not match the adapter by name and
@@ -43,7 +47,7 @@ def steer(
         raise SteeringError("no strength was given: name at least one atom")
     size = norm(adapter)
     if not math.isfinite(size) or size == 0:
-        raise SteeringError(f"the adapter's norm is {size}: there is nothing to scale a strength by")
+        raise SteeringError(f"the adapter's norm is {size}: strengths are in units of it")
     steps: list[tuple[Vector, float]] = []
     for atom, strength in sorted(strengths.items()):
         if not math.isfinite(strength):
@@ -63,12 +67,14 @@ def _moved(name: str, tensor: NDArray[Any], steps: list[tuple[Vector, float]]) -
     if not steps:
         return tensor
     total = tensor.astype(np.float64)
-    for vector, scale in steps:
-        total += scale * vector[name].astype(np.float64)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
+        for vector, scale in steps:
+            total += scale * vector[name].astype(np.float64)
         cast = total.astype(tensor.dtype)
     if not np.isfinite(cast.astype(np.float64)).all():
-        raise SteeringError(f"the steered {name} does not fit {tensor.dtype}: use a smaller strength")
+        raise SteeringError(
+            f"the steered {visible(name)} does not fit {tensor.dtype}: use a smaller strength"
+        )
     return cast
 
 
@@ -78,7 +84,7 @@ def check_match(adapter: Vector, other: Vector, what: str) -> None:
     shapes = [name for name in adapter if name in other and adapter[name].shape != other[name].shape]
     if missing or extra or shapes:
         told = [
-            f"{label}: {', '.join(names[:_SHOWN])}{' ...' if len(names) > _SHOWN else ''}"
+            f"{label}: {visible(', '.join(names[:_SHOWN]))}{' ...' if len(names) > _SHOWN else ''}"
             for label, names in (
                 ("missing", missing),
                 ("not in the adapter", extra),

@@ -1,7 +1,12 @@
-"""Safetensors as numpy arrays keyed by name, bfloat16 included."""
+"""Safetensors as numpy arrays keyed by name, bfloat16 included.
+
+The reader is our own because `safetensors.numpy` knows no bfloat16, which most adapters come in. It trusts
+nothing: every size in the header is checked against the file before it is used.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from atomscope.errors import SteeringError
+from atomscope.text import visible
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors format itself."""
@@ -36,8 +42,33 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
     """Every tensor of a safetensors file, by name; float64, float32, float16 or bfloat16.
 
     The arrays are read-only views of a memory map. Raises `SteeringError` when the file is not
-    safetensors, is truncated, or holds another dtype.
+    safetensors, is truncated, holds another dtype, or holds bytes that are no tensor's or two tensors'.
     """
+    entries, start, size = _read_header(path)
+    end = 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
+        dtype = _DTYPES.get(entry.dtype)
+        if dtype is None:
+            raise SteeringError(
+                f"{path.name}: {visible(name)} is {visible(entry.dtype)}; accepted: {', '.join(_DTYPES)}"
+            )
+        first, last = entry.data_offsets
+        needed = math.prod(entry.shape) * dtype.itemsize
+        if min(entry.shape, default=0) < 0 or first != end or last - first != needed:
+            raise SteeringError(f"{path.name}: the bytes of {visible(name)} do not fit its shape")
+        end = last
+    if end != size:
+        raise SteeringError(f"{path.name} is truncated: it holds {size} bytes where {end} were announced")
+    # A memory map may not be empty.
+    body = np.memmap(path, dtype=np.uint8, mode="r", offset=start) if size else np.empty(0, np.uint8)
+    return {
+        name: body[slice(*entry.data_offsets)].view(_DTYPES[entry.dtype]).reshape(entry.shape)
+        for name, entry in entries.items()
+    }
+
+
+def _read_header(path: Path) -> tuple[dict[str, _Tensor], int, int]:
+    """The tensors that a file announces, where its data starts, and how many bytes of data it holds."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -45,31 +76,13 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
             if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
                 raise SteeringError(f"{path.name} is not a safetensors file, or is truncated")
             header = msgspec.json.decode(file.read(length), type=dict[str, msgspec.Raw])
-        header.pop("__metadata__", None)
+        metadata = header.pop("__metadata__", None)
+        if metadata is not None:
+            msgspec.json.decode(metadata, type=dict[str, str])
         entries = {name: msgspec.json.decode(raw, type=_Tensor) for name, raw in header.items()}
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise SteeringError(f"cannot read {path.name}: {error}") from error
-    body = (
-        np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length)
-        if size > 8 + length
-        else np.empty(0, np.uint8)
-    )
-    return {name: _view(path.name, name, entry, body) for name, entry in entries.items()}
-
-
-def _view(file: str, name: str, entry: _Tensor, body: NDArray[np.uint8]) -> NDArray[Any]:
-    dtype = _DTYPES.get(entry.dtype)
-    if dtype is None:
-        raise SteeringError(f"{file}: {name} is {entry.dtype}; accepted: {', '.join(_DTYPES)}")
-    start, stop = entry.data_offsets
-    count = int(np.prod(entry.shape, dtype=np.int64))
-    if (
-        min(entry.shape, default=0) < 0
-        or not 0 <= start <= stop <= body.size
-        or stop - start != count * dtype.itemsize
-    ):
-        raise SteeringError(f"{file}: the bytes of {name} do not fit its shape, or the file is truncated")
-    return body[start:stop].view(dtype).reshape(entry.shape)
+    return entries, 8 + length, size - 8 - length
 
 
 def write_tensors(tensors: Mapping[str, NDArray[Any]], path: Path) -> None:

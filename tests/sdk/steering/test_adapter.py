@@ -1,0 +1,145 @@
+"""A steered adapter as a PEFT folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from atomscope.errors import SteeringError
+from atomscope.steering import CONFIG, FILES, PROVENANCE, WEIGHTS, SteeredAdapter, read_tensors, steer_folder
+
+CONFIG_TEXT = b'{"peft_type": "LORA",\n   "r": 2, "unknown": [1, 2]}'
+NAMES = ("a.lora_A.weight", "a.lora_B.weight")
+
+
+def tensors(seed: int, dtype: Any = np.float32) -> dict[str, Any]:
+    random = np.random.default_rng(seed)
+    return {name: random.normal(size=(2, 3)).astype(dtype) for name in NAMES}
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / CONFIG).write_bytes(CONFIG_TEXT)
+    (folder / "README.md").write_text("not taken along")
+    save_file(tensors(0, ml_dtypes.bfloat16), folder / WEIGHTS, {"format": "pt"})
+    return folder
+
+
+@pytest.fixture
+def steered(adapter: Path) -> SteeredAdapter:
+    return steer_folder(adapter, {4: tensors(1)}, {4: 0.1}, "aud_1")
+
+
+def test_a_save_is_a_peft_folder_that_says_where_it_came_from(
+    steered: SteeredAdapter, adapter: Path, tmp_path: Path
+) -> None:
+    out = steered.save(tmp_path / "new" / "out")
+    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+    assert (out / CONFIG).read_bytes() == CONFIG_TEXT
+    found = read_tensors(out / WEIGHTS)
+    assert {tensor.dtype for tensor in found.values()} == {np.dtype(ml_dtypes.bfloat16)}
+    assert all((found[name] == steered.tensors[name]).all() for name in NAMES)
+    provenance = json.loads((out / PROVENANCE).read_text())
+    assert provenance == {
+        "audit_id": "aud_1",
+        "strengths": {"4": 0.1},
+        "adapter_sha256": hashlib.sha256((adapter / WEIGHTS).read_bytes()).hexdigest(),
+        "direction": "adding an atom's vector raises its behaviour",
+        "format_version": 1,
+    }
+
+
+def test_the_same_steering_gives_the_same_bytes(adapter: Path, tmp_path: Path) -> None:
+    saves = [steer_folder(adapter, {4: tensors(1)}, {4: 0.1}, "aud_1").save(tmp_path / name) for name in "ab"]
+    assert all((saves[0] / name).read_bytes() == (saves[1] / name).read_bytes() for name in FILES)
+
+
+def test_strength_zero_saves_the_tensors_as_they_were(adapter: Path, tmp_path: Path) -> None:
+    out = steer_folder(adapter, {4: tensors(1)}, {4: 0.0}, "aud_1").save(tmp_path / "out")
+    before, after = read_tensors(adapter / WEIGHTS), read_tensors(out / WEIGHTS)
+    assert {name: after[name].tobytes() for name in NAMES} == {name: before[name].tobytes() for name in NAMES}
+
+
+def test_the_adapter_itself_is_left_alone(steered: SteeredAdapter, adapter: Path) -> None:
+    before = {path.name: path.read_bytes() for path in adapter.iterdir()}
+    with pytest.raises(SteeringError, match="not empty"):
+        steered.save(adapter)
+    assert {path.name: path.read_bytes() for path in adapter.iterdir()} == before
+
+
+def test_an_earlier_save_is_replaced(adapter: Path, steered: SteeredAdapter, tmp_path: Path) -> None:
+    out = steered.save(tmp_path / "out")
+    first = (out / WEIGHTS).read_bytes()
+    (out / f"{WEIGHTS}.partial").write_bytes(b"left by a save that broke off")
+    steer_folder(adapter, {4: tensors(1)}, {4: -3.0}, "aud_1").save(out)
+    assert (out / WEIGHTS).read_bytes() != first
+    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+
+
+def test_a_save_that_broke_off_can_be_repeated(
+    steered: SteeredAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("atomscope.steering.adapter.write_tensors", fail)
+    with pytest.raises(SteeringError, match="No space left"):
+        steered.save(tmp_path / "out")
+    monkeypatch.undo()
+    assert not (tmp_path / "out" / WEIGHTS).exists()
+    steered.save(tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
+
+
+@pytest.mark.parametrize("names", [["notes.txt"], [CONFIG], [CONFIG, WEIGHTS], [PROVENANCE, "notes.txt"]])
+def test_a_folder_of_something_else_is_refused(
+    steered: SteeredAdapter, tmp_path: Path, names: list[str]
+) -> None:
+    for name in names:
+        (tmp_path / name).write_text("kept")
+    with pytest.raises(SteeringError, match="not empty"):
+        steered.save(tmp_path)
+    assert all((tmp_path / name).read_text() == "kept" for name in names)
+
+
+def test_a_file_is_no_folder(steered: SteeredAdapter, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SteeringError, match="not a folder"):
+        steered.save(tmp_path / "file")
+    with pytest.raises(SteeringError, match="cannot write"):
+        steered.save(tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_a_missing_file_is_named(adapter: Path, name: str) -> None:
+    (adapter / name).unlink()
+    with pytest.raises(SteeringError, match=f"{name} is missing"):
+        steer_folder(adapter, {4: tensors(1)}, {4: 0.1}, "aud_1")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"no json", b"\xff", b"[" * 100_000, b" " * (1 << 20) + b"{}"]
+)
+def test_a_damaged_config_is_refused(adapter: Path, content: bytes) -> None:
+    (adapter / CONFIG).write_bytes(content)
+    with pytest.raises(SteeringError, match=CONFIG):
+        steer_folder(adapter, {4: tensors(1)}, {4: 0.1}, "aud_1")
+
+
+def test_peft_loads_what_was_saved(steered: SteeredAdapter, tmp_path: Path) -> None:
+    from peft.utils.save_and_load import load_peft_weights
+
+    out = steered.save(tmp_path / "out")
+    loaded = load_peft_weights(str(out), device="cpu")
+    for name in NAMES:
+        assert str(loaded[name].dtype) == "torch.bfloat16"
+        assert (loaded[name].float().numpy() == steered.tensors[name].astype(np.float32)).all()
