@@ -92,7 +92,7 @@ def claim_folder(folder: Path) -> None:
 def steer_folder(
     adapter: Path, vectors: Mapping[int, Vector], strengths: Mapping[int, float], audit_id: str
 ) -> SteeredAdapter:
-    """Steer the PEFT folder `adapter`; raises `SteeringError`, as `steer` does, and when a file is unusable."""
+    """Steer the PEFT folder `adapter`; raises `SteeringError`, also when a file of it is unusable."""
     config, weights = adapter / CONFIG, adapter / WEIGHTS
     for path in (config, weights):
         if not path.is_file():

@@ -51,10 +51,8 @@ def remove_deleted(database: Database, store: ObjectStore, grace: timedelta) -> 
 def forget_idempotency(database: Database, age: timedelta) -> int:
     """Forget the answers to `Idempotency-Key`s that are older than `age`, of every project; how many."""
     with database.write() as session:
-        gone = session.execute(
-            delete(IdempotencyRow).where(IdempotencyRow.created_at < datetime.now(UTC) - age)
-        )
-        return gone.rowcount
+        old = delete(IdempotencyRow).where(IdempotencyRow.created_at < datetime.now(UTC) - age)
+        return len(session.scalars(old.returning(IdempotencyRow.id)).all())
 
 
 def _remove(store: ObjectStore, prefix: str) -> None:

@@ -77,10 +77,9 @@ def _import(database: Database, store: ObjectStore, settings: Settings, row: Mod
         logger.warning("model %s will be tried again: %s", row.id, error)
         return False
     with database.write() as session:
-        done = session.execute(
-            update(ModelRow).where(ModelRow.id == row.id, ModelRow.status == "importing").values(**values)
-        )
-        if done.rowcount == 0 or values["status"] == "failed":
+        importing = update(ModelRow).where(ModelRow.id == row.id, ModelRow.status == "importing")
+        recorded = session.scalar(importing.values(**values).returning(ModelRow.id))
+        if recorded is None or values["status"] == "failed":
             # It was deleted meanwhile, or only a part of it is there.
             Repositories(session, row.project_id).deletions.add_prefix(row.prefix)
     return True
@@ -113,7 +112,7 @@ def _bring(store: ObjectStore, settings: Settings, row: ModelRow) -> dict[str, o
             f"the hub has no {row.hub_id} at {row.revision}, or none that may be read"
         ) from error
     except HfHubHTTPError as error:
-        if error.response is not None and 400 <= error.response.status_code < 500:
+        if 400 <= error.response.status_code < 500:
             raise ImportRefused(f"the hub answered {error.response.status_code}") from error
         raise
 
