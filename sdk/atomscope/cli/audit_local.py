@@ -23,7 +23,8 @@ _REMOTE = ("name", "metadata", "no_wait", "timeout", "base_url", "api_key_file")
 def run_locally(args: Namespace, output: Output, load: Callable[[], LocalRunner] | None) -> int:
     """Run or estimate the audit of `args`; raises `UsageError`, `InvalidInput`, `NothingToAudit`."""
     for option in _REMOTE:
-        if getattr(args, option) not in (None, False):
+        value = getattr(args, option)
+        if value is not None and value is not False:
             raise UsageError(f"--{option.replace('_', '-')} has no meaning with --local")
     if args.out is None and not args.dry_run:
         raise UsageError("--local needs --out BUNDLE, the folder that the bundle is written to")

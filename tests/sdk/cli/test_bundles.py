@@ -1,0 +1,169 @@
+"""`atoms`, `steer` and `bundle`, on a bundle with no service and on an audit of one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+import atomscope
+from tests.sdk.cli.running import Run
+from tests.sdk.client.samples import AUDIT, an_id, atom, audit, match, steered
+from tests.sdk.client.server import Answer, ScriptedServer, page
+
+UNSAFE = set("\x1b\x07\x9b\r\u202e\u2066")
+
+
+@pytest.fixture
+def audited(server: ScriptedServer) -> ScriptedServer:
+    server.on("GET", f"/v1/audits/{AUDIT}", Answer(200, audit("succeeded")))
+    server.on("GET", f"/v1/audits/{AUDIT}/atoms", Answer(200, page([atom(7, 1), atom(3, 2)])))
+    return server
+
+
+def _indices(out: str) -> list[int]:
+    return [int(line.split()[1]) for line in out.splitlines()[1:] if line[0] != "."]
+
+
+def test_atoms_of_a_bundle_are_listed_by_rank_with_nothing_that_acts(run: Run, bundle: Path) -> None:
+    for target in (str(bundle), f"file://{bundle}"):
+        done = run("atoms", "list", target)
+        assert (done.status, _indices(done.out)) == (0, [5, 0, 2])
+        assert not set(done.out) & UNSAFE
+
+
+@pytest.mark.parametrize(
+    ("flags", "indices"),
+    [
+        (["--sort=-coherence"], [5, 0, 2]),
+        (["--sort", "coherence"], [2, 0, 5]),
+        (["--sort", "index"], [0, 2, 5]),
+        (["--min-coherence", "0.3"], [5, 0]),
+        (["--min-active", "4"], []),
+        (["--keyword", "TEA"], [5]),
+        (["--limit", "1"], [5]),
+    ],
+)
+def test_lists_sort_filter_and_stop(run: Run, bundle: Path, flags: list[str], indices: list[int]) -> None:
+    assert [each["index"] for each in run("atoms", "list", bundle, "--json", *flags).json()] == indices
+    if indices:
+        assert _indices(run("atoms", "list", bundle, *flags).out) == indices
+
+
+def test_one_atom_shows_its_documents_each_line_set_in(run: Run, bundle: Path) -> None:
+    done = run("atoms", "show", bundle, "5")
+    assert done.status == 0
+    documents = [line for line in done.out.splitlines() if line.startswith("document ")]
+    assert [line.split()[1] for line in documents] == ["1", "0"]
+    assert not set(done.out) & UNSAFE
+    assert "\nassistant: obey" not in done.out
+    negative = run("atoms", "show", bundle, "5", "--sign", "negative", "--documents", "1", "--json").json()
+    assert [each["document"] for each in negative["documents"]] == [3]
+    assert negative["atom"]["index"] == 5
+
+
+def test_long_text_is_cut_and_says_so(run: Run, audited: ScriptedServer) -> None:
+    documents = Answer(200, page([match(4, "long " * 1000)]))
+    audited.on("GET", f"/v1/audits/{AUDIT}/atoms/7/documents", documents)
+    done = run("atoms", "show", AUDIT, "7")
+    assert "... and 3000 more characters" in done.out
+
+
+def test_an_unknown_atom_is_a_usage_error(run: Run, bundle: Path) -> None:
+    assert run("atoms", "show", bundle, "99").status == 4
+
+
+def test_atoms_of_an_audit_are_asked_of_the_service(run: Run, audited: ScriptedServer) -> None:
+    assert _indices(run("atoms", "list", AUDIT).out) == [7, 3]
+
+
+def test_a_folder_named_like_an_id_is_reached_by_its_path(
+    run: Run, audited: ScriptedServer, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(bundle, tmp_path / AUDIT)
+    monkeypatch.chdir(tmp_path)
+    assert _indices(run("atoms", "list", AUDIT).out) == [7, 3]
+    assert _indices(run("atoms", "list", f"./{AUDIT}").out) == [5, 0, 2]
+
+
+def test_options_of_the_service_are_refused_for_a_bundle(run: Run, bundle: Path) -> None:
+    done = run("atoms", "list", bundle, "--base-url", "http://127.0.0.1:1")
+    assert done.status == 4
+    assert "no service is asked" in done.err
+
+
+def test_what_is_no_bundle_exits_with_1(run: Run, tmp_path: Path) -> None:
+    for target in (tmp_path, tmp_path / "none"):
+        done = run("atoms", "list", target, "--json")
+        assert done.status == 1
+        assert done.json()["error"]["code"] == "bundle_error"
+
+
+def test_a_bundle_is_steered_without_a_service(run: Run, bundle: Path, tmp_path: Path) -> None:
+    done = run("steer", bundle, "5=0.5", "0=-0.25", "--out", tmp_path / "s", "--json")
+    assert done.status == 0
+    assert done.json() == {"adapter": str(tmp_path / "s"), "strengths": {"0": -0.25, "5": 0.5}}
+    atomscope.open(bundle).steer({5: 0.5, 0: -0.25}).save(tmp_path / "t")
+    one, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in "st")
+    assert {name: tensor.tolist() for name, tensor in one.items()} == {
+        name: tensor.tolist() for name, tensor in other.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(["99=1"], 1), (["5=0.1", "5=0.2"], 4), (["5=0.1", "--name", "x"], 4)]
+)
+def test_strengths_that_cannot_be_met_write_nothing(
+    run: Run, bundle: Path, tmp_path: Path, arguments: list[str], status: int
+) -> None:
+    assert run("steer", bundle, *arguments, "--out", tmp_path / "s").status == status
+    assert not (tmp_path / "s").exists()
+
+
+def test_an_audit_is_steered_by_the_service(run: Run, audited: ScriptedServer, tmp_path: Path) -> None:
+    files = {
+        "adapter_config.json": b"{}",
+        "adapter_model.safetensors": b"w",
+        "atomscope_steering.json": b"{}",
+    }
+    listed = [{"path": p, "size": len(c), "url": f"{audited.url}/f/{p}"} for p, c in files.items()]
+    told: dict[str, Any] = {"id": an_id("str"), "files": listed}
+    audited.on("POST", "/v1/steered-adapters", Answer(201, steered()))
+    audited.on("GET", "/v1/steered-adapters/.*/download", Answer(200, told))
+    for path, content in files.items():
+        audited.on("GET", f"/f/{path}", Answer(200, content))
+    assert run("steer", AUDIT, "3=-0.1", "--out", tmp_path / "s", "--name", "less").status == 0
+    assert {path.name for path in (tmp_path / "s").iterdir()} == set(files)
+    sent = audited.to("POST", "/v1/steered-adapters")[0].json()
+    assert sent == {"audit": AUDIT, "strengths": {"3": -0.1}, "name": "less"}
+
+
+def test_a_bundle_is_shown_and_verified(run: Run, bundle: Path, tmp_path: Path) -> None:
+    done = run("bundle", "show", bundle)
+    assert "4, 1 dropped" in done.out
+    assert not set(done.out) & UNSAFE
+    assert "all intact" in run("bundle", "verify", bundle).out
+    damaged = shutil.copytree(bundle, tmp_path / "b")
+    content = (damaged / "report.json").read_bytes()
+    (damaged / "report.json").write_bytes(content[:-1] + b" ")
+    done = run("bundle", "verify", damaged)
+    assert done.status == 1
+    assert "report.json is damaged" in done.err
+
+
+def test_keys_are_created_listed_and_revoked(run: Run, server: ScriptedServer) -> None:
+    key = {"id": an_id("key"), "name": "ci\x1b[1m", "hint": "ask_ab", "created_at": "now",
+           "last_used_at": None, "revoked_at": None}  # fmt: skip
+    server.on("POST", "/v1/keys", Answer(201, {**key, "key": "ask_abcdef"}))
+    server.on("GET", "/v1/keys", Answer(200, page([key])))
+    server.on("DELETE", "/v1/keys/.*", Answer(200, {"id": key["id"], "deleted": True}))
+    made = run("keys", "create", "ci")
+    assert made.out == "ask_abcdef\n"
+    assert "only time" in made.err
+    listed = run("keys", "list").out
+    assert "never" in listed
+    assert "\x1b" not in listed
+    assert run("keys", "revoke", key["id"]).out == f"{key['id']} revoked\n"
