@@ -51,6 +51,7 @@ def run(stages: Mapping[Stage, StageFunction] | None = None) -> int:
     add_tasks(app, environ["ATOMSCOPE_BROKER_URL"], environ["ATOMSCOPE_STORE"], stages or STAGE_FUNCTIONS)
     app.worker_main(
         [
+            "--quiet",
             "worker",
             "--pool=solo",
             "--loglevel=INFO",

@@ -58,6 +58,7 @@ def run(settings: Settings) -> int:
     try:
         app.worker_main(
             [
+                "--quiet",
                 "worker",
                 "--pool=solo",
                 "--loglevel=INFO",

@@ -67,6 +67,7 @@ class Site:
     def environment(self) -> dict[str, str]:
         """The same settings for a process of `atomscope control`."""
         fields = msgspec.structs.asdict(self.settings)
+        del fields["heartbeat_seconds"]  # follows the lease
         return {f"ATOMSCOPE_{name.upper()}": str(value) for name, value in fields.items() if value != ""}
 
     def submit(self) -> str:
