@@ -67,7 +67,8 @@ def fit_dictionary(
     raw, found, facts = _solve(unit, size, alpha, seed)
     signs = np.where(found.sum(0) < 0, -1, 1)
     codes[used] = found * signs
-    atoms = (raw * signs[:, None]).astype(np.float32)
+    # scikit-learn's array is in Fortran order, which safetensors would write as if it were in C order.
+    atoms = np.ascontiguousarray(raw * signs[:, None], dtype=np.float32)
     return Dictionary(atoms, codes, signs.astype(np.int64), np.flatnonzero(norms == 0), facts)
 
 
