@@ -14,13 +14,13 @@ import os
 import socket
 import tempfile
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
 from sqlalchemy import select, update
 
 from atomscope.errors import AtomscopeError
-from atomscope.store import ObjectStore, StoreError
+from atomscope.store import ObjectStore
 from atomscope_service.api.problems import ProblemError
 from atomscope_service.control.broker import Broker, BrokerUnavailable
 from atomscope_service.db.engine import Database
@@ -33,9 +33,10 @@ from atomscope_service.uploads.rules import IGNORED, check_name, check_set
 
 logger = logging.getLogger(__name__)
 
-ALLOW_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
 HOLD_SECONDS = 120.0
 """How long the lock of an import outlives a control worker that died."""
+PATIENCE = timedelta(hours=24)
+"""How long an import is tried while the hub or the store is down."""
 
 
 class ImportRefused(AtomscopeError):  # noqa: N818
@@ -73,9 +74,12 @@ def _import(database: Database, store: ObjectStore, settings: Settings, row: Mod
         detail = error.detail if isinstance(error, ProblemError) else str(error)
         logger.warning("model %s was not imported: %s", row.id, detail)
         values = {"status": "failed", "error": detail[:2000]}
-    except (StoreError, OSError, httpx.HTTPError) as error:
-        logger.warning("model %s will be tried again: %s", row.id, error)
-        return False
+    except Exception as error:  # the hub's client lets through whatever its HTTP library raises
+        if datetime.now(UTC) - row.created_at < PATIENCE:
+            logger.warning("model %s will be tried again: %s: %s", row.id, type(error).__name__, error)
+            return False
+        logger.exception("model %s is given up", row.id)
+        values = {"status": "failed", "error": f"the import failed for {PATIENCE}: {type(error).__name__}"}
     with database.write() as session:
         importing = update(ModelRow).where(ModelRow.id == row.id, ModelRow.status == "importing")
         recorded = session.scalar(importing.values(**values).returning(ModelRow.id))
@@ -89,7 +93,7 @@ def _bring(store: ObjectStore, settings: Settings, row: ModelRow) -> dict[str, o
     """Fetch a model's files, check them and put them into the store; the columns of the finished row."""
     if importlib.util.find_spec("huggingface_hub") is None:
         raise ImportRefused("imports need: pip install huggingface_hub (beside the service)")
-    from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415
+    from huggingface_hub import HfApi, hf_hub_download  # noqa: PLC0415
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError  # noqa: PLC0415
 
     if row.hub_id is None or row.revision is None:
@@ -103,9 +107,8 @@ def _bring(store: ObjectStore, settings: Settings, row: ModelRow) -> dict[str, o
         size = sum(sibling.size or 0 for sibling in info.siblings or [] if sibling.rfilename in names)
         _check_size(size, settings)
         with tempfile.TemporaryDirectory(prefix="atomscope-import-") as scratch:
-            snapshot_download(
-                row.hub_id, revision=row.revision, allow_patterns=names, local_dir=scratch, endpoint=endpoint
-            )
+            for name in names:
+                hf_hub_download(row.hub_id, name, revision=row.revision, local_dir=scratch, endpoint=endpoint)
             return _store_files(store, settings, row, Path(scratch), names)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise ImportRefused(
