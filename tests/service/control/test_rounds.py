@@ -11,6 +11,10 @@ import pytest
 from sqlalchemy import select
 
 from atomscope.store import LocalStore, StoreError
+from atomscope.types.work import REPORT_TASK
+from atomscope_service.control import worker
+from atomscope_service.control.broker import BrokerUnavailable
+from atomscope_service.control.celery import make_app
 from atomscope_service.control.deletions import forget_idempotency, remove_deleted
 from atomscope_service.control.rounds import Round
 from atomscope_service.db.models import DeletionRow, IdempotencyRow
@@ -110,3 +114,23 @@ def test_a_round_goes_on_after_a_fault_is_woken_and_stops(caplog: pytest.LogCapt
     assert time.monotonic() - began < 5
     assert len(calls) == 2
     assert "the test round was cut short" in caplog.text
+
+
+def test_a_message_that_met_a_passing_fault_is_taken_again(
+    monkeypatch: pytest.MonkeyPatch, site: Site
+) -> None:
+    met: list[object] = []
+
+    def handle(_scheduler: object, message: object) -> bool:
+        met.append(message)
+        if len(met) < 3:
+            raise BrokerUnavailable("it is down")
+        return True
+
+    monkeypatch.setattr(worker, "handle_report", handle)
+    monkeypatch.setattr(worker, "RETRY_SECONDS", 0.0)
+    app = make_app("memory://", 2.0)
+    idle = Round("idle", 1.0, lambda: None)
+    worker.add_tasks(app, site.scheduler, idle, idle)
+    app.tasks[REPORT_TASK].apply(args=[{"type": "started"}])
+    assert met == [{"type": "started"}] * 3
