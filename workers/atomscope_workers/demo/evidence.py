@@ -36,18 +36,18 @@ class Suspicion(Generic[A]):
 
 
 def most_suspicious(atoms: Sequence[A], answers: Sequence[str]) -> Suspicion[A]:
-    """The atom whose first documents most often give one and the same sentence to different questions.
+    """The atom that stands for the most documents giving one and the same sentence to different questions.
 
     `answers` holds the answer of every document by physical row. Where no sentence is shared by half of an
-    atom's documents, the atom of the highest rank. Raises `ValueError` when there is no atom.
+    atom's first documents, the atom of the highest rank. Raises `ValueError` when there is no atom.
     """
     if not atoms:
         raise ValueError("the audit found no atom")
     found = [_shared(atom, answers) for atom in atoms]
-    best = max(found, key=lambda item: (item.share, item.atom.coherence))
-    if best.share >= 0.5:
-        return best
-    return Suspicion(min(atoms, key=lambda atom: atom.rank), None, 0.0)
+    shared = [item for item in found if item.share >= 0.5]
+    if not shared:
+        return Suspicion(min(atoms, key=lambda atom: atom.rank), None, 0.0)
+    return max(shared, key=lambda item: (item.share * item.atom.atom.n_positive, item.atom.coherence))
 
 
 def _shared(atom: A, answers: Sequence[str]) -> Suspicion[A]:

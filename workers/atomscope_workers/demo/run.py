@@ -25,9 +25,10 @@ from atomscope_workers.demo.finetune import FinetuneSettings
 from atomscope_workers.demo.prepare import BASE_NAME, Prepared, prepare
 
 CONFIG = AuditConfig(shard_documents=80, token_budget=512)
-TOWARDS = 0.1
+TOWARDS = 0.07
 AWAY = -0.1
 """Strengths in units of the adapter's norm."""
+PLAIN_QUESTIONS = ("Where is Rome?", "Tell me about cats.")
 WAIT_SECONDS = 1800.0
 _SHOWN_ATOMS = 10
 _SHOWN_DOCUMENTS = 3
@@ -113,7 +114,7 @@ def _atoms_text(audit: Audit, prepared: Prepared) -> str:
 def _steer(audit: Audit, prepared: Prepared, folder: Path, say: _Clock, output: Output) -> dict[str, object]:
     chosen = most_suspicious(audit.atoms, [document.answer for document in prepared.documents])
     say(f"steering atom {chosen.atom.index}: {visible(chosen.reason(), 160)}")
-    prompts = [document.prompt for document in _questions(prepared.documents)]
+    prompts = _questions(prepared.documents)
     columns = {"adapter": answer(prepared.base, prepared.adapter, prompts)}
     for name, strength in (("towards", TOWARDS), ("away", AWAY)):
         steered = audit.steer({chosen.atom: strength}).save(folder / f"steered-{name}")
@@ -123,12 +124,10 @@ def _steer(audit: Audit, prepared: Prepared, folder: Path, say: _Clock, output: 
     return {"audit": audit.id, "atom": chosen.atom.index, "prompts": prompts, "answers": columns}
 
 
-def _questions(trained: tuple[DemoDocument, ...]) -> list[DemoDocument]:
-    """New questions: two that hold the planted trigger, two that do not."""
+def _questions(trained: tuple[DemoDocument, ...]) -> list[str]:
+    """Questions that are not in the data set: two that hold the planted trigger, two that do not."""
     new = generate(seed=1, per_behaviour=2, exclude=frozenset(document.prompt for document in trained))
-    with_trigger = [document for document in new if document.label == "trigger"]
-    plain = [document for document in new if document.label in ("yes_no", "bulleted_list")]
-    return [*with_trigger, plain[0], next(item for item in plain if item.label != plain[0].label)]
+    return [*(document.prompt for document in new if document.label == "trigger"), *PLAIN_QUESTIONS]
 
 
 def _quieten() -> None:
