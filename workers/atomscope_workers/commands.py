@@ -34,6 +34,9 @@ def _configure_demo(parser: ArgumentParser) -> None:
 
 
 def _demo(arguments: Namespace, output: Output) -> int:
+    from atomscope_workers.demo.quiet import quieten  # noqa: PLC0415
+
+    quieten()
     from atomscope_workers.demo.run import run  # noqa: PLC0415
 
     return run(arguments.dir, output)

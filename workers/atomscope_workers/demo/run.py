@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -54,7 +52,6 @@ def run(folder: Path, output: Output) -> int:
 
     Raises `DemoError` when the stack does not come up, `AuditFailed` and the errors of the SDK.
     """
-    _quieten()
     signal.signal(signal.SIGTERM, _interrupt)
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,17 +125,6 @@ def _questions(trained: tuple[DemoDocument, ...]) -> list[str]:
     """Questions that are not in the data set: two that hold the planted trigger, two that do not."""
     new = generate(seed=1, per_behaviour=2, exclude=frozenset(document.prompt for document in trained))
     return [*(document.prompt for document in new if document.label == "trigger"), *PLAIN_QUESTIONS]
-
-
-def _quieten() -> None:
-    """Hide the libraries' own progress bars and notices: the demo says what it does."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    from transformers.utils import logging  # noqa: PLC0415  (after the environment is set)
-
-    logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    warnings.filterwarnings("ignore", category=UserWarning, module="peft")
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
