@@ -90,7 +90,7 @@ def finetune(
         losses.append(loss.item())
         on_step(step + 1, len(batches), losses[-1])
     model.peft_config["default"].base_model_name_or_path = base_name
-    model.save_pretrained(out_dir)
+    model.save_pretrained(out_dir, save_embedding_layers=False)
     tail = max(1, len(losses) // 10)
     return FinetuneResult(
         steps=len(batches),
