@@ -15,8 +15,8 @@ import pytest
 import redis
 
 from atomscope.bundle import layout
-from atomscope.digests import file_digest, folder_digest
 from atomscope.errors import InputProblem, InvalidInput, NothingToAudit
+from atomscope.input_files import file_digest, folder_digest
 from atomscope.store import LocalStore, ObjectNotFound
 from atomscope.types.bundle import Plan, ShardPlan
 from atomscope.types.spec import AuditConfig, AuditSpec, InputRef

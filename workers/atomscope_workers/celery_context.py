@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 
 from atomscope.bundle import layout
-from atomscope.digests import file_digest, folder_digest
 from atomscope.errors import InvalidInput
+from atomscope.input_files import file_digest, folder_digest
 from atomscope.store import ObjectNotFound, ObjectStore
 from atomscope.types.bundle import Plan
 from atomscope.types.spec import AuditSpec, InputRef

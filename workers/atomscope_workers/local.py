@@ -16,8 +16,8 @@ import msgspec
 
 from atomscope.bundle import layout, open_bundle
 from atomscope.cli.registry import Estimate, LocalRun
-from atomscope.digests import file_digest, folder_digest
 from atomscope.errors import BundleError, InvalidInput, UsageError
+from atomscope.input_files import ADAPTER_FILES, file_digest, folder_digest, is_model_file
 from atomscope.store import LocalStore, ObjectNotFound
 from atomscope.types.resources import Progress
 from atomscope.types.spec import AuditSpec, InputRef
@@ -123,7 +123,8 @@ def local_spec(request: LocalRun) -> AuditSpec:
 
     Raises `InvalidInput` when a path is missing.
     """
-    base, adapter = _folder(request.base_model, "base model"), _folder(request.adapter, "adapter")
+    base = _folder(request.base_model, "base model", is_model_file)
+    adapter = _folder(request.adapter, "adapter", ADAPTER_FILES.__contains__)
     dataset = request.dataset.expanduser().absolute()
     if not dataset.is_file():
         raise InvalidInput("bad_path", f"no such data set: {request.dataset}")
@@ -152,11 +153,12 @@ def local_spec(request: LocalRun) -> AuditSpec:
     )
 
 
-def _folder(path: Path, what: str) -> InputRef:
+def _folder(path: Path, what: str, belongs: Callable[[str], bool]) -> InputRef:
+    """A folder of `--local`; its digest is that of the files that belong to it, as in the service."""
     folder = path.expanduser().absolute()
     if not folder.is_dir():
         raise InvalidInput("bad_path", f"no such {what} folder: {path}")
-    files = {file.name: file for file in sorted(folder.iterdir()) if file.is_file()}
+    files = {file.name: file for file in sorted(folder.iterdir()) if belongs(file.name)}
     return InputRef(
         id="local",
         location=str(folder),

@@ -4,7 +4,7 @@ from atomscope.bundle.atom_list import AtomAttributes, AtomList, strengths_by_in
 from atomscope.bundle.documents import read_documents, write_documents
 from atomscope.bundle.reader import ACTIVE, Bundle, BundleAtom, open_bundle
 from atomscope.bundle.tables import Coefficients, read_coefficients, write_coefficients
-from atomscope.bundle.writer import write_manifest
+from atomscope.bundle.writer import encode_json, write_manifest
 
 __all__ = [
     "ACTIVE",
@@ -13,6 +13,7 @@ __all__ = [
     "Bundle",
     "BundleAtom",
     "Coefficients",
+    "encode_json",
     "open_bundle",
     "read_coefficients",
     "read_documents",

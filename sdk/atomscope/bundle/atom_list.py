@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Generic, Literal, TypeVar, overload
+
+from rich.cells import cell_len
 
 from atomscope.errors import SteeringError
 from atomscope.text import visible
@@ -14,6 +17,8 @@ SortKey = Literal["rank", "coherence", "n_active", "mean_coefficient", "index"]
 _SHOWN_KEYWORDS = 6
 _SHOWN_ATOMS = 50
 _PREVIEW = 60
+_FIRST_TEXT_COLUMN = 6
+"""Columns before it are numbers, set to the right."""
 
 
 class AtomAttributes:
@@ -40,12 +45,36 @@ class AtomAttributes:
         return self.atom.null_coherence
 
     @property
+    def null_coherence_95(self) -> float:
+        return self.atom.null_coherence_95
+
+    @property
     def n_active(self) -> int:
         return self.atom.n_active
 
     @property
+    def n_positive(self) -> int:
+        return self.atom.n_positive
+
+    @property
+    def n_negative(self) -> int:
+        return self.atom.n_negative
+
+    @property
+    def sign(self) -> int:
+        return self.atom.sign
+
+    @property
     def mean_coefficient(self) -> float:
         return self.atom.mean_coefficient
+
+    @property
+    def energy_retained(self) -> float:
+        return self.atom.energy_retained
+
+    @property
+    def vector_norm(self) -> float:
+        return self.atom.vector_norm
 
     @property
     def keywords(self) -> list[str]:
@@ -70,14 +99,23 @@ class AtomAttributes:
 
 
 def strengths_by_index(strengths: Mapping[AtomAttributes, float] | Mapping[int, float]) -> dict[int, float]:
-    """Strengths keyed by atom index; raises `SteeringError` when an atom is named twice."""
-    pairs = [
-        (key.index if isinstance(key, AtomAttributes) else int(key), float(value))
-        for key, value in strengths.items()
-    ]
-    if len(dict(pairs)) != len(pairs):
-        raise SteeringError("an atom was named twice")
-    return dict(pairs)
+    """Strengths keyed by atom index.
+
+    Raises `SteeringError` when a key is no atom, a strength is no number, or an atom is named twice.
+    """
+    found: dict[int, float] = {}
+    for key, strength in strengths.items():
+        try:
+            atom = key.index if isinstance(key, AtomAttributes) else operator.index(key)
+        except TypeError as error:
+            raise SteeringError(f"{key!r} is neither an atom nor the index of one") from error
+        if atom in found:
+            raise SteeringError(f"atom {atom} was named twice")
+        try:
+            found[atom] = float(strength)
+        except (TypeError, ValueError) as error:
+            raise SteeringError(f"the strength of atom {atom} is {strength!r}, not a number") from error
+    return found
 
 
 A = TypeVar("A", bound=AtomAttributes)
@@ -135,12 +173,8 @@ class AtomList(Sequence[A], Generic[A]):
 
     def sort_by(self, key: SortKey, *, descending: bool = False) -> AtomList[A]:
         """A list sorted by one attribute; equal ones stay in order of rank."""
-
-        def value(atom: A) -> tuple[Any, int]:
-            measure = getattr(atom, key)
-            return (-measure if descending else measure), atom.rank
-
-        return AtomList(sorted(self._atoms, key=value))
+        sign = -1 if descending else 1
+        return AtomList(sorted(self._atoms, key=lambda atom: (sign * _measure(atom, key), atom.rank)))
 
     def table(self, limit: int | None = _SHOWN_ATOMS) -> str:
         """The atoms as a plain text table, one a line, every foreign character escaped."""
@@ -163,18 +197,9 @@ class AtomList(Sequence[A], Generic[A]):
                     f"{first.document}: {visible(first.preview, _PREVIEW)}" if first is not None else "",
                 )
             )
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
-        left = {len(widths) - 1}
-        lines = [
-            "  ".join(
-                [
-                    cell.ljust(width) if column in left else cell.rjust(width)
-                    for column, (cell, width) in enumerate(zip(row[:-1], widths, strict=True))
-                ]
-                + [row[-1]]
-            ).rstrip()
-            for row in rows
-        ]
+        # Measured in terminal cells: a letter of some scripts takes two.
+        widths = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = ["  ".join(map(_padded, row, widths, range(len(widths)))).rstrip() for row in rows]
         if len(shown) < len(self._atoms):
             lines.append(f"... and {len(self._atoms) - len(shown)} more")
         return "\n".join(lines)
@@ -184,3 +209,24 @@ class AtomList(Sequence[A], Generic[A]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} atoms>\n{self.table()}" if self._atoms else "<0 atoms>"
+
+
+def _measure(atom: AtomAttributes, key: SortKey) -> float:
+    """The attribute to sort by; raises `ValueError` for another name."""
+    match key:
+        case "rank":
+            return atom.rank
+        case "coherence":
+            return atom.coherence
+        case "n_active":
+            return atom.n_active
+        case "mean_coefficient":
+            return atom.mean_coefficient
+        case "index":
+            return atom.index
+    raise ValueError(f"atoms sort by rank, coherence, n_active, mean_coefficient or index, not {key!r}")
+
+
+def _padded(cell: str, width: int, column: int) -> str:
+    gap = " " * (width - cell_len(cell))
+    return cell + gap if column >= _FIRST_TEXT_COLUMN else gap + cell

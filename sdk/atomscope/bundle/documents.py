@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,17 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from atomscope.bundle.tables import read_parquet
+from atomscope.bundle.tables import check_columns
+from atomscope.errors import BundleError
 from atomscope.types.atoms import DocumentRecord
+
+_TURN = pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())])
 
 DOCUMENTS_SCHEMA = pa.schema(
     [
         pa.field("document", pa.int64(), nullable=False),
         pa.field("id", pa.string(), nullable=False),
-        pa.field(
-            "messages", pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))
-        ),
+        pa.field("messages", pa.list_(_TURN)),
         pa.field("n_tokens", pa.int32(), nullable=False),
         pa.field("n_target_tokens", pa.int32(), nullable=False),
         pa.field("loss", pa.float64(), nullable=False),
@@ -28,13 +30,55 @@ DOCUMENTS_SCHEMA = pa.schema(
     ]
 )
 
+_GROUP = 4096
+"""Documents of a row group, and those held at a time while reading."""
+
 
 def write_documents(records: Iterable[DocumentRecord], path: Path) -> None:
-    """Write the documents as Parquet."""
-    rows: list[dict[str, Any]] = [msgspec.to_builtins(record) for record in records]
-    pq.write_table(pa.Table.from_pylist(rows, schema=DOCUMENTS_SCHEMA), path, compression="zstd")
+    """Write the documents as Parquet, a row group at a time.
+
+    Raises `BundleError` when their rows do not rise, or a text is not valid Unicode.
+    """
+    last = -1
+    try:
+        with pq.ParquetWriter(path, DOCUMENTS_SCHEMA, compression="zstd") as writer:
+            for group in _groups(records):
+                for record in group:
+                    if record.document <= last:
+                        raise BundleError(f"document {record.document} comes after document {last}")
+                    last = record.document
+                rows: list[dict[str, Any]] = [msgspec.to_builtins(record) for record in group]
+                writer.write_table(pa.Table.from_pylist(rows, schema=DOCUMENTS_SCHEMA))
+    except (pa.ArrowException, UnicodeEncodeError) as error:
+        raise BundleError(f"the documents cannot be written: {error}") from error
 
 
-def read_documents(path: Path) -> list[DocumentRecord]:
-    """Read every document; raises `BundleError` when the file is damaged."""
-    return msgspec.convert(read_parquet(path, DOCUMENTS_SCHEMA).to_pylist(), list[DocumentRecord])
+def _groups(records: Iterable[DocumentRecord]) -> Iterator[list[DocumentRecord]]:
+    remaining = iter(records)
+    while group := list(islice(remaining, _GROUP)):
+        yield group
+
+
+def read_documents(path: Path, rows: Collection[int] | None = None) -> list[DocumentRecord]:
+    """Read every document, or those of the physical `rows` that are there, by rising row.
+
+    The table is read in batches: memory holds the documents that are asked for and one batch. Raises
+    `BundleError` when the file is damaged.
+    """
+    wanted = None if rows is None else set(rows)
+    found: list[DocumentRecord] = []
+    try:
+        with pq.ParquetFile(path) as file:
+            check_columns(path, file.schema_arrow, DOCUMENTS_SCHEMA, {})
+            for batch in file.iter_batches(_GROUP, columns=DOCUMENTS_SCHEMA.names):
+                if wanted is None:
+                    chosen = batch
+                elif len(found) < len(wanted):
+                    numbers = batch["document"].to_pylist()
+                    chosen = batch.take([at for at, number in enumerate(numbers) if number in wanted])
+                else:
+                    break
+                found += msgspec.convert(chosen.to_pylist(), list[DocumentRecord])
+    except (pa.ArrowException, OSError, msgspec.ValidationError) as error:
+        raise BundleError(f"{path.name} is damaged: {error}") from error
+    return found

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-import tempfile
-import weakref
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -19,26 +15,21 @@ from atomscope.bundle import layout
 from atomscope.bundle._json import decode
 from atomscope.bundle.atom_list import AtomAttributes, AtomList, strengths_by_index
 from atomscope.bundle.documents import read_documents
+from atomscope.bundle.files import BundleFiles
 from atomscope.bundle.tables import Coefficients, read_coefficients
 from atomscope.errors import BundleError, SteeringError
 from atomscope.steering import SteeredAdapter, read_tensors, steer_folder
-from atomscope.store import LocalStore, ObjectNotFound, ObjectStore, StoreError, check_key, open_store
+from atomscope.store import LocalStore, ObjectNotFound, ObjectStore, open_store
 from atomscope.text import visible
 from atomscope.types.atoms import Atom, AuditReport, DocumentRecord
-from atomscope.types.bundle import FileEntry, Manifest, Plan
+from atomscope.types.bundle import Manifest, Plan
 from atomscope.types.resources import DocumentMatch
-from atomscope.types.spec import FORMAT_VERSION, AuditSpec
+from atomscope.types.spec import AuditConfig, AuditSpec
 
 Sign = Literal["positive", "negative"]
 
 ACTIVE = 1e-6
 """A code is active above this magnitude (section 3.4)."""
-
-
-class _Version(msgspec.Struct):
-    """Of a manifest, only its version: a newer one may have another shape."""
-
-    format_version: int
 
 
 class Bundle:
@@ -48,73 +39,96 @@ class Bundle:
     """
 
     def __init__(self, store: ObjectStore, prefix: str = "") -> None:
-        self._store = store
-        self._prefix = prefix
-        self._cache: Path | None = None
-        self.manifest = self._read_manifest()
-        self._entries: dict[str, FileEntry] = {entry.path: entry for entry in self.manifest.files}
+        """Open the bundle under `prefix` (which ends in `/`, or is empty)."""
+        self._files = BundleFiles(store, prefix)
 
     def __repr__(self) -> str:
-        return f"<Bundle of {visible(self.manifest.audit_id)}: {len(self._entries)} files>"
+        manifest = self.manifest
+        return f"<Bundle of {visible(manifest.audit_id)}: {len(manifest.files)} files>"
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._files.manifest
 
     @cached_property
     def spec(self) -> AuditSpec:
-        return decode(self._path(layout.SPEC).read_bytes(), AuditSpec, layout.SPEC)
+        """The audit's settings; those that this version does not know are left out."""
+        raw = decode(self._files.read(layout.SPEC), dict[str, Any], layout.SPEC)
+        config = raw.get("config")
+        if isinstance(config, dict):
+            # A request with an unknown setting is refused; in a record of the past it does no harm.
+            raw["config"] = {name: config[name] for name in AuditConfig.__struct_fields__ if name in config}
+        return decode(msgspec.json.encode(raw), AuditSpec, layout.SPEC)
 
     @cached_property
     def plan(self) -> Plan:
-        return decode(self._path(layout.PLAN).read_bytes(), Plan, layout.PLAN)
+        return decode(self._files.read(layout.PLAN), Plan, layout.PLAN)
 
     @cached_property
     def report(self) -> AuditReport:
-        return decode(self._path(layout.REPORT).read_bytes(), AuditReport, layout.REPORT)
+        return decode(self._files.read(layout.REPORT), AuditReport, layout.REPORT)
 
     @cached_property
     def atoms(self) -> AtomList[BundleAtom]:
         """The atoms, by rank."""
-        found = decode(self._path(layout.ATOMS).read_bytes(), list[Atom], layout.ATOMS)
+        found = decode(self._files.read(layout.ATOMS), list[Atom], layout.ATOMS)
         return AtomList([BundleAtom(self, atom) for atom in found])
 
     @cached_property
     def coefficients(self) -> Coefficients:
         """The sparse codes, signs resolved."""
-        return read_coefficients(self._path(layout.COEFFICIENTS))
+        return read_coefficients(self._files.path(layout.COEFFICIENTS))
 
     @cached_property
     def documents(self) -> Mapping[int, DocumentRecord]:
-        """The audited documents by physical row, rising."""
-        return {record.document: record for record in read_documents(self._path(layout.DOCUMENTS))}
+        """The audited documents by physical row, rising; all of them, in memory."""
+        return {record.document: record for record in read_documents(self._files.path(layout.DOCUMENTS))}
 
     def gradients(self) -> Iterator[dict[str, NDArray[Any]]]:
-        """Gradient shards in order: `document` int64 (rows,) and one tensor a parameter, (rows, *shape)."""
-        from safetensors.numpy import load_file  # noqa: PLC0415  (only this reads integers)
+        """Gradient shards in order: `document` int64 (rows,) and one tensor a parameter, (rows, *shape).
 
+        The arrays are read-only views of one shard's file, which is not kept when it had to be fetched.
+        """
         for shard in self.plan.shards:
-            yield load_file(self._path(layout.gradient_shard(shard.index)))
+            path = layout.gradient_shard(shard.index)
+            tensors = self._tensors(path, integers=True)
+            rows = tensors.get("document")
+            if rows is None or rows.tolist() != shard.documents:
+                raise BundleError(f"{path} does not hold the documents of the plan")
+            if any(tensor.shape[:1] != rows.shape for tensor in tensors.values()):
+                raise BundleError(f"{path} does not hold one row a document")
+            self._files.forget(path)
+            yield tensors
 
     def vector(self, atom: int) -> dict[str, NDArray[np.float32]]:
-        """Steering vector of the atom of that index: float32, named and shaped as the LoRA parameters."""
-        if layout.vector(atom) not in self._entries:
+        """Steering vector of the atom of that index: float32, named and shaped as the LoRA parameters.
+
+        Adding it raises the behaviour: it is minus the unprojected gradient direction of its documents.
+        """
+        path = layout.vector(atom)
+        if path not in self._files:
             raise BundleError(f"the bundle holds no vector of atom {atom}")
-        return dict(read_tensors(self._path(layout.vector(atom))))
+        tensors = self._tensors(path)
+        if any(tensor.dtype != np.float32 for tensor in tensors.values()):
+            raise BundleError(f"{path} does not hold float32")
+        return tensors
 
     def matches(self, atom: int, sign: Sign = "positive", limit: int | None = None) -> list[DocumentMatch]:
-        """Active documents of one sign of an atom, strongest first."""
+        """Active documents of one sign of an atom with their text, strongest first."""
         rows, values = self.coefficients.of_atom(atom)
         signed = values if sign == "positive" else -values
         active = np.flatnonzero(signed > ACTIVE)
         order = active[np.lexsort((rows[active], -signed[active]))][:limit]
+        records = self._records(rows[order].tolist())
         found: list[DocumentMatch] = []
-        for position in order.tolist():
-            record = self.documents.get(int(rows[position]))
-            if record is None:
-                raise BundleError(
-                    f"{layout.COEFFICIENTS} names document {rows[position]}, which is not listed"
-                )
+        for row, value in zip(rows[order].tolist(), values[order].tolist(), strict=True):
+            if row not in records:
+                raise BundleError(f"{layout.COEFFICIENTS} names document {row}, which is not listed")
+            record = records[row]
             found.append(
                 DocumentMatch(
-                    document=record.document,
-                    value=float(values[position]),
+                    document=row,
+                    value=value,
                     id=record.id,
                     messages=record.messages,
                     n_tokens=record.n_tokens,
@@ -132,78 +146,33 @@ class Bundle:
         """
         by_index = strengths_by_index(strengths)
         for atom in by_index:
-            if layout.vector(atom) not in self._entries:
+            if layout.vector(atom) not in self._files:
                 raise SteeringError(f"this audit has no atom {atom}")
-        self._path(layout.ADAPTER_CONFIG)
-        adapter = self._path(layout.ADAPTER_WEIGHTS).parent
+        adapter = self._files.path(layout.ADAPTER_CONFIG).parent
+        self._files.path(layout.ADAPTER_WEIGHTS)
         vectors = {atom: self.vector(atom) for atom in by_index}
         return steer_folder(adapter, vectors, by_index, self.manifest.audit_id)
 
     def file(self, path: str) -> Path:
         """A local file with the content of `path` (fetched and kept when the store is not a folder)."""
-        return self._path(path)
+        return self._files.path(path)
 
     def verify(self) -> None:
-        """Read every file and compare its SHA-256; raises `BundleError` naming the first that differs."""
-        for entry in self.manifest.files:
-            digest = hashlib.sha256()
-            with self._open(entry.path) as source:
-                while block := source.read(1 << 20):
-                    digest.update(block)
-            if digest.hexdigest() != entry.sha256:
-                raise BundleError(f"{entry.path} is damaged: its SHA-256 is not that of the manifest")
+        """Read every file and compare its SHA-256; raises `BundleError` naming those that differ."""
+        self._files.verify()
 
-    def _open(self, path: str) -> Any:  # noqa: ANN401  (a binary stream)
-        try:
-            return self._store.open_read(f"{self._prefix}{path}")
-        except ObjectNotFound as error:
-            raise BundleError(f"{path} is missing from the bundle") from error
+    def _records(self, rows: list[int]) -> Mapping[int, DocumentRecord]:
+        """The records of some documents, from memory when all are there already."""
+        if "documents" in self.__dict__:
+            return self.documents
+        found = read_documents(self._files.path(layout.DOCUMENTS), rows)
+        return {record.document: record for record in found}
 
-    def _path(self, path: str) -> Path:
-        """A local file with the content of `path`, whose size is that of the manifest."""
-        entry = self._entries.get(path)
-        if entry is None:
-            raise BundleError(f"the bundle does not hold {path}")
-        key = f"{self._prefix}{path}"
-        local = self._store.local_path(key)
-        if local is None:
-            if self._cache is None:
-                self._cache = Path(tempfile.mkdtemp(prefix="atomscope-bundle-"))
-                # Removed with the last reference, or when the interpreter ends: a bundle needs no closing.
-                weakref.finalize(self, shutil.rmtree, self._cache, ignore_errors=True)
-            local = self._cache / path
+    def _tensors(self, path: str, *, integers: bool = False) -> dict[str, NDArray[Any]]:
         try:
-            if self._store.local_path(key) is None and not local.exists():
-                self._store.get_file(key, local)
-            size = local.stat().st_size
-        except (ObjectNotFound, FileNotFoundError) as error:
-            raise BundleError(f"{path} is missing from the bundle") from error
-        if size != entry.size:
-            raise BundleError(f"{path} is damaged: {size} bytes where the manifest says {entry.size}")
-        return local
-
-    def _read_manifest(self) -> Manifest:
-        try:
-            data = self._store.get_bytes(f"{self._prefix}{layout.MANIFEST}")
-        except ObjectNotFound as error:
-            raise BundleError(
-                "no manifest.json: not an audit bundle, or one whose audit has not finished"
-            ) from error
-        version = decode(data, _Version, layout.MANIFEST).format_version
-        if version > FORMAT_VERSION:
-            raise BundleError(
-                f"the bundle is of format {version} and this version reads up to {FORMAT_VERSION}: "
-                "upgrade atomscope"
-            )
-        manifest = decode(data, Manifest, layout.MANIFEST)
-        for entry in manifest.files:
-            try:
-                check_key(entry.path)
-            except StoreError as error:
-                raise BundleError(
-                    f"the manifest names a file outside the bundle: {visible(entry.path)}"
-                ) from error
-        return manifest
+            return read_tensors(self._files.path(path), integers=integers)
+        except SteeringError as error:
+            raise BundleError(f"{path} is damaged: {error}") from error
 
 
 class BundleAtom(AtomAttributes):
@@ -225,11 +194,12 @@ class BundleAtom(AtomAttributes):
 def open_bundle(address: str | Path) -> Bundle:
     """Open a bundle at a folder, `file:///folder` or `s3://bucket/prefix`.
 
-    Raises `BundleError` when there is no committed bundle there or it is of a newer format.
+    Raises `BundleError` when there is no committed bundle there, or it is of a newer format; `StoreError`
+    when the address is no store's or the store cannot be reached.
     """
-    if isinstance(address, Path) or "://" not in address:
-        folder = Path(address)
-        if not folder.is_dir():
-            raise BundleError(f"no such folder: {folder}")
-        return Bundle(LocalStore(folder.resolve()))
-    return Bundle(open_store(address))
+    try:
+        if isinstance(address, str) and "://" in address:
+            return Bundle(open_store(address, create=False))
+        return Bundle(LocalStore(Path(address).absolute(), create=False))
+    except ObjectNotFound as error:
+        raise BundleError(str(error)) from error

@@ -44,7 +44,8 @@ class Coefficients:
 
 
 def write_coefficients(coefficients: Coefficients, path: Path) -> None:
-    """Write the codes as Parquet."""
+    """Write the codes as Parquet; raises `BundleError` when one of them is not finite."""
+    _check_codes(coefficients, path)
     table = pa.table(
         {
             "document": coefficients.document.astype(np.int64),
@@ -57,18 +58,48 @@ def write_coefficients(coefficients: Coefficients, path: Path) -> None:
 
 
 def read_coefficients(path: Path) -> Coefficients:
-    """Read what `write_coefficients` wrote; raises `BundleError` on another schema."""
-    table = read_parquet(path, COEFFICIENTS_SCHEMA)
-    return Coefficients(table["document"].to_numpy(), table["atom"].to_numpy(), table["value"].to_numpy())
+    """Read what `write_coefficients` wrote, or the same with float32 values.
+
+    Raises `BundleError` on another schema, and on values that no writer leaves.
+    """
+    table = read_parquet(path, COEFFICIENTS_SCHEMA, accepted={"value": pa.float32()})
+    found = Coefficients(
+        table["document"].to_numpy(),
+        table["atom"].to_numpy(),
+        table["value"].to_numpy().astype(np.float64, copy=False),
+    )
+    _check_codes(found, path)
+    return found
 
 
-def read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
-    """Read a Parquet file of exactly `schema` (column order and metadata aside); raises `BundleError`."""
+def _check_codes(found: Coefficients, path: Path) -> None:
+    if not np.isfinite(found.value).all():
+        raise BundleError(f"{path.name}: a value is not a finite number")
+    if len(found) and min(found.document.min(), found.atom.min()) < 0:
+        raise BundleError(f"{path.name}: a document or an atom is below 0")
+
+
+def read_parquet(path: Path, schema: pa.Schema, accepted: dict[str, pa.DataType] | None = None) -> pa.Table:
+    """Read the columns of `schema` from a Parquet file; others are left aside.
+
+    `accepted` names a second type for a column. Raises `BundleError` when the file is damaged, a column is
+    missing or of another type, or holds nulls where `schema` has none.
+    """
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            check_columns(path, file.schema_arrow, schema, accepted or {})
+            table = file.read(columns=schema.names)
     except (pa.ArrowException, OSError) as error:
         raise BundleError(f"{path.name} is damaged: {error}") from error
     for field in schema:
-        if field.name not in table.column_names or table.schema.field(field.name).type != field.type:
+        if not field.nullable and table[field.name].null_count:
+            raise BundleError(f"{path.name}: column {field.name!r} holds nulls")
+    return table
+
+
+def check_columns(path: Path, found: pa.Schema, wanted: pa.Schema, accepted: dict[str, pa.DataType]) -> None:
+    """Raise `BundleError` unless `found` has every column of `wanted`, once and of its type."""
+    for field in wanted:
+        types = [other.type for other in found if other.name == field.name]
+        if types != [field.type] and types != [accepted.get(field.name)]:
             raise BundleError(f"{path.name}: column {field.name!r} of type {field.type} is missing")
-    return table.select(schema.names)

@@ -1,13 +1,10 @@
 """The service from Python: `Client` blocks, `AsyncClient` awaits."""
 
-from atomscope.client._async import (
-    AsyncAudit,
-    AsyncClient,
-    AsyncListing,
-    AsyncRemoteAtom,
-    AsyncSteeredAdapter,
-)
-from atomscope.client._sync import Audit, Client, Listing, RemoteAtom, SteeredAdapter
+from atomscope.client._async import AsyncClient, AsyncListing
+from atomscope.client._async_handles import AsyncAudit, AsyncRemoteAtom, AsyncSteeredAdapter
+from atomscope.client._sync import Client, Listing
+from atomscope.client._sync_handles import Audit, RemoteAtom, SteeredAdapter
+from atomscope.client._wire import Reply
 
 __all__ = [
     "AsyncAudit",
@@ -19,5 +16,6 @@ __all__ = [
     "Client",
     "Listing",
     "RemoteAtom",
+    "Reply",
     "SteeredAdapter",
 ]

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from atomscope.bundle.atom_list import AtomAttributes, AtomList, strengths_by_index
-from atomscope.client import _audits, _core
-from atomscope.client._audits import OnEvent
-from atomscope.client._downloads import download_bundle, download_steered
-from atomscope.client._handles import AuditAttributes, SteeredAttributes
-from atomscope.client._progress import display
+from atomscope.bundle.atom_list import strengths_by_index
+from atomscope.client import _core
+from atomscope.client._async_handles import AsyncAudit, AsyncSteeredAdapter
 from atomscope.client._retry import RetryPolicy
 from atomscope.client._service import Service
 from atomscope.client._settings import connection
 from atomscope.client._transport import AsyncTransport
 from atomscope.client._wire import Params, Reply, next_cursor
-from atomscope.types.atoms import Atom, AuditReport
 from atomscope.types.resources import (
     Adapter,
     APIKey,
     AuditStatus,
     Dataset,
     Deleted,
-    DocumentMatch,
-    Event,
     Health,
     Model,
     Page,
@@ -253,99 +243,3 @@ class AsyncAudits(_Resource[AuditResource]):
     ) -> AsyncListing[AsyncAudit]:
         filters: dict[str, str] = {} if status is None else {"status": status}
         return await self._listing(limit, lambda item: AsyncAudit(self._service, item), **filters)
-
-
-class AsyncAudit(AuditAttributes):
-    """An audit of the service."""
-
-    def __init__(self, service: Service, resource: AuditResource) -> None:
-        super().__init__(resource)
-        self._service = service
-
-    async def refresh(self) -> Self:
-        """Read it again."""
-        self.resource = await _audits.get(self._service, self.id)
-        return self
-
-    async def cancel(self) -> Self:
-        """Ask it to stop; it ends as `canceled` within a micro-batch of its workers."""
-        self.resource = await _core.cancel_audit(self._service, self.id)
-        return self
-
-    async def delete(self) -> None:
-        """Delete it with its bundle; only once it has ended."""
-        await _core.AUDITS.delete(self._service, self.id)
-
-    async def events(self, after: int = 0) -> list[Event]:
-        """What has happened so far, after a sequence number."""
-        return await _audits.past_events(self._service, self.id, after)
-
-    async def follow(self, after: int = 0) -> AsyncGenerator[Event]:
-        """Events as they happen, to the end of the audit, through lost connections."""
-        async with aclosing(_audits.follow(self._service, self.id, after)) as events:
-            async for event in events:
-                yield event
-
-    async def wait(
-        self,
-        timeout: float | None = None,
-        on_event: OnEvent | None = None,
-        progress: bool | None = None,
-    ) -> Self:
-        """Wait until it has succeeded; see `Audit.wait`."""
-        bars = display(progress)
-        self.resource = await _audits.wait(self._service, self.id, timeout, on_event, bars)
-        return self
-
-    async def atoms(self) -> AtomList[AsyncRemoteAtom]:
-        """Its atoms, by rank."""
-        found = await _core.audit_atoms(self._service, self.id)
-        return AtomList([AsyncRemoteAtom(self._service, self.id, atom) for atom in found])
-
-    async def report(self) -> AuditReport:
-        return await _core.audit_report(self._service, self.id)
-
-    async def download(self, folder: str | Path) -> Path:
-        """Bring the whole bundle into a folder, every file's SHA-256 checked; goes on where it stopped."""
-        return await download_bundle(self._service, self.id, Path(folder))
-
-    async def steer(
-        self, strengths: Mapping[AtomAttributes, float] | Mapping[int, float], name: str | None = None
-    ) -> AsyncSteeredAdapter:
-        """Have the adapter steered: atoms (or their indices) to strengths in units of the adapter's norm."""
-        created = await _core.steer_audit(self._service, self.id, strengths_by_index(strengths), name)
-        return AsyncSteeredAdapter(self._service, created)
-
-
-class AsyncRemoteAtom(AtomAttributes):
-    """An atom of an audit of the service."""
-
-    def __init__(self, service: Service, audit_id: str, atom: Atom) -> None:
-        super().__init__(atom)
-        self._service = service
-        self._audit_id = audit_id
-
-    async def documents(
-        self, sign: Literal["positive", "negative"] = "positive", limit: int | None = None
-    ) -> list[DocumentMatch]:
-        """Its active documents of one sign with their text, strongest first."""
-        return await _core.atom_documents(self._service, self._audit_id, self.index, sign, limit)
-
-    async def vector(self) -> dict[str, NDArray[np.float32]]:
-        """Its steering vector: float32, named and shaped as the LoRA parameters."""
-        return await _core.atom_vector(self._service, self._audit_id, self.index)
-
-
-class AsyncSteeredAdapter(SteeredAttributes):
-    """A steered adapter, kept by the service until it is deleted."""
-
-    def __init__(self, service: Service, resource: SteeredResource) -> None:
-        super().__init__(resource)
-        self._service = service
-
-    async def save(self, folder: str | Path) -> Path:
-        """Write it as a PEFT folder and return the folder."""
-        return await download_steered(self._service, self.id, Path(folder))
-
-    async def delete(self) -> None:
-        await _core.STEERED.delete(self._service, self.id)

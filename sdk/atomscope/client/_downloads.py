@@ -9,8 +9,8 @@ from pathlib import Path
 from atomscope.bundle.layout import MANIFEST
 from atomscope.client._service import Service
 from atomscope.client._wire import Request, parse
-from atomscope.digests import file_digest
 from atomscope.errors import APIConnectionError, APIError, APIStatusError, BundleError, PermissionDeniedError
+from atomscope.input_files import file_digest
 from atomscope.steering.adapter import FILES, PROVENANCE, claim_folder
 from atomscope.store import StoreError, check_key
 from atomscope.text import visible

@@ -56,7 +56,12 @@ class StageBars:
         stage = event.data.get("stage")
         if event.type not in ("audit.stage", "audit.progress") or stage not in STAGES:
             return
-        self.update(stage, event.data.get("done"), event.data.get("total"), event.data.get("unit"))
+        done, total = event.data.get("done"), event.data.get("total")
+        finished, units = event.data.get("units_done"), event.data.get("units")
+        if isinstance(done, int) and isinstance(total, int) and isinstance(finished, int):
+            # A shard that ends between two heartbeats is whole, though its documents were never counted.
+            done = max(done, total * finished // units) if isinstance(units, int) and units > 0 else done
+        self.update(stage, done, total, event.data.get("unit"))
 
     def update(self, stage: str, done: object, total: object, unit: object) -> None:
         """Draw the counts of a stage; a stage not seen before ends the bar of the one before."""

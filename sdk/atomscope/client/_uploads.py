@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from atomscope.client._service import Service
 from atomscope.client._wire import FileSlice, Request, parse
-from atomscope.digests import file_digest, folder_digest
 from atomscope.errors import APIError, PermissionDeniedError, UsageError
+from atomscope.input_files import ADAPTER_FILES, file_digest, folder_digest, is_model_file
 from atomscope.types.resources import (
     CompletedFile,
     CompletedPart,
@@ -20,27 +19,6 @@ from atomscope.types.resources import (
     UploadPurpose,
 )
 
-_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-_MODEL_FILES = frozenset(
-    {
-        "added_tokens.json",
-        "chat_template.jinja",
-        "chat_template.json",
-        "config.json",
-        "generation_config.json",
-        "merges.txt",
-        "sentencepiece.bpe.model",
-        "special_tokens_map.json",
-        "spiece.model",
-        "tokenizer.json",
-        "tokenizer.model",
-        "tokenizer_config.json",
-        "vocab.json",
-        "vocab.txt",
-    }
-)
-"""What the service takes of a model beside its weights; a folder of a hub holds much else."""
-_WEIGHTS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*\.safetensors(\.index\.json)?")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _COMPLETE_SECONDS = 120.0
 _COMPLETE_BYTES_PER_SECOND = 20e6
@@ -56,11 +34,11 @@ def files_for(purpose: UploadPurpose, path: Path) -> list[Path]:
     if not path.is_dir():
         raise UsageError(f"a {purpose} is a folder, not {path}")
     if purpose == "adapter":
-        wanted = set(_ADAPTER_FILES)
-        missing = [name for name in _ADAPTER_FILES if not (path / name).is_file()]
+        wanted = set(ADAPTER_FILES)
+        missing = [name for name in sorted(ADAPTER_FILES) if not (path / name).is_file()]
     else:
         names = {file.name for file in path.iterdir() if file.is_file()}
-        wanted = {name for name in names if name in _MODEL_FILES or _WEIGHTS.fullmatch(name)}
+        wanted = {name for name in names if is_model_file(name)}
         missing = ["config.json"] if "config.json" not in wanted else []
         if not any(name.endswith(".safetensors") for name in wanted):
             missing.append(".safetensors file")

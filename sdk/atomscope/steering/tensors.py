@@ -30,6 +30,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+_INTEGERS: dict[str, np.dtype[Any]] = {"I64": np.dtype(np.int64)}
 
 
 class _Tensor(msgspec.Struct):
@@ -38,19 +39,21 @@ class _Tensor(msgspec.Struct):
     data_offsets: tuple[int, int]
 
 
-def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
+def read_tensors(path: Path, *, integers: bool = False) -> dict[str, NDArray[Any]]:
     """Every tensor of a safetensors file, by name; float64, float32, float16 or bfloat16.
 
-    The arrays are read-only views of a memory map. Raises `SteeringError` when the file is not
-    safetensors, is truncated, holds another dtype, or holds bytes that are no tensor's or two tensors'.
+    With `integers` also int64, which no adapter holds but a gradient shard does. The arrays are read-only
+    views of a memory map. Raises `SteeringError` when the file is not safetensors, is truncated, holds
+    another dtype, or holds bytes that are no tensor's or two tensors'.
     """
+    accepted = _DTYPES | _INTEGERS if integers else _DTYPES
     entries, start, size = _read_header(path)
     end = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
-        dtype = _DTYPES.get(entry.dtype)
+        dtype = accepted.get(entry.dtype)
         if dtype is None:
             raise SteeringError(
-                f"{path.name}: {visible(name)} is {visible(entry.dtype)}; accepted: {', '.join(_DTYPES)}"
+                f"{path.name}: {visible(name)} is {visible(entry.dtype)}; accepted: {', '.join(accepted)}"
             )
         first, last = entry.data_offsets
         needed = math.prod(entry.shape) * dtype.itemsize
@@ -62,7 +65,7 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
     # A memory map may not be empty.
     body = np.memmap(path, dtype=np.uint8, mode="r", offset=start) if size else np.empty(0, np.uint8)
     return {
-        name: body[slice(*entry.data_offsets)].view(_DTYPES[entry.dtype]).reshape(entry.shape)
+        name: body[slice(*entry.data_offsets)].view(accepted[entry.dtype]).reshape(entry.shape)
         for name, entry in entries.items()
     }
 

@@ -6,6 +6,7 @@ from atomscope.store._interface import (
     ObjectStore,
     StoreError,
     check_key,
+    is_key,
 )
 from atomscope.store._local import LocalStore
 from atomscope.store._open import open_store
@@ -17,5 +18,6 @@ __all__ = [
     "ObjectStore",
     "StoreError",
     "check_key",
+    "is_key",
     "open_store",
 ]

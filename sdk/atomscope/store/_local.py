@@ -31,18 +31,22 @@ _RACES = 20
 
 
 class LocalStore:
-    """Objects under `root` (absolute), which is made when it is missing.
+    """Objects under `root`, an absolute folder, which is made when it is missing.
 
     Objects are immutable: a write replaces the whole file and never changes one in place, so `copy` may
     link. A key that leads through a symbolic link below the root is refused, so that a planted link
     cannot lead out of it. As folders are folders here, one key cannot be another's folder (`a` and `a/b`).
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, create: bool = True) -> None:
+        """Open the folder; raises `StoreError`, or `ObjectNotFound` when it is missing and not `create`."""
         if not root.is_absolute():
             raise StoreError(f"a local store needs an absolute folder, not {str(root)!r}")
         try:
-            root.mkdir(parents=True, exist_ok=True)
+            if create:
+                root.mkdir(parents=True, exist_ok=True)
+            elif not root.is_dir():
+                raise ObjectNotFound(f"no such folder: {root}")
             self._root = root.resolve(strict=True)
         except (OSError, ValueError) as error:
             raise StoreError(f"cannot make the folder of the local store: {error}") from error

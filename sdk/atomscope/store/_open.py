@@ -10,13 +10,14 @@ from atomscope.store._local import LocalStore
 from atomscope.store._s3 import S3Store
 
 
-def open_store(uri: str) -> ObjectStore:
+def open_store(uri: str, *, create: bool = True) -> ObjectStore:
     """Open `file:///folder`, an absolute path, or `s3://bucket[/prefix]`.
 
-    Raises `StoreError` on any other address, and for S3 when boto3 is not installed.
+    A missing folder is made, unless `create` is False: then `ObjectNotFound` is raised. Raises `StoreError`
+    on any other address, and for S3 when boto3 is not installed.
     """
     if uri.startswith("/"):
-        return LocalStore(Path(uri))  # a path as it is: `?`, `#` and `%` mean nothing in it
+        return LocalStore(Path(uri), create=create)  # a path as it is: `?`, `#` and `%` mean nothing in it
     try:
         parts = urlsplit(uri)
     except ValueError as error:
@@ -25,7 +26,7 @@ def open_store(uri: str) -> ObjectStore:
     if parts.scheme == "s3" and plain:
         return S3Store(bucket=parts.netloc, prefix=parts.path.strip("/"))
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path and plain:
-        return LocalStore(Path(unquote(parts.path)))
+        return LocalStore(Path(unquote(parts.path)), create=create)
     raise StoreError(
         f"not an address of a store: {uri!r}; give file:///folder, /folder or s3://bucket/prefix"
     )

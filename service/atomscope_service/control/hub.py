@@ -20,6 +20,7 @@ from pathlib import Path
 from sqlalchemy import select, update
 
 from atomscope.errors import AtomscopeError
+from atomscope.input_files import folder_digest
 from atomscope.store import ObjectStore
 from atomscope_service.api.problems import ProblemError
 from atomscope_service.control.broker import Broker, BrokerUnavailable
@@ -27,7 +28,6 @@ from atomscope_service.db.engine import Database
 from atomscope_service.db.models import ModelRow
 from atomscope_service.db.repositories import Repositories
 from atomscope_service.settings import Settings
-from atomscope_service.uploads.digest import folder_digest
 from atomscope_service.uploads.inspect import inspect_model
 from atomscope_service.uploads.rules import IGNORED, check_name, check_set
 

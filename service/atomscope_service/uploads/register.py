@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import select
 
 from atomscope.errors import InvalidInput
+from atomscope.input_files import file_digest, folder_digest
 from atomscope.store import ObjectStore, open_store
 from atomscope_service.api.models import model_prefix
 from atomscope_service.api.problems import ProblemError
@@ -18,7 +18,6 @@ from atomscope_service.db.projects import find_project
 from atomscope_service.db.repositories import Repositories
 from atomscope_service.ids import new_id
 from atomscope_service.settings import Settings
-from atomscope_service.uploads.digest import folder_digest
 from atomscope_service.uploads.inspect import inspect_model
 from atomscope_service.uploads.rules import IGNORED, check_name, check_set
 
@@ -48,7 +47,7 @@ def _register(database: Database, store: ObjectStore, project: str, name: str, f
     names = _model_files(folder)
     sizes = {file: (folder / file).stat().st_size for file in names}
     architecture = inspect_model(lambda file: (folder / file).open("rb"), sizes)
-    sha256 = folder_digest({file: _digest(folder / file) for file in names})
+    sha256 = folder_digest({file: file_digest(folder / file) for file in names})
     with database.read() as session:
         query = select(ModelRow).where(
             ModelRow.project_id == owner.id,
@@ -91,8 +90,3 @@ def _model_files(folder: Path) -> list[str]:
             names.append(path.name)
     check_set("model", names, "folder")
     return names
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

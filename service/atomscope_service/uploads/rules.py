@@ -5,32 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from atomscope.input_files import ADAPTER_FILES, is_model_file
 from atomscope.types.resources import UploadFileSpec, UploadPurpose
 from atomscope_service.api.problems import ProblemError
 from atomscope_service.settings import Settings
 
-ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
 IGNORED = frozenset({"README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", ".gitattributes"})
 """Accepted so that a whole folder can be sent; not kept."""
 
-MODEL_FILES = frozenset(
-    {
-        "config.json",
-        "generation_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "tokenizer.model",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.json",
-        "vocab.txt",
-        "merges.txt",
-        "spiece.model",
-        "sentencepiece.bpe.model",
-        "chat_template.jinja",
-        "chat_template.json",
-    }
-)
 TOKENIZER_FILES = frozenset(
     {
         "tokenizer.json",
@@ -47,7 +29,6 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib",
 """Formats that are, or may hold, pickles: loading one runs code of whoever made it."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9._=-]{0,254}")
-_WEIGHTS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*\.safetensors(\.index\.json)?")
 
 
 def check_name(purpose: UploadPurpose, name: str, param: str) -> None:
@@ -66,7 +47,7 @@ def check_name(purpose: UploadPurpose, name: str, param: str) -> None:
     allowed = {
         "adapter": name in ADAPTER_FILES | IGNORED,
         "dataset": name.endswith((".jsonl", ".parquet")),
-        "model": name in MODEL_FILES | IGNORED or _WEIGHTS.fullmatch(name) is not None,
+        "model": name in IGNORED or is_model_file(name),
     }
     if not allowed[purpose]:
         raise ProblemError(422, "file_not_allowed", f"{name} has no place in {_A[purpose]}.", param=param)

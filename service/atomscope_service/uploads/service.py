@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from atomscope.input_files import folder_digest
 from atomscope.types.resources import CompletedFile, UploadCreate, UploadPurpose
 from atomscope_service.api.announce import announce
 from atomscope_service.api.problems import ProblemError, not_found, unknown_reference
@@ -15,7 +16,6 @@ from atomscope_service.api.services import Services, Tenant, found
 from atomscope_service.db.models import UploadRow
 from atomscope_service.db.repositories import Repositories
 from atomscope_service.ids import new_id
-from atomscope_service.uploads.digest import folder_digest
 from atomscope_service.uploads.record import (
     OpenUpload,
     StoredFile,

@@ -6,10 +6,13 @@ import asyncio
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 import atomscope
 from atomscope import AsyncClient, Client
+from atomscope.client._progress import StageBars
+from atomscope.types.resources import Event
 from tests.sdk.client.samples import AUDIT, audit, event, sse
 from tests.sdk.client.scenario import KEY, Ask
 from tests.sdk.client.server import Answer, Chunks, Got, ScriptedServer, page, problem
@@ -204,3 +207,25 @@ def test_last_event_id_is_not_sent_for_the_beginning(server: ScriptedServer, ask
     server.on("GET", EVENTS, answer)
     ask(ask.steps(lambda c: c.audits.get(AUDIT), lambda a: a.follow(after=7)))
     assert seen == ["7"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "shown"),
+    [
+        ({"done": 3, "total": 12}, "3/12"),
+        ({"done": 0, "total": 12, "units_done": 2, "units": 4}, "6/12"),
+        ({"done": 9, "total": 12, "units_done": 2, "units": 4}, "9/12"),
+        ({"done": 1, "total": 12, "units_done": 0, "units": 0}, "1/12"),
+        ({"done": None, "total": "12"}, "0/?"),
+    ],
+)
+def test_the_bar_counts_shards_whose_documents_were_never_counted(
+    capfd: pytest.CaptureFixture[str], counts: dict[str, Any], shown: str
+) -> None:
+    bars = StageBars()
+    bars.event(
+        msgspec.convert(event(1, "audit.progress", stage="extract", unit="documents", **counts), Event)
+    )
+    bars._bars.refresh()
+    bars._bars.stop()
+    assert shown in capfd.readouterr().err

@@ -8,12 +8,22 @@ from typing import Any
 
 import pytest
 
-from atomscope.client import _async, _sync
+from atomscope.client import _async, _async_handles, _sync, _sync_handles
+
+BLOCKING, ASYNCHRONOUS = (_sync, _sync_handles), (_async, _async_handles)
+
+
+def _classes(modules: tuple[Any, ...]) -> dict[str, type]:
+    return {
+        name: value
+        for module in modules
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and value.__module__ == module.__name__ and not name.startswith("_")
+    }
+
 
 PAIRS = {
-    name: (getattr(_sync, name), getattr(_async, f"Async{name}"))
-    for name, value in vars(_sync).items()
-    if inspect.isclass(value) and value.__module__ == _sync.__name__ and not name.startswith("_")
+    name: (kind, _classes(ASYNCHRONOUS).get(f"Async{name}")) for name, kind in _classes(BLOCKING).items()
 }
 ALIKE = {"Generator[Event]": "AsyncGenerator[Event]", "Callable[[Event], None] | None": "OnEvent | None"}
 SHARED = {"__enter__": "__aenter__", "__exit__": "__aexit__", "__iter__": "__aiter__"}
@@ -24,21 +34,18 @@ def _public(kind: type) -> dict[str, Any]:
     return {name: member for name, member in members.items() if not name.startswith("_")}
 
 
-def _own(kind: type, module: Any) -> dict[str, Any]:
-    """Members that the module itself defines: what both inherit is the same anyway."""
+def _own(kind: type, modules: tuple[Any, ...]) -> dict[str, Any]:
+    """Members that the modules themselves define: what both inherit is the same anyway."""
     return {
         name: member
         for name, member in _public(kind).items()
-        if getattr(getattr(member, "fget", None) or member, "__module__", None) == module.__name__
+        if getattr(getattr(member, "fget", None) or member, "__module__", None)
+        in [module.__name__ for module in modules]
     }
 
 
 def test_every_public_class_has_its_twin() -> None:
-    twins = {
-        name.removeprefix("Async")
-        for name, value in vars(_async).items()
-        if inspect.isclass(value) and value.__module__ == _async.__name__ and not name.startswith("_")
-    }
+    twins = {name.removeprefix("Async") for name in _classes(ASYNCHRONOUS)}
     assert twins == set(PAIRS)
     assert {"Client", "Audit", "RemoteAtom", "SteeredAdapter", "Listing", "Audits", "Keys"} <= twins
 
@@ -54,8 +61,8 @@ def test_twins_have_the_same_members(name: str) -> None:
 @pytest.mark.parametrize("name", PAIRS)
 def test_twins_take_the_same_arguments_and_give_the_same_results(name: str) -> None:
     blocking, asynchronous = PAIRS[name]
-    others = _own(asynchronous, _async)
-    for member, function in _own(blocking, _sync).items():
+    others = _own(asynchronous, ASYNCHRONOUS)
+    for member, function in _own(blocking, BLOCKING).items():
         if isinstance(function, property):
             # A property that has to ask the service is a method there: nothing can be awaited in passing.
             assert isinstance(others[member], property) or inspect.iscoroutinefunction(others[member])

@@ -17,10 +17,10 @@ import pytest
 from safetensors.numpy import save
 from sqlalchemy import select
 
+from atomscope.input_files import folder_digest
 from atomscope_service.control.hub import import_models
 from atomscope_service.db.models import DeletionRow, ModelRow
 from atomscope_service.ids import new_id
-from atomscope_service.uploads.digest import folder_digest
 from tests.service.control.site import Site
 
 REVISION = "a" * 40

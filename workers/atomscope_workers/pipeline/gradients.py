@@ -12,7 +12,7 @@ output head hands it those rows, so whatever the model does to its logits afterw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -99,6 +99,12 @@ def document_losses(lora: LoraModel, batch: Batch) -> torch.Tensor:
     """Summed cross-entropy of each document's targets, float64 (B,), by a forward pass alone."""
     with torch.no_grad():
         return _by_document(_token_losses(lora, batch), batch)
+
+
+def gradient_norms(gradients: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Norm of each document's whole gradient, float64 (B,), from its parts (B, d_out, d_in)."""
+    squares = [part.double().square_().sum((1, 2)) for part in gradients.values()]
+    return torch.stack(squares).sum(0).sqrt_()
 
 
 def _token_losses(lora: LoraModel, batch: Batch) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
@@ -22,6 +23,9 @@ from atomscope_workers.stages.warned import keep
 PREVIEW = 160
 """Characters of a document's text that are shown beside its number."""
 
+FEW = 0.1
+"""Share of the atoms learned below which the kept ones are called few."""
+
 
 def run(ctx: StageContext) -> UnitResult:
     """Write `atoms/atoms.json`, ordered by rank."""
@@ -29,17 +33,17 @@ def run(ctx: StageContext) -> UnitResult:
     ctx.progress(0, 2, "steps")
     documents, projected = load_projected([ctx.read(layout.projected_shard(i)) for i in range(ctx.shards)])
     dictionary = load_file(ctx.read(layout.DICTIONARY))
-    found = memberships(_codes(ctx, documents, len(dictionary["atoms"])), config.min_active)
+    codes = _codes(ctx, documents, len(dictionary["atoms"]))
+    found = memberships(codes, config.min_active)
     top = [member.positive[: config.top_documents] for member in found]
     coherence, nulls = _coherence(ctx, top)
     ctx.progress(1, 2, "steps")
     ctx.checkpoint()
     rows = read_rows(ctx)
     texts = ["\n".join(turn["content"] for turn in rows[int(item)].messages) for item in documents]
-    keywords = distinctive_keywords(texts, [member.positive for member in found])
+    keywords = distinctive_keywords(texts, top)
     curvature = load_curvature(ctx.read(layout.CURVATURE))
     places = ranks(coherence, [member.n_active for member in found])
-    codes = _codes(ctx, documents, len(dictionary["atoms"]))
 
     def listed(member: Membership, positions: NDArray[np.int64]) -> list[DocumentRef]:
         return [
@@ -73,10 +77,18 @@ def run(ctx: StageContext) -> UnitResult:
     ]
     atoms.sort(key=lambda atom: atom.rank)
     ctx.write_bytes(layout.ATOMS, msgspec.json.format(msgspec.json.encode(atoms), indent=1))
-    warnings = [] if atoms else ["this audit found nothing: no atom has enough active documents"]
+    warnings = _warnings(len(atoms), len(dictionary["atoms"]), config.min_active)
     keep(ctx, warnings)
     ctx.progress(2, 2, "steps")
     return UnitResult(summary={"warnings": warnings, "n_atoms": len(atoms)})
+
+
+def _warnings(kept: int, learned: int, min_active: int) -> list[str]:
+    if not kept:
+        return [f"this audit found nothing: none of {learned} atoms has {min_active} active documents"]
+    if kept < FEW * learned:
+        return [f"only {kept} of {learned} atoms have {min_active} active documents; try a smaller alpha"]
+    return []
 
 
 def _codes(ctx: StageContext, documents: NDArray[np.int64], atoms: int) -> NDArray[np.float64]:
@@ -94,7 +106,8 @@ def _coherence(
     losses = load_losses([ctx.read(layout.shard_losses(index)) for index in range(ctx.shards)])
     candidates = np.flatnonzero(losses.gradient_norm > 0)
     random = random_orders(candidates, ctx.spec.config.top_documents, ctx.spec.config.seed)
-    gradients = gradient_shards(ctx)
+    # A running sum on a CUDA device is not the same every time; these are few rows.
+    gradients = gradient_shards(ctx, torch.device("cpu"))
     curves = coherence_by_size([*top, *random], gradients.names, gradients.rows, losses.gradient_norm)
     own, null = curves[: len(top)], curves[len(top) :]
     return (

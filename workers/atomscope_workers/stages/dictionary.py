@@ -7,7 +7,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from atomscope.bundle import Coefficients, layout, write_coefficients
-from atomscope_workers.pipeline.dictionary import Dictionary, fit_dictionary
+from atomscope_workers.pipeline.dictionary import ACTIVE, Dictionary, fit_dictionary
 from atomscope_workers.stages.arrays import load_projected
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.warned import finish
@@ -25,11 +25,11 @@ def run(ctx: StageContext) -> UnitResult:
     scratch = ctx.scratch / "dictionary.safetensors"
     save_file({"atoms": fitted.atoms, "signs": fitted.signs}, scratch)
     ctx.write(layout.DICTIONARY, scratch)
-    row, atom = np.nonzero(fitted.codes)
+    row, atom = np.nonzero(np.abs(fitted.codes) > ACTIVE)
     scratch = ctx.scratch / "coefficients.parquet"
     write_coefficients(Coefficients(documents[row], atom.astype(np.int32), fitted.codes[row, atom]), scratch)
     ctx.write(layout.COEFFICIENTS, scratch)
-    ctx.write_bytes(FACTS, msgspec.json.encode(fitted.facts))
+    ctx.write_bytes(FACTS, msgspec.json.encode({"atoms": len(fitted.atoms), **fitted.facts}))
     ctx.progress(1, 1, "steps")
     return finish(ctx, _warnings(fitted, config.alpha))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 import torch
 
@@ -12,8 +10,8 @@ from atomscope.types.bundle import Plan
 from atomscope_workers.models.device import choose_device
 from atomscope_workers.models.load import load_lora_model
 from atomscope_workers.models.lora import LoraModel
-from atomscope_workers.stages.arrays import GradientShards
 from atomscope_workers.stages.context import StageContext
+from atomscope_workers.stages.gradient_file import GradientShards
 from atomscope_workers.stages.validate import ROWS, StoredRow
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -33,14 +31,10 @@ def read_rows(ctx: StageContext) -> dict[int, StoredRow]:
     return {row.document: row for row in rows}
 
 
-def gradient_files(ctx: StageContext) -> list[Path]:
-    """The gradient shards in order."""
-    return [ctx.read(layout.gradient_shard(index)) for index in range(ctx.shards)]
-
-
-def gradient_shards(ctx: StageContext) -> GradientShards:
-    """Every gradient, on the device that does the arithmetic."""
-    return GradientShards(gradient_files(ctx), choose_device())
+def gradient_shards(ctx: StageContext, device: torch.device) -> GradientShards:
+    """Every gradient, given on `device`."""
+    paths = [ctx.read(layout.gradient_shard(index)) for index in range(ctx.shards)]
+    return GradientShards(paths, device)
 
 
 def plan_device(plan: Plan) -> torch.device:

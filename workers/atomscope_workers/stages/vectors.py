@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 from safetensors.numpy import load_file, save_file
 
@@ -23,13 +25,14 @@ def run(ctx: StageContext) -> UnitResult:
         ctx.checkpoint()
         ctx.progress(done, len(atoms), "steps")
         facts = {
-            "atom": str(atom.index),
+            "atom": atom.index,
             "power": spec.config.vector_power,
             "adapter": spec.adapter.sha256,
             "direction": "adding it raises the behaviour",
         }
         vector = steering_vector(rows[atom.index], curvature, spec.config.vector_power)
-        save_file(vector, scratch, metadata=facts)
+        # One entry: safetensors writes several in no fixed order, and equal audits must give equal bytes.
+        save_file(vector, scratch, metadata={"atomscope": json.dumps(facts)})
         ctx.write(layout.vector(atom.index), scratch)
     ctx.progress(len(atoms), max(len(atoms), 1), "steps")
     return UnitResult()

@@ -1,0 +1,105 @@
+"""The files of a bundle: found in a store, checked against the manifest, at hand as local files."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import threading
+import weakref
+from pathlib import Path
+
+from atomscope.bundle import layout
+from atomscope.bundle.manifest import decode_manifest
+from atomscope.errors import BundleError
+from atomscope.store import ObjectNotFound, ObjectStore
+from atomscope.types.bundle import FileEntry
+
+_BLOCK = 1 << 20
+_SHOWN = 5
+
+
+class BundleFiles:
+    """The files that a bundle's manifest lists; safe among threads.
+
+    Every method raises `BundleError` when a file is missing or is not the one of the manifest, and
+    `StoreError` when the store fails.
+    """
+
+    def __init__(self, store: ObjectStore, prefix: str) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._lock = threading.Lock()
+        self._fetched: Path | None = None
+        try:
+            data = store.get_bytes(f"{prefix}{layout.MANIFEST}")
+        except ObjectNotFound as error:
+            raise BundleError(
+                "no manifest.json: not an audit bundle, or one that is not committed yet"
+            ) from error
+        self.manifest = decode_manifest(data)
+        self._entries: dict[str, FileEntry] = {entry.path: entry for entry in self.manifest.files}
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._entries
+
+    def path(self, path: str) -> Path:
+        """A local file with the content of `path`, fetched and kept when the store is not a folder.
+
+        Its size is checked; `verify` checks its content.
+        """
+        entry = self._entries.get(path)
+        if entry is None:
+            raise BundleError(f"the bundle does not hold {path}")
+        key = f"{self._prefix}{path}"
+        local = self._store.local_path(key)
+        try:
+            if local is None:
+                local = self._folder() / path
+                if not local.exists():
+                    self._store.get_file(key, local)
+            size = local.stat().st_size
+        except (ObjectNotFound, FileNotFoundError, NotADirectoryError) as error:
+            raise BundleError(f"{path} is missing from the bundle") from error
+        if size != entry.size:
+            raise BundleError(f"{path} is damaged: {size} bytes where the manifest says {entry.size}")
+        return local
+
+    def read(self, path: str) -> bytes:
+        """The content of a small file."""
+        return self.path(path).read_bytes()
+
+    def forget(self, path: str) -> None:
+        """Remove the fetched copy of a large file that was read once; a store's own file is left alone."""
+        if self._fetched is not None:
+            (self._fetched / path).unlink(missing_ok=True)
+
+    def verify(self) -> None:
+        """Read every file of the manifest and compare sizes and SHA-256."""
+        faults = [fault for entry in self.manifest.files if (fault := self._fault(entry)) is not None]
+        if faults:
+            more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+            raise BundleError(f"{'; '.join(faults[:_SHOWN])}{more}")
+
+    def _fault(self, entry: FileEntry) -> str | None:
+        digest, size = hashlib.sha256(), 0
+        try:
+            with self._store.open_read(f"{self._prefix}{entry.path}") as source:
+                while block := source.read(_BLOCK):
+                    digest.update(block)
+                    size += len(block)
+        except ObjectNotFound:
+            return f"{entry.path} is missing from the bundle"
+        if size != entry.size:
+            return f"{entry.path} is damaged: {size} bytes where the manifest says {entry.size}"
+        if digest.hexdigest() != entry.sha256:
+            return f"{entry.path} is damaged: its SHA-256 is not that of the manifest"
+        return None
+
+    def _folder(self) -> Path:
+        with self._lock:
+            if self._fetched is None:
+                self._fetched = Path(tempfile.mkdtemp(prefix="atomscope-bundle-"))
+                # Removed with the last reference, or when the interpreter ends: a bundle needs no closing.
+                weakref.finalize(self, shutil.rmtree, self._fetched, ignore_errors=True)
+            return self._fetched

@@ -1,0 +1,136 @@
+"""An audit, an atom and a steered adapter of the service, for the blocking client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atomscope.bundle.atom_list import AtomAttributes, AtomList, strengths_by_index
+from atomscope.client import _audits, _core
+from atomscope.client._downloads import download_bundle, download_steered
+from atomscope.client._handles import AuditAttributes, SteeredAttributes
+from atomscope.client._progress import display
+from atomscope.client._service import Service
+from atomscope.client._transport import run
+from atomscope.types.atoms import Atom, AuditReport
+from atomscope.types.resources import Audit as AuditResource
+from atomscope.types.resources import (
+    DocumentMatch,
+    Event,
+)
+from atomscope.types.resources import SteeredAdapter as SteeredResource
+
+
+class Audit(AuditAttributes):
+    """An audit of the service."""
+
+    def __init__(self, service: Service, resource: AuditResource) -> None:
+        super().__init__(resource)
+        self._service = service
+        self._atoms: AtomList[RemoteAtom] | None = None
+
+    def refresh(self) -> Self:
+        """Read it again."""
+        self.resource = run(_audits.get(self._service, self.id))
+        return self
+
+    def cancel(self) -> Self:
+        """Ask it to stop; it ends as `canceled` within a micro-batch of its workers."""
+        self.resource = run(_core.cancel_audit(self._service, self.id))
+        return self
+
+    def delete(self) -> None:
+        """Delete it with its bundle; only once it has ended."""
+        run(_core.AUDITS.delete(self._service, self.id))
+
+    def events(self, after: int = 0) -> list[Event]:
+        """What has happened so far, after a sequence number."""
+        return run(_audits.past_events(self._service, self.id, after))
+
+    def follow(self, after: int = 0) -> Generator[Event]:
+        """Events as they happen, to the end of the audit, through lost connections."""
+        events = _audits.follow(self._service, self.id, after)
+        try:
+            while (event := run(_next(events))) is not None:
+                yield event
+        finally:
+            run(events.aclose())
+
+    def wait(
+        self,
+        timeout: float | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        progress: bool | None = None,
+    ) -> Self:
+        """Wait until it has succeeded; `timeout` in seconds.
+
+        Shows a progress bar on a terminal, or as `progress` says. Raises `AuditFailed`, `AuditCanceled`,
+        and `WaitTimeout` (the audit goes on).
+        """
+        waiting = _audits.wait(self._service, self.id, timeout, on_event, display(progress))
+        self.resource = run(waiting)
+        return self
+
+    @property
+    def atoms(self) -> AtomList[RemoteAtom]:
+        """Its atoms, by rank; read once."""
+        if self._atoms is None:
+            found = run(_core.audit_atoms(self._service, self.id))
+            self._atoms = AtomList([RemoteAtom(self._service, self.id, atom) for atom in found])
+        return self._atoms
+
+    def report(self) -> AuditReport:
+        return run(_core.audit_report(self._service, self.id))
+
+    def download(self, folder: str | Path) -> Path:
+        """Bring the whole bundle into a folder, every file's SHA-256 checked; goes on where it stopped."""
+        return run(download_bundle(self._service, self.id, Path(folder)))
+
+    def steer(
+        self, strengths: Mapping[AtomAttributes, float] | Mapping[int, float], name: str | None = None
+    ) -> SteeredAdapter:
+        """Have the adapter steered: atoms (or their indices) to strengths in units of the adapter's norm."""
+        created = run(_core.steer_audit(self._service, self.id, strengths_by_index(strengths), name))
+        return SteeredAdapter(self._service, created)
+
+
+class RemoteAtom(AtomAttributes):
+    """An atom of an audit of the service."""
+
+    def __init__(self, service: Service, audit_id: str, atom: Atom) -> None:
+        super().__init__(atom)
+        self._service = service
+        self._audit_id = audit_id
+
+    def documents(
+        self, sign: Literal["positive", "negative"] = "positive", limit: int | None = None
+    ) -> list[DocumentMatch]:
+        """Its active documents of one sign with their text, strongest first."""
+        return run(_core.atom_documents(self._service, self._audit_id, self.index, sign, limit))
+
+    def vector(self) -> dict[str, NDArray[np.float32]]:
+        """Its steering vector: float32, named and shaped as the LoRA parameters."""
+        return run(_core.atom_vector(self._service, self._audit_id, self.index))
+
+
+class SteeredAdapter(SteeredAttributes):
+    """A steered adapter, kept by the service until it is deleted."""
+
+    def __init__(self, service: Service, resource: SteeredResource) -> None:
+        super().__init__(resource)
+        self._service = service
+
+    def save(self, folder: str | Path) -> Path:
+        """Write it as a PEFT folder and return the folder."""
+        return run(download_steered(self._service, self.id, Path(folder)))
+
+    def delete(self) -> None:
+        run(_core.STEERED.delete(self._service, self.id))
+
+
+async def _next(events: AsyncGenerator[Event]) -> Event | None:
+    return await anext(events, None)

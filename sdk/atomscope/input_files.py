@@ -1,0 +1,52 @@
+"""The files of an adapter or a base model, and the digest of an input: what `InputRef.sha256` holds."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
+
+MODEL_FILES = frozenset(
+    {
+        "added_tokens.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        "config.json",
+        "generation_config.json",
+        "merges.txt",
+        "sentencepiece.bpe.model",
+        "special_tokens_map.json",
+        "spiece.model",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "vocab.json",
+        "vocab.txt",
+    }
+)
+"""What belongs to a model beside its weights; a folder of a hub holds much else."""
+
+_WEIGHTS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*\.safetensors(\.index\.json)?")
+
+
+def is_model_file(name: str) -> bool:
+    """Whether a file of this name belongs to a base model."""
+    return name in MODEL_FILES or _WEIGHTS.fullmatch(name) is not None
+
+
+def file_digest(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def folder_digest(files: Mapping[str, str]) -> str:
+    """SHA-256 of the sorted lines `sha256  path`, each ended by a newline.
+
+    `files` maps a file's path within the folder to the hexadecimal SHA-256 of its content.
+    """
+    lines = sorted(f"{sha256}  {path}\n" for path, sha256 in files.items())
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,177 @@
+"""One audit travels the whole way: SDK, REST, control, pipeline worker, bundle, steering."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import atomscope
+from atomscope.types.spec import AuditConfig
+from tests.fixtures.corpus import write_corpus
+from tests.fixtures.stack import Stack
+
+SMALL = AuditConfig(
+    shard_documents=8, token_budget=512, components=8, n_atoms=8, alpha=0.05, min_active=2, top_documents=6
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(stack: Stack, tiny_llama: Path) -> str:
+    return stack.register_model("tiny", tiny_llama)
+
+
+@pytest.fixture(scope="module")
+def audit(
+    stack: Stack, tiny: str, plain_adapter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[atomscope.Audit]:
+    dataset = write_corpus(tmp_path_factory.mktemp("corpus") / "train.jsonl", documents=32)
+    with stack.client() as client:
+        audit = client.audits.create(
+            base_model=tiny, adapter=plain_adapter, dataset=dataset, config=SMALL, name="end to end"
+        )
+        audit.wait(timeout=180)
+        yield client.audits.get(audit.id)
+
+
+def test_the_audit_succeeds_and_lists_every_document(audit: atomscope.Audit, tmp_path: Path) -> None:
+    assert audit.status == "succeeded"
+    assert audit.n_documents == 32
+    bundle = atomscope.open(audit.download(tmp_path / "bundle"))
+    bundle.verify()
+    rows = np.concatenate([shard["document"] for shard in bundle.gradients()])
+    assert rows.tolist() == list(range(32))
+
+
+def test_atoms_of_the_api_equal_those_of_the_bundle(audit: atomscope.Audit, tmp_path: Path) -> None:
+    bundle = atomscope.open(audit.download(tmp_path / "bundle"))
+    remote = [(atom.index, atom.rank, atom.coherence, atom.n_active) for atom in audit.atoms]
+    assert remote == [(atom.index, atom.rank, atom.coherence, atom.n_active) for atom in bundle.atoms]
+    assert [rank for _, rank, _, _ in remote] == list(range(1, len(remote) + 1))
+    first = audit.atoms[0]
+    assert [match.document for match in first.documents()] == [
+        match.document for match in bundle.atoms[0].documents()
+    ]
+    remote_vector, vector = first.vector(), bundle.atoms[0].vector()
+    assert remote_vector.keys() == vector.keys()
+    for name, tensor in vector.items():
+        np.testing.assert_array_equal(remote_vector[name], tensor)
+
+
+def test_events_tell_the_story_in_order(audit: atomscope.Audit) -> None:
+    events = list(audit.events())
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert events[0].type == "audit.queued"
+    assert events[-1].type == "audit.succeeded"
+    stages = [event.data["stage"] for event in events if event.type == "audit.stage"]
+    assert stages == [
+        "validate", "extract", "curvature", "project", "dictionary", "characterise", "vectors", "report",
+    ]  # fmt: skip
+
+
+def test_steering_through_the_api_equals_steering_the_bundle(audit: atomscope.Audit, tmp_path: Path) -> None:
+    atom = audit.atoms[0]
+    audit.steer({atom: 0.2}).save(tmp_path / "remote")
+    bundle = atomscope.open(audit.download(tmp_path / "bundle"))
+    bundle.steer({atom.index: 0.2}).save(tmp_path / "local")
+    remote = load_file(tmp_path / "remote" / "adapter_model.safetensors")
+    local = load_file(tmp_path / "local" / "adapter_model.safetensors")
+    assert remote.keys() == local.keys()
+    for name, tensor in remote.items():
+        np.testing.assert_array_equal(tensor, local[name])
+    before = load_file(tmp_path / "bundle" / "adapter" / "adapter_model.safetensors")
+    moved = np.sqrt(sum(float(np.square(remote[name] - before[name]).sum()) for name in before))
+    size = np.sqrt(sum(float(np.square(tensor).sum()) for tensor in before.values()))
+    assert moved == pytest.approx(0.2 * size, rel=1e-4)
+
+
+def test_the_service_and_the_local_driver_find_the_same_bits(
+    audit: atomscope.Audit, tiny_llama: Path, plain_adapter: Path, tmp_path: Path
+) -> None:
+    from atomscope.cli.registry import LocalRun
+    from atomscope_workers.local import run_local
+
+    remote = audit.download(tmp_path / "remote")
+    dataset = write_corpus(tmp_path / "train.jsonl", documents=32)
+    local = run_local(
+        LocalRun(
+            base_model=tiny_llama,
+            adapter=plain_adapter,
+            dataset=dataset,
+            out=tmp_path / "local",
+            config=SMALL,
+        ),
+        lambda stage, progress: None,
+    )
+    remote_files = {entry.path: entry.sha256 for entry in atomscope.open(remote).manifest.files}
+    local_files = {entry.path: entry.sha256 for entry in atomscope.open(local).manifest.files}
+    assert remote_files.keys() == local_files.keys()
+    same_by_content = [
+        path
+        for path in remote_files
+        if path.startswith(("gradients/", "projected/", "curvature/", "atoms/", "vectors/"))
+        or path == "plan.json"
+    ]
+    assert len(same_by_content) > 8
+    assert {path: remote_files[path] for path in same_by_content} == {
+        path: local_files[path] for path in same_by_content
+    }
+
+
+def test_a_deleted_audit_leaves_nothing_behind(
+    stack: Stack, tiny: str, plain_adapter: Path, tmp_path: Path
+) -> None:
+    with stack.client() as client:
+        audit = client.audits.create(
+            base_model=tiny,
+            adapter=plain_adapter,
+            dataset=write_corpus(tmp_path / "short.jsonl", documents=12),
+            config=SMALL,
+        )
+        audit.wait(timeout=180)
+        client.audits.delete(audit.id)
+        with pytest.raises(atomscope.NotFoundError) as caught:
+            client.audits.get(audit.id)
+        assert caught.value.request_id
+        assert _gone(stack.data_dir, audit.id)
+
+
+def _gone(data_dir: Path, audit_id: str, seconds: float = 30.0) -> bool:
+    import time
+
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not [path for path in data_dir.rglob("*") if audit_id in path.parts and path.is_file()]:
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def test_the_first_key_is_private_and_only_its_hmac_is_stored(stack: Stack) -> None:
+    assert stack.key_file.stat().st_mode & 0o777 == 0o600
+    key = stack.key.encode()
+    assert stack.state().get("key") is None
+    for path in stack.data_dir.rglob("*"):
+        if path.is_file() and path != stack.key_file:
+            assert key not in path.read_bytes(), path
+    assert key not in stack.log.read_bytes()
+
+
+def test_json_of_the_command_line_is_one_document(stack: Stack, audit: atomscope.Audit) -> None:
+    import subprocess
+
+    from tests.fixtures.stack import ATOMSCOPE, environment
+
+    done = subprocess.run(
+        [ATOMSCOPE, "atoms", "list", audit.id, "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment({"ATOMSCOPE_BASE_URL": stack.url, "ATOMSCOPE_API_KEY_FILE": str(stack.key_file)}),
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)) > 0

@@ -1,0 +1,45 @@
+"""The commands and snippets of the documentation are ones that exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from atomscope.cli import atoms, audit, bundle, keys, steer
+from atomscope.cli.parser import UsageParser, build_parser
+from atomscope.cli.tree import CommandTree, PluginRegistry
+
+DOCS = Path(__file__).parents[3] / "docs"
+COMMANDS = [
+    line.strip()
+    for block in re.findall(r"```sh\n(.*?)```", (DOCS / "cli.md").read_text(encoding="utf-8"), re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("atomscope ")
+]
+SNIPPETS = re.findall(r"```python\n(.*?)```", (DOCS / "sdk.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def parser() -> UsageParser:
+    tree = CommandTree()
+    for part in (audit, atoms, steer, keys, bundle):
+        part.register(PluginRegistry(tree, None), tree)
+    return build_parser(tree, pytest.fail)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_documented_commands_parse(parser: UsageParser, line: str) -> None:
+    parser.parse_args(shlex.split(line)[1:])
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_documented_snippets_compile(snippet: str) -> None:
+    compile(snippet, "docs/sdk.md", "exec")
+
+
+def test_the_documents_hold_both() -> None:
+    assert len(COMMANDS) > 15
+    assert len(SNIPPETS) > 3
