@@ -16,7 +16,14 @@ from tests.fixtures.corpus import write_corpus
 from tests.fixtures.stack import Stack
 
 SMALL = AuditConfig(
-    shard_documents=8, token_budget=512, components=8, n_atoms=8, alpha=0.05, min_active=2, top_documents=6
+    dtype="float32",
+    shard_documents=8,
+    token_budget=512,
+    components=8,
+    n_atoms=8,
+    alpha=0.05,
+    min_active=2,
+    top_documents=6,
 )
 
 

@@ -15,9 +15,9 @@ from atomscope.types.spec import AuditConfig
 from tests.fixtures.corpus import write_corpus
 from tests.fixtures.stack import Stack, running_stack
 
-DOCUMENTS = 96
+DOCUMENTS = 64
 SLOW = AuditConfig(
-    shard_documents=48, token_budget=64, components=8, n_atoms=8, alpha=0.05, min_active=2, top_documents=6
+    shard_documents=32, token_budget=128, components=8, n_atoms=8, alpha=0.05, min_active=2, top_documents=6
 )
 """Many micro-batches a shard, so that there is a middle to be killed in."""
 

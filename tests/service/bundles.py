@@ -79,6 +79,7 @@ def write_bundle(store: ObjectStore, prefix: str, audit_id: str) -> None:
         n_coherent_01=3,
         loss_base=2.0,
         loss_adapter=1.0,
+        n_loss_documents=4,
         warnings=[],
         atoms=atoms(),
     )

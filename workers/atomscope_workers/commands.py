@@ -34,7 +34,7 @@ def _configure_demo(parser: ArgumentParser) -> None:
 
 
 def _demo(arguments: Namespace, output: Output) -> int:
-    from atomscope_workers.demo.quiet import quieten  # noqa: PLC0415
+    from atomscope_workers.quiet import quieten  # noqa: PLC0415
 
     quieten()
     from atomscope_workers.demo.run import run  # noqa: PLC0415
@@ -43,6 +43,9 @@ def _demo(arguments: Namespace, output: Output) -> int:
 
 
 def _local_runner() -> LocalRunner:
+    from atomscope_workers.quiet import quieten  # noqa: PLC0415
+
+    quieten()
     from atomscope_workers.local import InProcess  # noqa: PLC0415
 
     return InProcess()

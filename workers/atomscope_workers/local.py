@@ -16,15 +16,18 @@ import msgspec
 
 from atomscope.bundle import layout, open_bundle
 from atomscope.cli.registry import Estimate, LocalRun
-from atomscope.errors import BundleError, InvalidInput, UsageError
+from atomscope.errors import BundleError, InvalidInput
 from atomscope.input_files import ADAPTER_FILES, file_digest, folder_digest, is_model_file
 from atomscope.store import LocalStore, ObjectNotFound
 from atomscope.types.resources import Progress
 from atomscope.types.spec import AuditSpec, InputRef
 from atomscope.types.work import FAN_OUT, STAGES, Stage
+from atomscope_workers.estimate import estimate_audit
 from atomscope_workers.stages.assemble import assemble_bundle
 from atomscope_workers.stages.context import UnitResult
 from atomscope_workers.stages.registry import STAGE_FUNCTIONS
+from atomscope_workers.stages.versions import software_versions
+from atomscope_workers.work_folder import FILES, UNITS, claim, held, is_work_of, work_folder
 
 LOCAL_PROJECT = "prj_local"
 MAX_ROWS = 2_000_000
@@ -64,21 +67,21 @@ class LocalContext:
         return Path(ref.location)
 
     def read(self, path: str) -> Path:
-        file = self.work / "files" / path
+        file = self.work / FILES / path
         if not file.is_file():
             raise ObjectNotFound(f"no object {path!r}")
         return file
 
     def write(self, path: str, source: Path) -> None:
-        LocalStore(self.work / "files").put_file(path, source)
+        LocalStore(self.work / FILES).put_file(path, source)
         self.written.append(path)
 
     def write_bytes(self, path: str, data: bytes) -> None:
-        LocalStore(self.work / "files").put_bytes(path, data)
+        LocalStore(self.work / FILES).put_bytes(path, data)
         self.written.append(path)
 
     def outputs(self) -> list[str]:
-        return [item.key for item in LocalStore(self.work / "files").list("")]
+        return [item.key for item in LocalStore(self.work / FILES).list("")]
 
     def progress(self, done: int, total: int, unit: str) -> None:
         self.tell(done, total, unit)
@@ -91,14 +94,28 @@ def run_local(request: LocalRun, on_progress: OnProgress) -> Path:
     """Audit the paths of `request`; the folder of the bundle.
 
     A bundle of the same inputs and settings that is there already is returned at once. Raises `InvalidInput`
-    (`NothingToAudit`) as the stages do, and when the output folder holds something else.
+    (`NothingToAudit`) as the stages do, when the output folder holds something else, and when another process
+    is at the same work.
     """
     spec = local_spec(request)
     out = request.out.expanduser().absolute()
-    if _holds(out, spec):
+    if out.is_symlink():
+        out = out.resolve()  # a folder cannot be moved onto a link
+    work = work_folder(out)
+    # Shards of two versions of the software are not the shards of one audit.
+    stamp = f"{spec.audit_id} {msgspec.json.encode(software_versions()).decode()}"
+    if _holds(out, spec) and not is_work_of(work, stamp):
         return out
-    work = out.with_name(f"{out.name}.partial")
-    _claim(work, spec)
+    with held(work):
+        if not _holds(out, spec):
+            claim(work, stamp)
+            _audit(spec, work, out, on_progress)
+        shutil.rmtree(work)
+    return out
+
+
+def _audit(spec: AuditSpec, work: Path, out: Path, on_progress: OnProgress) -> None:
+    """Run the units that have not finished, put the bundle together and move it to `out`."""
     shards = 0
     for stage in STAGES:
         units = shards if stage in FAN_OUT else 1
@@ -108,14 +125,12 @@ def run_local(request: LocalRun, on_progress: OnProgress) -> Path:
             if marker.result.shards is not None:
                 shards = marker.result.shards
                 tally = _Tally()
-    files = LocalStore(work / "files")
-    sources = {item.key: f"files/{item.key}" for item in files.list("")}
+    files = LocalStore(work / FILES)
+    sources = {item.key: f"{FILES}/{item.key}" for item in files.list("")}
     assemble_bundle(LocalStore(work), sources, "bundle/", spec.audit_id)
     if out.exists():
         out.rmdir()  # empty, or `_holds` had refused it
     (work / "bundle").rename(out)
-    shutil.rmtree(work)
-    return out
 
 
 def local_spec(request: LocalRun) -> AuditSpec:
@@ -170,7 +185,13 @@ def _folder(path: Path, what: str, belongs: Callable[[str], bool]) -> InputRef:
 
 def _holds(out: Path, spec: AuditSpec) -> bool:
     """Whether `out` holds this audit's bundle; raises `InvalidInput` when it holds anything else."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not out.exists():
+        return False
+    if not out.is_dir():
+        raise InvalidInput("bad_path", f"{out} is a file: --out names the folder to be made")
+    if not any(out.iterdir()):
+        if out.is_mount():  # it could not be replaced by the bundle in the end
+            raise InvalidInput("bad_path", f"{out} is a mount point: give a folder below it")
         return False
     try:
         if open_bundle(out).manifest.audit_id == spec.audit_id:
@@ -178,19 +199,6 @@ def _holds(out: Path, spec: AuditSpec) -> bool:
     except BundleError as error:
         raise InvalidInput("bad_path", f"{out} exists and is not an audit bundle: {error}") from error
     raise InvalidInput("bad_path", f"{out} holds the bundle of another audit: give another --out")
-
-
-def _claim(work: Path, spec: AuditSpec) -> None:
-    """Make the work folder, or keep what an interrupted run of the same audit left in it."""
-    stamp = work / "audit"
-    if stamp.is_file() and stamp.read_text(encoding="utf-8") == spec.audit_id:
-        return
-    if work.exists():
-        if not stamp.is_file():
-            raise InvalidInput("bad_path", f"{work} exists and is no work folder of an audit")
-        shutil.rmtree(work)
-    work.mkdir(parents=True)
-    stamp.write_text(spec.audit_id, encoding="utf-8")
 
 
 def _run_unit(
@@ -202,7 +210,7 @@ def _run_unit(
     tally: _Tally,
     on_progress: OnProgress,
 ) -> _Marker:
-    path = work / "units" / f"{stage}-{index:04d}.json"
+    path = work / UNITS / f"{stage}-{index:04d}.json"
     counted = _Counted(tally, stage, _documents(work), on_progress)
     if path.is_file():
         marker = msgspec.json.decode(path.read_bytes(), type=_Marker)
@@ -230,7 +238,7 @@ def _run_unit(
 
 def _documents(work: Path) -> int:
     """Documents of the plan; 0 before there is one."""
-    plan = work / "files" / layout.PLAN
+    plan = work / FILES / layout.PLAN
     if not plan.is_file():
         return 0
     found: Mapping[str, object] = msgspec.json.decode(plan.read_bytes())
@@ -268,4 +276,19 @@ class InProcess:
         return run_local(request, on_progress)
 
     def estimate(self, request: LocalRun) -> Estimate:
-        raise UsageError("--dry-run is not built yet")
+        return estimate_audit(local_spec(request), _validating)
+
+
+def _validating(spec: AuditSpec, work: Path) -> LocalContext:
+    """The context of `validate` alone, all its files under `work`."""
+    scratch = work / "scratch"
+    scratch.mkdir()
+    return LocalContext(
+        spec=spec,
+        stage="validate",
+        index=0,
+        shards=0,
+        scratch=scratch,
+        work=work,
+        tell=lambda done, total, unit: None,
+    )

@@ -25,7 +25,7 @@ DOCUMENTS_SCHEMA = pa.schema(
         pa.field("n_tokens", pa.int32(), nullable=False),
         pa.field("n_target_tokens", pa.int32(), nullable=False),
         pa.field("loss", pa.float64(), nullable=False),
-        pa.field("base_loss", pa.float64(), nullable=False),
+        pa.field("base_loss", pa.float64()),
         pa.field("gradient_norm", pa.float64(), nullable=False),
     ]
 )
@@ -75,10 +75,11 @@ def read_documents(path: Path, rows: Collection[int] | None = None) -> list[Docu
                     chosen = batch
                 elif len(found) < len(wanted):
                     numbers = batch["document"].to_pylist()
-                    chosen = batch.take([at for at, number in enumerate(numbers) if number in wanted])
+                    places = [at for at, number in enumerate(numbers) if number in wanted]
+                    chosen = batch.take(pa.array(places, pa.int64()))  # an empty list alone has no type
                 else:
                     break
                 found += msgspec.convert(chosen.to_pylist(), list[DocumentRecord])
-    except (pa.ArrowException, OSError, msgspec.ValidationError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise BundleError(f"{path.name} is damaged: {error}") from error
     return found

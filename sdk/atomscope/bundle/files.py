@@ -58,6 +58,8 @@ class BundleFiles:
                 local = self._folder() / path
                 if not local.exists():
                     self._store.get_file(key, local)
+            if not local.is_file():
+                raise FileNotFoundError(local)
             size = local.stat().st_size
         except (ObjectNotFound, FileNotFoundError, NotADirectoryError) as error:
             raise BundleError(f"{path} is missing from the bundle") from error
@@ -75,8 +77,12 @@ class BundleFiles:
             (self._fetched / path).unlink(missing_ok=True)
 
     def verify(self) -> None:
-        """Read every file of the manifest and compare sizes and SHA-256."""
+        """Read every file of the manifest, compare sizes and SHA-256, and look for files it does not list."""
         faults = [fault for entry in self.manifest.files if (fault := self._fault(entry)) is not None]
+        for item in self._store.list(self._prefix):
+            path = item.key.removeprefix(self._prefix)
+            if path not in self._entries and path != layout.MANIFEST:
+                faults.append(f"{path} is not listed in the manifest")
         if faults:
             more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
             raise BundleError(f"{'; '.join(faults[:_SHOWN])}{more}")

@@ -63,6 +63,11 @@ def vector(atom: int) -> str:
     return f"vectors/{atom:04d}.safetensors"
 
 
+def schema(path: str) -> str:
+    """Bundle path of the JSON Schema of the JSON file at `path`."""
+    return f"schemas/{path.rpartition('/')[2].removesuffix('.json')}.schema.json"
+
+
 def project_prefix(project_id: str) -> str:
     return f"projects/{project_id}/"
 

@@ -158,7 +158,10 @@ class Bundle:
         return self._files.path(path)
 
     def verify(self) -> None:
-        """Read every file and compare its SHA-256; raises `BundleError` naming those that differ."""
+        """Read every file and compare its SHA-256; raises `BundleError` naming those that differ.
+
+        A file beside them that the manifest does not list is named too.
+        """
         self._files.verify()
 
     def _records(self, rows: list[int]) -> Mapping[int, DocumentRecord]:

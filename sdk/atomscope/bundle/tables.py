@@ -89,7 +89,7 @@ def read_parquet(path: Path, schema: pa.Schema, accepted: dict[str, pa.DataType]
         with pq.ParquetFile(path) as file:
             check_columns(path, file.schema_arrow, schema, accepted or {})
             table = file.read(columns=schema.names)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{path.name} is damaged: {error}") from error
     for field in schema:
         if not field.nullable and table[field.name].null_count:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from atomscope.bundle import open_bundle
 from atomscope.cli.config_file import read_config
+from atomscope.cli.failures import Interrupted
 from atomscope.cli.plugins import MissingExtra, is_missing_extra
 from atomscope.cli.registry import EXIT_DONE, Estimate, LocalRun, LocalRunner, Output
 from atomscope.cli.tables import card, size_text, time_text
@@ -58,6 +59,8 @@ def _run(runner: LocalRunner, request: LocalRun, limit: int, output: Output) -> 
 
     try:
         folder = runner.run(request, on_progress)
+    except KeyboardInterrupt as error:
+        raise Interrupted("stopped; the same command goes on where this one was") from error
     finally:
         if bars is not None:
             bars.close()

@@ -28,7 +28,11 @@ def _show(args: Namespace, output: Output) -> int:
         ("format", manifest.format_version),
         ("documents", f"{report.n_documents}, {report.n_dropped} dropped"),
         ("atoms", f"{report.n_atoms} ({report.n_coherent_05} above 0.5, {report.n_coherent_01} above 0.1)"),
-        ("loss", f"{report.loss_adapter:.3f} nats a token; {report.loss_base:.3f} without the adapter"),
+        (
+            "loss",
+            f"{report.loss_adapter:.3f} nats a token; {report.loss_base:.3f} without the adapter "
+            f"(of {report.n_loss_documents} documents)",
+        ),
         ("files", f"{len(manifest.files)}, {size_text(sum(entry.size for entry in manifest.files))}"),
         *(("warning", warning) for warning in report.warnings),
     ]

@@ -54,6 +54,8 @@ class StageBars:
 
     def event(self, event: Event) -> None:
         stage = event.data.get("stage")
+        if event.type == "audit.succeeded":
+            self._finish()
         if event.type not in ("audit.stage", "audit.progress") or stage not in STAGES:
             return
         done, total = event.data.get("done"), event.data.get("total")
@@ -74,7 +76,7 @@ class StageBars:
             )
 
     def close(self) -> None:
-        self._finish()
+        """Leave the bar where it stands: what failed or was stopped was not done."""
         self._bars.stop()
 
     def _finish(self) -> None:

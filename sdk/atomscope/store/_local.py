@@ -175,12 +175,13 @@ class LocalStore:
         with _told("write", key, missing=StoreError):
             try:
                 for attempt in range(_RACES):
-                    path.parent.mkdir(parents=True, exist_ok=True)
                     try:
+                        path.parent.mkdir(parents=True, exist_ok=True)
                         fill(temporary)
                         temporary.replace(path)
                         break
-                    except FileNotFoundError:
+                    except (FileNotFoundError, FileExistsError):
+                        # A deletion may have pruned the folder at any moment since it was looked at.
                         if path.parent.is_dir() or attempt == _RACES - 1:
                             raise
                 _sync_folder(path.parent)

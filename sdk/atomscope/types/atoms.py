@@ -63,8 +63,8 @@ class DocumentRecord(msgspec.Struct, kw_only=True, frozen=True):
     n_target_tokens: int
     loss: float
     """Summed cross-entropy of the target tokens under base and adapter, in nats."""
-    base_loss: float
-    """The same under the base model alone."""
+    base_loss: float | None
+    """The same under the base model alone; null where it was not measured (a sample is)."""
     gradient_norm: float
 
 
@@ -92,9 +92,11 @@ class AuditReport(msgspec.Struct, kw_only=True, frozen=True):
     n_coherent_01: int
     """Atoms of coherence above 0.1."""
     loss_base: float
-    """Mean cross-entropy per target token under the base model, in nats."""
+    """Mean cross-entropy per target token under the base model, in nats, over a sample of the documents."""
     loss_adapter: float
-    """The same with the adapter."""
+    """The same with the adapter, over the same documents."""
+    n_loss_documents: int
+    """Documents of that sample."""
     warnings: list[str]
     atoms: list[Atom]
     timings: dict[str, float] = {}

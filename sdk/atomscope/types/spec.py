@@ -29,8 +29,8 @@ class AuditConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     on_bad_row: OnBadRow = "fail"
     """Whether a malformed row of the data set fails the audit or is skipped and listed."""
     dtype: ComputeDtype = "auto"
-    """Dtype of the model pass; `auto` is bfloat16 on CUDA and float32 on a CPU. Gradients are float32."""
-    token_budget: PositiveInt = 4096
+    """Dtype of the model pass; `auto` is bfloat16 where the hardware has it. Gradients are float32."""
+    token_budget: PositiveInt = 2048
     """Tokens of one micro-batch, padding included; a longer document is a micro-batch alone."""
     shard_documents: PositiveInt = 256
     """Documents of one extraction shard, the unit of work that a worker takes."""

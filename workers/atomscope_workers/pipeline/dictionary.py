@@ -72,11 +72,9 @@ def fit_dictionary(
     return Dictionary(atoms, codes, signs.astype(np.int64), np.flatnonzero(norms == 0), facts)
 
 
-def _solve(
-    unit: NDArray[np.float64], size: int, alpha: float, seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], dict[str, Any]]:
-    """Atoms (K, k_total) of unit norm or zero, codes (n, K), facts."""
-    model = MiniBatchDictionaryLearning(
+def learner(size: int, alpha: float, seed: int) -> MiniBatchDictionaryLearning:
+    """The solver of K = `size` atoms, not yet fitted."""
+    return MiniBatchDictionaryLearning(
         n_components=size,
         alpha=alpha,  # pyright: ignore[reportArgumentType]  (inferred from a default of 1)
         batch_size=BATCH,
@@ -85,6 +83,13 @@ def _solve(
         transform_alpha=alpha,
         random_state=seed,
     )
+
+
+def _solve(
+    unit: NDArray[np.float64], size: int, alpha: float, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], dict[str, Any]]:
+    """Atoms (K, k_total) of unit norm or zero, codes (n, K), facts."""
+    model = learner(size, alpha, seed)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.fit(unit)

@@ -135,7 +135,7 @@ class Losses:
     loss: NDArray[np.float64]
     """Summed cross-entropy of the targets with the adapter, in nats."""
     base_loss: NDArray[np.float64]
-    """The same under the base alone."""
+    """The same under the base alone; NaN where it was not measured."""
     gradient_norm: NDArray[np.float64]
 
 
@@ -167,7 +167,7 @@ def save_projected(documents: NDArray[np.int64], rows: ProjectedRows, path: Path
     save_arrays(
         {
             "document": documents,
-            "rows": rows.rows,
+            "rows": np.ascontiguousarray(rows.rows),  # safetensors writes memory as it lies
             "energy_kept": rows.energy_kept,
             "energy_total": rows.energy_total,
         },

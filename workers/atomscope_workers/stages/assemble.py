@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from atomscope.bundle import layout, write_manifest
+from atomscope.bundle import json_schemas, layout, write_manifest
 from atomscope.store import ObjectStore
 from atomscope.types.bundle import FileEntry, Manifest
 
@@ -13,7 +13,7 @@ from atomscope.types.bundle import FileEntry, Manifest
 def assemble_bundle(
     store: ObjectStore, sources: Mapping[str, str], target_prefix: str, audit_id: str
 ) -> Manifest:
-    """Copy every source into the bundle, then commit it by its manifest.
+    """Copy every source into the bundle, add the JSON Schemas, then commit it by its manifest.
 
     `sources` maps bundle paths to keys of the store; paths under `work/` are left out. `target_prefix` ends
     in `/`. Raises `StoreError`; nothing is committed then, and the copies may be made again.
@@ -29,4 +29,8 @@ def assemble_bundle(
                 size += len(block)
         store.copy(key, f"{target_prefix}{path}")
         files.append(FileEntry(path=path, size=size, sha256=digest.hexdigest()))
+    for path, content in json_schemas().items():
+        store.put_bytes(f"{target_prefix}{path}", content)
+        digest = hashlib.sha256(content)
+        files.append(FileEntry(path=path, size=len(content), sha256=digest.hexdigest()))
     return write_manifest(store, target_prefix, audit_id, files)

@@ -38,7 +38,7 @@ def _warnings(fitted: Dictionary, alpha: float) -> list[str]:
     found: list[str] = []
     if len(fitted.zero_rows):
         found.append(f"{len(fitted.zero_rows)} documents had no gradient and took no part")
-    if fitted.facts["codes_per_document"] == 0:
+    if len(fitted.atoms) and fitted.facts["codes_per_document"] == 0:
         found.append(f"every code is zero at alpha {alpha:g}: no atom was found; try a smaller alpha")
     found += [f"the solver warned: {text}" for text in fitted.facts["solver_warnings"]]
     return found

@@ -62,13 +62,16 @@ class GradientWriter:
     def write(self, documents: Sequence[int], gradients: Mapping[str, torch.Tensor]) -> None:
         """Put the gradients (len(documents), d_out, d_in) of these physical rows in their places.
 
-        Raises `KeyError` when a parameter is missing or unknown.
+        Raises `KeyError` when a parameter is missing or unknown, or a row is not the shard's.
         """
         if gradients.keys() != self._tensors.keys():
             raise KeyError(
                 f"not the shard's parameters: {sorted(gradients.keys() ^ self._tensors.keys())[:3]}"
             )
-        rows = np.searchsorted(self._documents, np.array(documents, dtype=np.int64))
+        physical = np.array(documents, dtype=np.int64)
+        if not np.isin(physical, self._documents).all():
+            raise KeyError(f"not all of {documents} are documents of the shard")
+        rows = np.searchsorted(self._documents, physical)
         for name, tensor in gradients.items():
             self._tensors[name][rows] = tensor.float().cpu().numpy()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 
 from atomscope.bundle import layout, write_documents
 from atomscope.types.atoms import Atom, AuditReport, DocumentRecord, DroppedDocument
@@ -21,6 +22,7 @@ def run(ctx: StageContext) -> UnitResult:
     ctx.progress(0, 1, "steps")
     plan = read_plan(ctx)
     losses = load_losses([ctx.read(layout.shard_losses(index)) for index in range(ctx.shards)])
+    measured = ~np.isnan(losses.base_loss)
     rows, tokens = read_rows(ctx), load_tokens(ctx.read(layout.TOKENS))
     records = [
         DocumentRecord(
@@ -30,7 +32,7 @@ def run(ctx: StageContext) -> UnitResult:
             n_tokens=len(tokens[document].input_ids),
             n_target_tokens=int(tokens[document].target_mask.sum()),
             loss=float(losses.loss[position]),
-            base_loss=float(losses.base_loss[position]),
+            base_loss=float(losses.base_loss[position]) if measured[position] else None,
             gradient_norm=float(losses.gradient_norm[position]),
         )
         for position, document in enumerate(losses.document.tolist())
@@ -38,8 +40,9 @@ def run(ctx: StageContext) -> UnitResult:
     scratch = ctx.scratch / "documents.parquet"
     write_documents(records, scratch)
     ctx.write(layout.DOCUMENTS, scratch)
-    loss_base = float(losses.base_loss.sum()) / plan.n_target_tokens
-    loss_adapter = float(losses.loss.sum()) / plan.n_target_tokens
+    n_targets = sum(record.n_target_tokens for record in records if record.base_loss is not None)
+    loss_base = float(losses.base_loss[measured].sum()) / n_targets
+    loss_adapter = float(losses.loss[measured].sum()) / n_targets
     warnings: list[str] = []
     if loss_adapter >= loss_base:
         warnings.append(
@@ -58,6 +61,7 @@ def run(ctx: StageContext) -> UnitResult:
         n_coherent_01=sum(atom.coherence > 0.1 for atom in atoms),
         loss_base=loss_base,
         loss_adapter=loss_adapter,
+        n_loss_documents=int(measured.sum()),
         warnings=[*earlier(ctx), *warnings],
         atoms=atoms,
         details={"dictionary": msgspec.json.decode(ctx.read(FACTS).read_bytes())},

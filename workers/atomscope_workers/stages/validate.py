@@ -6,9 +6,7 @@ the adapter, and for later stages `work/tokens.safetensors` and `work/rows.jsonl
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -30,6 +28,7 @@ from atomscope_workers.models.folder import refuse
 from atomscope_workers.models.load import attach_adapter, check_fit
 from atomscope_workers.pipeline.plan import make_plan
 from atomscope_workers.stages.context import StageContext, UnitResult
+from atomscope_workers.stages.versions import software_versions
 from atomscope_workers.stages.warned import keep
 
 ROWS = "work/rows.jsonl"
@@ -37,16 +36,6 @@ ROWS = "work/rows.jsonl"
 
 MIN_DOCUMENTS = 2
 _CHECK_EVERY = 64
-_DISTRIBUTIONS = (
-    "atomscope",
-    "numpy",
-    "peft",
-    "safetensors",
-    "scikit-learn",
-    "tokenizers",
-    "torch",
-    "transformers",
-)
 
 
 class StoredRow(msgspec.Struct, kw_only=True, frozen=True):
@@ -97,7 +86,7 @@ def run(ctx: StageContext) -> UnitResult:
     )
     _write(ctx, adapter, documents)
     keep(ctx, documents.warnings)
-    ctx.write_bytes(layout.SPEC, _json(msgspec.structs.replace(spec, versions=_versions())))
+    ctx.write_bytes(layout.SPEC, _json(msgspec.structs.replace(spec, versions=software_versions())))
     ctx.write_bytes(layout.PLAN, _json(plan))
     return UnitResult(
         shards=len(plan.shards),
@@ -220,16 +209,6 @@ def _write(ctx: StageContext, adapter: CheckedAdapter, documents: _Documents) ->
     ctx.write(layout.ADAPTER_CONFIG, adapter.folder / adapters.CONFIG)
     ctx.write(layout.ADAPTER_WEIGHTS, adapter.folder / adapters.WEIGHTS)
     ctx.write_bytes(layout.DROPPED, _json(documents.dropped))
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _DISTRIBUTIONS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"  # imported from its source folder
-    return found
 
 
 def _json(value: object) -> bytes:

@@ -34,5 +34,6 @@ def run(ctx: StageContext) -> UnitResult:
         # One entry: safetensors writes several in no fixed order, and equal audits must give equal bytes.
         save_file(vector, scratch, metadata={"atomscope": json.dumps(facts)})
         ctx.write(layout.vector(atom.index), scratch)
-    ctx.progress(len(atoms), max(len(atoms), 1), "steps")
+    steps = max(len(atoms), 1)
+    ctx.progress(steps, steps, "steps")
     return UnitResult()

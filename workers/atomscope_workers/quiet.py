@@ -1,4 +1,4 @@
-"""Keeping the libraries silent, so that the demo's own lines can be read."""
+"""Keeping the libraries silent, so that a command's own lines can be read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import warnings
 def quieten() -> None:
     """Hide progress bars and notices of libraries; call it before any of them is imported.
 
-    Lookups on a hub are turned off as well: nothing in the demo comes from one.
+    Lookups on a hub are turned off as well: the pipeline never fetches anything.
     """
     os.environ["TQDM_DISABLE"] = "1"
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"

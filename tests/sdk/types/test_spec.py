@@ -1,0 +1,105 @@
+"""What a client may ask for: every setting has a default and a range, and nothing unknown passes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, get_type_hints
+
+import msgspec
+import pytest
+
+from atomscope.types.resources import AuditCreate
+from atomscope.types.spec import FORMAT_VERSION, AuditConfig, AuditSpec, InputRef
+
+
+def config(**settings: Any) -> AuditConfig:
+    return msgspec.json.decode(json.dumps(settings), type=AuditConfig)
+
+
+EDGES = {
+    "max_length": [8, 131_072],
+    "token_budget": [1, 2**40],
+    "shard_documents": [1],
+    "components": [1],
+    "damping": [1e-12, 100],
+    "n_atoms": [1, "auto"],
+    "alpha": [1e-12, 50.0],
+    "min_active": [2],
+    "top_documents": [2, 1000],
+    "seed": [0, 2**32 - 1],
+    "dtype": ["auto", "float32", "bfloat16"],
+    "preconditioner": ["ekfac", "kfac"],
+    "vector_power": ["+1/2", "0", "-1/2"],
+    "on_bad_row": ["fail", "skip"],
+    "solver": ["sklearn"],
+}
+BEYOND = {
+    "max_length": [7, 131_073, 8.5, "8", None],
+    "token_budget": [0, -1],
+    "shard_documents": [0],
+    "components": [0, 1.5, True],
+    "damping": [0, -0.1, 100.5],
+    "n_atoms": [0, "all", 2.5],
+    "alpha": [0, -1],
+    "min_active": [1],
+    "top_documents": [1, 1001],
+    "seed": [-1, 2**32],
+    "dtype": ["float16", ""],
+    "preconditioner": ["none"],
+    "vector_power": ["1/2", 0],
+    "on_bad_row": [True],
+    "solver": ["fista"],
+}
+
+
+def _cases(table: dict[str, list[Any]]) -> list[Any]:
+    return [
+        pytest.param(name, value, id=f"{name}={value}") for name, values in table.items() for value in values
+    ]
+
+
+def test_every_setting_has_a_default_within_its_range() -> None:
+    assert config() == AuditConfig()
+    filled = json.loads(msgspec.json.encode(AuditConfig()))
+    assert filled.keys() == get_type_hints(AuditConfig).keys() == EDGES.keys() == BEYOND.keys()
+    assert config(**filled) == AuditConfig()
+
+
+@pytest.mark.parametrize(("name", "value"), _cases(EDGES))
+def test_the_edges_of_a_range_are_accepted_and_kept(name: str, value: Any) -> None:
+    assert getattr(config(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize(("name", "value"), _cases(BEYOND))
+def test_what_lies_beyond_is_refused_by_field(name: str, value: Any) -> None:
+    with pytest.raises(msgspec.ValidationError, match=rf"\$\.{name}"):
+        config(**{name: value})
+
+
+def test_an_unknown_setting_is_refused_in_a_request_too() -> None:
+    with pytest.raises(msgspec.ValidationError, match="alhpa"):
+        config(alhpa=0.1)
+    body = {"base_model": "mdl_1", "adapter": "ada_1", "dataset": "ds_1"}
+    assert msgspec.convert(body, AuditCreate).config == AuditConfig()
+    with pytest.raises(msgspec.ValidationError, match="K"):
+        msgspec.convert(body | {"config": {"K": 5}}, AuditCreate)
+    with pytest.raises(msgspec.ValidationError, match="priority"):
+        msgspec.convert(body | {"priority": 1}, AuditCreate)
+
+
+def test_a_config_cannot_be_changed_and_serves_as_a_key() -> None:
+    settings = AuditConfig()
+    with pytest.raises(AttributeError):
+        settings.seed = 1  # type: ignore[misc]
+    assert {settings: 1}[AuditConfig()] == 1
+
+
+def test_a_spec_states_every_default_and_the_format() -> None:
+    ref = InputRef(id="local", location="/data", sha256="0" * 64, size=1)
+    spec = AuditSpec(
+        audit_id="aud_1", project_id="prj_1", base_model=ref, adapter=ref, dataset=ref, config=AuditConfig()
+    )
+    written = json.loads(msgspec.json.encode(spec))
+    assert written["format_version"] == FORMAT_VERSION
+    assert written["config"].keys() == EDGES.keys()
+    assert msgspec.json.decode(json.dumps(written), type=AuditSpec) == spec

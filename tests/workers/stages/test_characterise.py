@@ -1,0 +1,171 @@
+"""What is said of an atom: whose it is, how alike they are, and, where there is none, that there is none."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from atomscope.bundle import layout, read_coefficients
+from atomscope.types.atoms import AuditReport
+from atomscope.types.spec import AuditConfig
+from atomscope.types.work import Stage
+from tests.workers.stages.units import (
+    SHAPES,
+    Audit,
+    clustered_gradients,
+    extracted,
+    random_gradients,
+)
+
+CONFIG = AuditConfig(shard_documents=5, components=50, n_atoms=4, alpha=0.1, min_active=2, top_documents=4)
+UP_TO: tuple[Stage, ...] = ("curvature", "project", "dictionary", "characterise")
+CLUSTERS = [0, 1, 2, 3] * 5
+WORDS = ["apple", "pear", "plum", "fig"]
+"""Of the documents of each cluster."""
+
+
+@pytest.fixture(scope="module")
+def gradients() -> dict[str, NDArray[np.float32]]:
+    return clustered_gradients(CLUSTERS, noise=0.6)
+
+
+@pytest.fixture(scope="module")
+def audit(gradients: dict[str, NDArray[np.float32]], tmp_path_factory: pytest.TempPathFactory) -> Audit:
+    texts = [f"{WORDS[cluster]} of {place}" for place, cluster in enumerate(CLUSTERS)]
+    audit = extracted(tmp_path_factory.mktemp("characterise") / "work", gradients, CONFIG, texts=texts)
+    audit.run(*UP_TO)
+    return audit
+
+
+def _characterised(
+    work: Path, gradients: dict[str, NDArray[np.float32]], config: AuditConfig = CONFIG
+) -> tuple[Audit, list[str]]:
+    audit = extracted(work, gradients, config)
+    return audit, audit.run(*UP_TO).summary["warnings"]
+
+
+def _report(audit: Audit) -> AuditReport:
+    audit.run("vectors", "report")
+    return msgspec.json.decode(audit.file(layout.REPORT).read_bytes(), type=AuditReport)
+
+
+def test_documents_are_named_by_physical_row_strongest_first_with_the_stored_codes(audit: Audit) -> None:
+    codes = read_coefficients(audit.file(layout.COEFFICIENTS))
+    assert len(audit.atoms()) == 4
+    for atom in audit.atoms():
+        rows, values = codes.of_atom(atom.index)
+        stored = dict(zip(rows.tolist(), values.tolist(), strict=True))
+        positive = sorted((row for row in stored if stored[row] > 1e-6), key=lambda row: -stored[row])
+        assert [item.document for item in atom.top_documents] == positive[:4]
+        assert [item.value for item in atom.top_documents] == [stored[row] for row in positive[:4]]
+        assert (atom.n_positive, atom.n_negative) == (len(positive), atom.n_active - len(positive))
+        assert all(item.value < 0 for item in atom.bottom_documents)
+        assert {item.document for item in atom.bottom_documents}.isdisjoint(positive)
+
+
+def test_an_atom_shows_its_cluster_by_document_word_and_preview(audit: Audit) -> None:
+    found: list[int] = []
+    for atom in audit.atoms():
+        clusters = {CLUSTERS[item.document // 3] for item in atom.top_documents}
+        assert len(clusters) == 1
+        found += clusters
+        assert WORDS[found[-1]] in atom.keywords
+        assert all(item.preview.startswith(WORDS[found[-1]]) for item in atom.top_documents)
+    assert sorted(found) == [0, 1, 2, 3]
+
+
+def test_coherence_is_the_mean_cosine_of_the_raw_gradients(
+    audit: Audit, gradients: dict[str, NDArray[np.float32]]
+) -> None:
+    flat = np.concatenate([value.reshape(len(CLUSTERS), -1) for value in gradients.values()], axis=1)
+    unit = flat.astype(np.float64) / np.linalg.norm(flat, axis=1, keepdims=True)
+    for atom in audit.atoms():
+        places = [item.document // 3 for item in atom.top_documents]
+        cosines = [float(unit[a] @ unit[b]) for a, b in combinations(places, 2)]
+        assert atom.coherence == pytest.approx(np.mean(cosines), abs=1e-6)  # raw gradients are float32
+        assert atom.coherence > atom.null_coherence_95 > atom.null_coherence
+        assert 0 < atom.energy_retained <= 1 + 1e-6
+
+
+def test_atoms_are_listed_by_rank_and_rank_follows_coherence(audit: Audit) -> None:
+    atoms = audit.atoms()
+    assert [atom.rank for atom in atoms] == [1, 2, 3, 4]
+    coherence = [atom.coherence for atom in atoms]
+    assert coherence == sorted(coherence, reverse=True)
+
+
+def test_an_audit_of_no_code_says_in_words_that_it_found_nothing(tmp_path: Path) -> None:
+    config = msgspec.structs.replace(CONFIG, alpha=1.0)
+    audit, warnings = _characterised(tmp_path / "work", random_gradients(12), config)
+    assert warnings == ["this audit found nothing: none of 4 atoms has 2 active documents"]
+    assert audit.atoms() == []
+    report = _report(audit)
+    assert (report.n_atoms, report.atoms, report.n_documents) == (0, [], 12)
+    assert "every code is zero at alpha 1: no atom was found; try a smaller alpha" in report.warnings
+    assert warnings[0] in report.warnings
+
+
+def test_fewer_documents_than_min_active_find_nothing_and_say_so(tmp_path: Path) -> None:
+    config = msgspec.structs.replace(CONFIG, min_active=5)
+    audit, warnings = _characterised(tmp_path / "work", clustered_gradients([0, 0, 1]), config)
+    assert warnings == ["this audit found nothing: none of 3 atoms has 5 active documents"]
+    assert _report(audit).warnings == warnings
+
+
+def test_no_gradient_at_all_is_an_audit_that_found_nothing(tmp_path: Path) -> None:
+    nothing = {name: np.zeros((6, *shape), dtype=np.float32) for name, shape in SHAPES.items()}
+    audit, warnings = _characterised(tmp_path / "work", nothing)
+    assert warnings[0].startswith("this audit found nothing")
+    report = _report(audit)
+    assert report.n_atoms == 0
+    assert "2 LoRA matrices had no gradient on any document: layer.lora_A.weight ..." in report.warnings
+    assert "6 documents had no gradient and took no part" in report.warnings
+    assert not any("alpha" in warning for warning in report.warnings)
+
+
+def test_copies_of_one_document_are_one_atom_of_coherence_one_that_chance_explains(tmp_path: Path) -> None:
+    """Every random set of copies is as alike: the null beside the coherence says so."""
+    audit, _ = _characterised(tmp_path / "work", clustered_gradients([0] * 12, noise=0.0))
+    (atom,) = audit.atoms()
+    assert (atom.n_active, atom.n_positive, atom.rank) == (12, 12, 1)
+    assert [item.document for item in atom.top_documents] == [0, 3, 6, 9]  # ties go to the first
+    assert atom.coherence == pytest.approx(1.0, abs=1e-6)
+    assert atom.null_coherence == pytest.approx(1.0, abs=1e-6)
+
+
+def test_two_documents_are_audited(tmp_path: Path) -> None:
+    audit, _ = _characterised(tmp_path / "work", clustered_gradients([0, 0], noise=0.1))
+    report = _report(audit)
+    assert report.n_documents == 2
+    assert all(0 < atom.n_active <= 2 for atom in report.atoms)
+    assert all(np.isfinite(atom.coherence) for atom in report.atoms)
+
+
+def test_few_atoms_of_many_are_told_with_a_remedy(tmp_path: Path) -> None:
+    """Twelve documents of which two are alike: of twelve atoms one has two documents."""
+    gradients = random_gradients(12)
+    for value in gradients.values():
+        value[1] = value[0]
+    config = msgspec.structs.replace(CONFIG, n_atoms=12, alpha=0.8)
+    audit, warnings = _characterised(tmp_path / "work", gradients, config)
+    assert len(audit.atoms()) == 1
+    assert warnings == ["only 1 of 12 atoms have 2 active documents; try a smaller alpha"]
+
+
+def test_a_document_without_gradient_is_in_no_random_set(tmp_path: Path) -> None:
+    """It has no direction, and a set with it would have no coherence."""
+    gradients = clustered_gradients([0, 1] * 6, noise=0.3)
+    for value in gradients.values():
+        value[[0, 5]] = 0
+    audit, _ = _characterised(tmp_path / "work", gradients)
+    assert audit.atoms() != []
+    assert all(np.isfinite([atom.coherence, atom.null_coherence_95]).all() for atom in audit.atoms())
+    named = {
+        item.document for atom in audit.atoms() for item in [*atom.top_documents, *atom.bottom_documents]
+    }
+    assert not named & {0, 15}

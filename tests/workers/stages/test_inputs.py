@@ -1,0 +1,93 @@
+"""What several stages read: plan, rows, gradients, and the model that a process keeps."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atomscope.bundle import layout
+from atomscope.store import ObjectNotFound
+from atomscope.types.bundle import Plan
+from atomscope.types.spec import AuditConfig
+from atomscope_workers.models.device import choose_device
+from atomscope_workers.stages import inputs
+from atomscope_workers.stages.validate import ROWS, StoredRow
+from tests.fixtures.models import TinyAdapterFactory
+from tests.workers.stages.units import a_spec, extracted, random_gradients, unit
+
+HERE = choose_device().type
+ELSEWHERE = "cuda" if HERE == "cpu" else "cpu"
+
+
+def _plan(device: str = HERE, dtype: str = "float32") -> Plan:
+    return Plan(
+        n_rows=2, n_documents=2, n_tokens=8, n_target_tokens=4, token_budget=8,
+        shards=[], compute_dtype=dtype, device_kind=device,
+    )  # fmt: skip
+
+
+def test_a_plan_is_read_as_it_was_stored(tmp_path: Path) -> None:
+    ctx = unit(tmp_path / "work", "extract", a_spec())
+    with pytest.raises(ObjectNotFound, match=r"plan\.json"):
+        inputs.read_plan(ctx)
+    ctx.write_bytes(layout.PLAN, msgspec.json.encode(_plan()))
+    assert inputs.read_plan(ctx) == _plan()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.dictionaries(st.integers(0, 10**9), st.text(), max_size=5))
+def test_rows_of_any_text_come_back_by_physical_row(texts: dict[int, str]) -> None:
+    """Line breaks of every kind among them: a row is a line of the file."""
+    rows = {
+        row: StoredRow(document=row, id=text, messages=[{"role": "user", "content": f"\u2028\x85\r{text}\n"}])
+        for row, text in texts.items()
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        ctx = unit(Path(folder) / "work", "report", a_spec())
+        ctx.write_bytes(ROWS, b"".join(msgspec.json.encode(row) + b"\n" for row in rows.values()))
+        assert inputs.read_rows(ctx) == rows
+
+
+def test_gradients_of_all_shards_are_read_in_the_order_of_the_plan(tmp_path: Path) -> None:
+    gradients = random_gradients(7)
+    audit = extracted(tmp_path / "work", gradients, AuditConfig(shard_documents=3))
+    assert audit.shards == 3
+    shards = inputs.gradient_shards(audit.context("curvature"), torch.device("cpu"))
+    for name, value in gradients.items():
+        np.testing.assert_array_equal(shards.rows(name, np.arange(7)).numpy(), value)
+
+
+def test_a_plan_for_another_device_is_refused() -> None:
+    assert inputs.plan_device(_plan()).type == HERE
+    with pytest.raises(RuntimeError, match=f"the plan is for {ELSEWHERE}, this worker has {HERE}"):
+        inputs.plan_device(_plan(ELSEWHERE))
+
+
+def test_the_model_is_kept_from_one_unit_to_the_next_and_never_beside_another(
+    tiny_llama: Path, tiny_adapter: TinyAdapterFactory, tmp_path: Path
+) -> None:
+    """The same base, adapter and dtype give the same object; any other takes its place."""
+    first = a_spec(base_model=tiny_llama, adapter=tiny_adapter(seed=1))
+    second = a_spec(base_model=tiny_llama, adapter=tiny_adapter(seed=2))
+    shard = unit(tmp_path / "first", "extract", first, index=0, shards=2)
+    model = inputs.lora_model(shard, _plan())
+    assert model.dtype == torch.float32
+    next_shard = unit(tmp_path / "first", "extract", first, index=1, shards=2)
+    assert inputs.lora_model(next_shard, _plan()) is model
+
+    other = inputs.lora_model(unit(tmp_path / "second", "extract", second), _plan())
+    name = model.parameters[0].name
+    assert other.parameters[0].name == name
+    assert not torch.equal(other.parameters[0].linear.weight, model.parameters[0].linear.weight)
+
+    narrow = inputs.lora_model(shard, _plan(dtype="bfloat16"))
+    assert narrow.dtype == torch.bfloat16
+    assert {parameter.linear.weight.dtype for parameter in narrow.parameters} == {torch.bfloat16}
+    assert inputs.lora_model(shard, _plan()) is not model  # it was let go

@@ -1,0 +1,233 @@
+"""The first stage: what is kept, what is dropped and told of it, and the plan that is fixed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from atomscope.bundle import layout
+from atomscope.errors import InvalidInput, NothingToAudit
+from atomscope.types.atoms import DroppedDocument
+from atomscope.types.bundle import Plan
+from atomscope.types.spec import AuditConfig, AuditSpec
+from atomscope_workers.datasets.documents import load_tokens
+from atomscope_workers.local import LocalContext
+from atomscope_workers.stages import validate
+from atomscope_workers.stages.context import UnitResult
+from atomscope_workers.stages.inputs import read_plan, read_rows
+from atomscope_workers.stages.warned import earlier
+from tests.fixtures.corpus import rows
+from tests.workers.stages.units import a_spec, unit
+
+CONFIG = AuditConfig(dtype="float32", shard_documents=3, token_budget=128, max_length=64, on_bad_row="skip")
+LONG = {"messages": [{"role": "user", "content": "word " * 200}, {"role": "assistant", "content": "no"}]}
+CUT = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "word " * 200}]}
+MALFORMED = {"prompt": 3, "completion": "x"}
+MERGED = {"prompt": "The ri", "completion": "ver runs along the valley"}
+"""The tokenizer has the token ` river`."""
+UNSEEN = {"messages": [{"role": "user", "content": "hello"}]}
+
+Validated = tuple[LocalContext, UnitResult]
+Validate = Callable[..., Validated]
+
+
+@pytest.fixture
+def checked(tiny_llama: Path, plain_adapter: Path, tmp_path: Path) -> Validate:
+    """Run the stage on some rows."""
+
+    def run(lines: Sequence[object], config: AuditConfig = CONFIG, **changes: Any) -> Validated:
+        dataset = tmp_path / "train.jsonl"
+        dataset.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        places = {"base_model": tiny_llama, "adapter": plain_adapter, "dataset": dataset}
+        spec = a_spec(config, **{**places, **changes.pop("inputs", {})})
+        ctx = unit(tmp_path / "work", "validate", spec, **changes)
+        return ctx, validate.run(ctx)
+
+    return run
+
+
+def _dropped(ctx: LocalContext) -> list[DroppedDocument]:
+    return msgspec.json.decode(ctx.read(layout.DROPPED).read_bytes(), type=list[DroppedDocument])
+
+
+def test_dropped_rows_are_listed_with_row_line_and_reason_and_the_others_keep_their_numbers(
+    checked: Validate,
+) -> None:
+    ctx, result = checked([MALFORMED, *rows(2), LONG, UNSEEN, *rows(2)])
+    dropped = _dropped(ctx)
+    assert [(row.document, row.line, row.reason) for row in dropped] == [
+        (0, 1, "malformed"),
+        (3, 4, "no_target"),
+        (4, 5, "no_target"),
+    ]
+    assert "completion" in dropped[0].detail
+    assert "no target token among its 64 tokens (at most 64 are kept)" in dropped[1].detail
+    kept = [1, 2, 5, 6]
+    assert sorted(load_tokens(ctx.read(layout.TOKENS))) == kept
+    assert list(read_rows(ctx)) == kept
+    assert [row for shard in read_plan(ctx).shards for row in shard.documents] == kept
+    assert (result.summary["n_rows"], result.summary["n_dropped"], result.documents) == (7, 3, 4)
+
+
+def test_every_loss_of_data_is_a_warning_for_the_report(checked: Validate) -> None:
+    ctx, result = checked([MALFORMED, LONG, CUT, CUT, *rows(2)])
+    assert result.summary["warnings"] == [
+        "1 malformed rows were skipped",
+        "1 documents without a target token were dropped",
+        "3 documents were cut to 64 tokens",
+    ]
+    assert earlier(ctx) == result.summary["warnings"]
+
+
+def test_a_token_across_the_border_of_prompt_and_completion_is_a_warning(checked: Validate) -> None:
+    _, result = checked([MERGED, *rows(2)], msgspec.structs.replace(CONFIG, max_length=256))
+    assert result.summary["warnings"] == [
+        "in 1 rows one token holds characters of both prompt and completion: a target"
+    ]
+
+
+def test_clean_data_gives_no_warning_and_an_empty_list(checked: Validate) -> None:
+    ctx, result = checked(rows(4), msgspec.structs.replace(CONFIG, max_length=256))
+    assert (result.summary["warnings"], _dropped(ctx)) == ([], [])
+
+
+def test_the_stored_plan_covers_every_token_under_the_budget(checked: Validate) -> None:
+    ctx, result = checked(rows(8))
+    plan = msgspec.json.decode(ctx.read(layout.PLAN).read_bytes(), type=Plan)
+    tokens = load_tokens(ctx.read(layout.TOKENS))
+    assert [shard.documents for shard in plan.shards] == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    assert result.shards == len(plan.shards) == 3
+    assert (plan.n_rows, plan.n_documents, plan.token_budget) == (8, 8, 128)
+    assert plan.n_tokens == sum(len(item.input_ids) for item in tokens.values())
+    assert plan.n_target_tokens == sum(int(item.target_mask.sum()) for item in tokens.values())
+    assert (plan.compute_dtype, result.summary["compute_dtype"]) == ("float32", "float32")
+    for shard in plan.shards:
+        assert sorted(row for batch in shard.micro_batches for row in batch) == shard.documents
+        assert shard.n_tokens == sum(len(tokens[row].input_ids) for row in shard.documents)
+        for batch in shard.micro_batches:
+            assert len(batch) == 1 or len(batch) * max(len(tokens[row].input_ids) for row in batch) <= 128
+
+
+def test_rows_are_stored_as_they_were_given(checked: Validate) -> None:
+    ctx, _ = checked([*rows(2), {"prompt": "a\u2028b", "completion": " c", "id": 7}])
+    stored = read_rows(ctx)
+    assert stored[1].id == "row-1"
+    assert stored[1].messages == rows(2)[1]["messages"]
+    assert stored[2].id == "7"
+    assert stored[2].messages == [
+        {"role": "prompt", "content": "a\u2028b"},
+        {"role": "completion", "content": " c"},
+    ]
+
+
+def test_spec_and_adapter_are_in_the_bundle_as_they_were_asked_for(
+    checked: Validate, plain_adapter: Path
+) -> None:
+    ctx, result = checked(rows(2))
+    spec = msgspec.json.decode(ctx.read(layout.SPEC).read_bytes(), type=AuditSpec)
+    assert msgspec.structs.replace(spec, versions={}) == ctx.spec
+    assert spec.versions.keys() >= {"python", "torch", "transformers", "safetensors"}
+    for path in (layout.ADAPTER_CONFIG, layout.ADAPTER_WEIGHTS):
+        assert ctx.read(path).read_bytes() == (plain_adapter / Path(path).name).read_bytes()
+    assert result.summary["n_parameters"] == 2 * (
+        4 * 32 + 32 * 4 + 4 * 32 + 16 * 4
+    )  # 2 layers, q and v, rank 4
+    assert result.summary["architecture"] == "LlamaForCausalLM"
+
+
+def test_progress_counts_rows(checked: Validate) -> None:
+    told: list[tuple[int, int, str]] = []
+
+    def tell(done: int, total: int, unit: str) -> None:
+        told.append((done, total, unit))
+
+    checked(rows(130), tell=tell)
+    assert told == [
+        (row, total, "documents") for row, total in ((0, 0), (0, 130), (64, 130), (128, 130), (130, 130))
+    ]
+
+
+def test_a_bad_row_fails_before_the_model_is_loaded_and_writes_no_plan(
+    checked: Validate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        pytest.fail("the weights were read")
+
+    monkeypatch.setattr(validate, "load_base", never)
+    strict = msgspec.structs.replace(CONFIG, on_bad_row="fail")
+    with pytest.raises(InvalidInput) as caught:
+        checked([*rows(2), MALFORMED, "x"], strict)
+    assert caught.value.code == "bad_row"
+    assert [(problem.file, problem.line) for problem in caught.value.problems] == [
+        ("train.jsonl", 3),
+        ("train.jsonl", 4),
+    ]
+    assert not (tmp_path / "work" / "files" / layout.PLAN).exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "problems"),
+    [
+        ([], "empty_dataset", 0),
+        (rows(1), "too_few_documents", 0),
+        ([UNSEEN, UNSEEN], "no_targets", 2),
+        ([MALFORMED, MALFORMED], "too_few_documents", 2),
+        ([*rows(1), UNSEEN], "too_few_documents", 1),
+    ],
+)
+def test_nothing_to_audit_says_which_rows_were_lost(
+    checked: Validate, lines: Sequence[object], code: str, problems: int
+) -> None:
+    with pytest.raises(NothingToAudit) as caught:
+        checked(lines)
+    assert caught.value.code == code
+    assert len(caught.value.problems) == problems
+    assert all(problem.file == "train.jsonl" and problem.line for problem in caught.value.problems)
+
+
+def test_a_data_set_may_have_so_many_rows_and_no_more(checked: Validate) -> None:
+    assert checked(rows(4), max_rows=4)[1].documents == 4
+    with pytest.raises(InvalidInput, match="at most 4 rows") as caught:
+        checked(rows(5), max_rows=4)
+    assert caught.value.code == "too_many_rows"
+
+
+def test_the_base_is_told_of_before_the_adapter_and_the_adapter_before_the_data(
+    checked: Validate, tmp_path: Path
+) -> None:
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    told: list[InvalidInput] = []
+    for inputs in ({"base_model": nothing, "adapter": nothing}, {"adapter": nothing}, {}):
+        with pytest.raises(InvalidInput) as caught:
+            checked([], inputs=inputs)
+        told.append(caught.value)
+    assert [item.problems[0].file if item.problems else None for item in told] == [
+        "config.json",
+        "adapter_config.json",
+        None,
+    ]
+
+
+def test_documents_are_cut_to_what_the_model_can_place(checked: Validate) -> None:
+    """The tiny model has 512 positions."""
+    long = {"prompt": "x", "completion": " word" * 3000}
+    ctx, result = checked([long, *rows(1)], msgspec.structs.replace(CONFIG, max_length=4096))
+    assert len(load_tokens(ctx.read(layout.TOKENS))[0].input_ids) == 512
+    assert result.summary["warnings"] == ["1 documents were cut to 512 tokens"]
+
+
+def test_targets_are_the_answers_tokens(checked: Validate) -> None:
+    """Never the first token, and as many as the plan says."""
+    ctx, result = checked(rows(2), msgspec.structs.replace(CONFIG, max_length=256))
+    tokens = load_tokens(ctx.read(layout.TOKENS))
+    masks = [tokens[row].target_mask for row in (0, 1)]
+    assert not any(mask[0] for mask in masks)
+    assert all(0 < mask.sum() < len(mask) for mask in masks)
+    assert result.summary["n_target_tokens"] == int(np.concatenate(masks).sum())

@@ -1,0 +1,85 @@
+"""The stored steering vectors: one an atom, named as the adapter, lowering the loss of its documents."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from atomscope.bundle import layout
+from atomscope.types.spec import AuditConfig, VectorPower
+from atomscope_workers.stages import vectors
+from tests.workers.stages.units import SHAPES, Audit, clustered_gradients, extracted, random_gradients, unit
+
+CONFIG = AuditConfig(shard_documents=5, components=50, n_atoms=4, alpha=0.1, min_active=2, top_documents=4)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Audit:
+    """An audit up to its dictionary."""
+    work = tmp_path_factory.mktemp("vectors") / "work"
+    audit = extracted(work, clustered_gradients([0, 1, 2, 3] * 4), CONFIG)
+    audit.run("curvature", "project", "dictionary")
+    return audit
+
+
+def _with_vectors(learned: Audit, power: VectorPower) -> Audit:
+    config = msgspec.structs.replace(CONFIG, vector_power=power)
+    audit = replace(learned, spec=msgspec.structs.replace(learned.spec, config=config))
+    audit.run("characterise", "vectors")
+    return audit
+
+
+@pytest.mark.parametrize("power", ["+1/2", "0", "-1/2"])
+def test_there_is_one_vector_an_atom_of_the_norm_that_the_atom_states(
+    learned: Audit, power: VectorPower
+) -> None:
+    audit = _with_vectors(learned, power)
+    stored = sorted(path.name for path in audit.file("vectors").iterdir())
+    assert stored == sorted(f"{atom.index:04d}.safetensors" for atom in audit.atoms())
+    for atom in audit.atoms():
+        vector = load_file(audit.file(layout.vector(atom.index)))
+        assert {name: value.shape for name, value in vector.items()} == SHAPES
+        assert {value.dtype for value in vector.values()} == {np.dtype(np.float32)}
+        norm = np.sqrt(sum(float(np.square(value, dtype=np.float64).sum()) for value in vector.values()))
+        assert norm == pytest.approx(atom.vector_norm, rel=1e-5)  # float32
+
+
+def test_a_vector_points_down_the_loss_of_its_documents(learned: Audit) -> None:
+    """Its product with the gradient of every one of them is negative."""
+    audit = _with_vectors(learned, "0")
+    gradients = clustered_gradients([0, 1, 2, 3] * 4)
+    for atom in audit.atoms():
+        vector = load_file(audit.file(layout.vector(atom.index)))
+        for item in atom.top_documents:
+            slope = sum(float((vector[name] * gradients[name][item.document // 3]).sum()) for name in SHAPES)
+            assert slope < 0
+
+
+def test_a_vector_says_what_it_is_of(learned: Audit) -> None:
+    audit = _with_vectors(learned, "0")
+    atom = audit.atoms()[-1]
+    with safe_open(audit.file(layout.vector(atom.index)), "np") as file:
+        facts = msgspec.json.decode(file.metadata()["atomscope"])
+    assert facts["atom"] == atom.index
+    assert facts["power"] == "0"
+    assert facts["adapter"] == audit.spec.adapter.sha256
+    assert "raises" in facts["direction"]
+
+
+def test_without_an_atom_no_vector_is_written_and_the_count_still_ends_whole(tmp_path: Path) -> None:
+    audit = extracted(tmp_path / "work", random_gradients(12), msgspec.structs.replace(CONFIG, alpha=1.0))
+    audit.run("curvature", "project", "dictionary", "characterise")
+    counts: list[tuple[int, int]] = []
+
+    def tell(done: int, total: int, unit: str) -> None:
+        counts.append((done, total))
+
+    vectors.run(unit(audit.work, "vectors", audit.spec, shards=audit.shards, tell=tell))
+    assert not audit.file("vectors").exists()
+    assert counts[-1] == (1, 1)

@@ -1,0 +1,275 @@
+"""`--dry-run`: what an audit would cost on this machine, from a probe of it.
+
+Every input is checked and every document tokenised, as the audit would; then one small batch is run, and one
+eigendecomposition, one rotation and one dictionary step are timed at the audit's own shapes. Bytes follow
+from the shapes alone. Nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+
+from atomscope.bundle import layout
+from atomscope.cli.registry import Estimate
+from atomscope.types.bundle import Plan
+from atomscope.types.spec import AuditConfig, AuditSpec
+from atomscope_workers.datasets.documents import TokenizedDocument, load_tokens
+from atomscope_workers.models.load import adapter_disabled
+from atomscope_workers.models.lora import LoraModel
+from atomscope_workers.pipeline.batches import collate
+from atomscope_workers.pipeline.dictionary import BATCH, dictionary_size, learner
+from atomscope_workers.pipeline.factors import FactorSums
+from atomscope_workers.pipeline.gradients import document_losses, gradient_pass
+from atomscope_workers.stages import validate
+from atomscope_workers.stages.context import StageContext
+from atomscope_workers.stages.extract import loss_sample
+from atomscope_workers.stages.inputs import lora_model, read_plan
+
+PROBE_TOKENS = 1024
+"""Padded tokens of the probe's batch, or one document where all are longer."""
+
+DICTIONARY_STEPS = 40
+"""Mini-batches that the dictionary is taken to need before its solver stops by itself."""
+
+DICTIONARY_COPIES = 5
+"""Float64 copies of the whitened rows that the dictionary stage holds at its peak."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What the audit's bytes follow from."""
+
+    documents: int
+    parameters: dict[str, tuple[int, int]]
+    """Parameter name -> (d_out, d_in)."""
+    groups: dict[str, str]
+    """Parameter name -> name of its input group."""
+    atoms: int
+    components: int
+
+    @property
+    def gradient(self) -> int:
+        """d, the LoRA parameters."""
+        return sum(rows * columns for rows, columns in self.parameters.values())
+
+    @property
+    def whitened(self) -> int:
+        """k_total: components kept over all modules."""
+        return sum(min(self.components, rows * columns) for rows, columns in self.parameters.values())
+
+    @property
+    def bases(self) -> list[int]:
+        """Sizes of the eigendecompositions: one a module's output and one an input group."""
+        inputs = {self.groups[name]: shape[1] for name, shape in self.parameters.items()}
+        return [*(shape[0] for shape in self.parameters.values()), *inputs.values()]
+
+
+@dataclass(frozen=True)
+class ModelProbe:
+    """What one batch of the model cost."""
+
+    gradient_seconds: float
+    """Seconds a padded token, for gradients and factor sums."""
+    loss_seconds: float
+    """Seconds a padded token, forward with the adapter off."""
+    resident: int
+    """Bytes of the process with the model loaded."""
+    activations: float
+    """Bytes a padded token that the passes added to it."""
+    groups: dict[str, str]
+
+
+def estimate_audit(spec: AuditSpec, context: Callable[[AuditSpec, Path], StageContext]) -> Estimate:
+    """Estimate the audit of `spec`; `context` gives the `validate` stage its folders under a path.
+
+    Raises `InvalidInput` and `NothingToAudit` as the audit itself would.
+    """
+    with tempfile.TemporaryDirectory(prefix="atomscope-estimate-") as folder:
+        ctx = context(spec, Path(folder))
+        start = perf_counter()
+        validate.run(ctx)
+        validated = perf_counter() - start
+        plan = read_plan(ctx)
+        tokens = load_tokens(ctx.read(layout.TOKENS))
+        start = perf_counter()
+        lora = lora_model(ctx, plan)
+        loading = perf_counter() - start
+        probe = probe_model(lora, _probe_batch(plan, tokens))
+        rows_bytes = ctx.read(validate.ROWS).stat().st_size
+        adapter_bytes = ctx.read(layout.ADAPTER_WEIGHTS).stat().st_size
+    shapes = Shapes(
+        documents=plan.n_documents,
+        parameters={item.name: item.shape for item in lora.parameters},
+        groups=probe.groups,
+        atoms=dictionary_size(spec.config.n_atoms, plan.n_documents),
+        components=spec.config.components,
+    )
+    seconds = {
+        "validate": validated,
+        "extract": loading + _extract_seconds(plan, tokens, probe),
+        **_later_seconds(shapes, spec.config, lora.device),
+    }
+    files = bundle_bytes(shapes) | {"documents": rows_bytes, "adapter": adapter_bytes}
+    return Estimate(
+        documents=plan.n_documents,
+        tokens=plan.n_tokens,
+        shards=len(plan.shards),
+        seconds=sum(seconds.values()),
+        memory_bytes=_peak_bytes(shapes, plan, tokens, probe),
+        bundle_bytes=sum(files.values()),
+        details={
+            "device": plan.device_kind,
+            "compute_dtype": plan.compute_dtype,
+            "gradient_bytes": files["gradients"],
+            "seconds_by_stage": {stage: round(value, 1) for stage, value in seconds.items()},
+        },
+    )
+
+
+def probe_model(lora: LoraModel, documents: list[TokenizedDocument]) -> ModelProbe:
+    """Run `documents` as one batch, after one alone that warms the kernels."""
+    factors = FactorSums()
+    resident = psutil.Process().memory_info().rss
+    batch = collate(documents, lora.device)
+    with gradient_pass(lora, factors) as differentiate:
+        differentiate(collate(documents[:1], lora.device))
+        gradients = _timed(lambda: differentiate(batch), lora.device)
+    with adapter_disabled(lora):
+        losses = _timed(lambda: document_losses(lora, batch), lora.device)
+    if lora.device.type == "cuda":
+        peak, resident = torch.cuda.max_memory_allocated(lora.device), _loaded_bytes(lora)
+    else:
+        peak = psutil.Process().memory_info().rss
+    padded = batch.input_ids.numel()
+    return ModelProbe(
+        gradient_seconds=gradients / padded,
+        loss_seconds=losses / padded,
+        resident=resident,
+        activations=max(0, peak - resident) / padded,
+        groups=factors.groups,
+    )
+
+
+def bundle_bytes(shapes: Shapes) -> dict[str, int]:
+    """Bytes of the bundle's arrays, by folder; every one but the vectors' is exact but for its headers."""
+    bases = sum(size * size * 4 + size * 8 for size in shapes.bases)
+    lambdas = 8 * shapes.gradient
+    return {
+        "gradients": 4 * shapes.documents * shapes.gradient,
+        "projected": 4 * shapes.documents * shapes.whitened,
+        "curvature": bases + lambdas + shapes.whitened * (16 + 8),
+        "dictionary": 4 * shapes.atoms * shapes.whitened,
+        "vectors": 4 * shapes.atoms * shapes.gradient,
+    }
+
+
+def _probe_batch(plan: Plan, tokens: dict[int, TokenizedDocument]) -> list[TokenizedDocument]:
+    """Documents about the median length, as many as fit `PROBE_TOKENS`."""
+    by_length = sorted(tokens.values(), key=lambda item: (len(item.input_ids), item.document))
+    middle = len(by_length) // 2
+    width = len(by_length[middle].input_ids)
+    count = max(1, min(PROBE_TOKENS, plan.token_budget) // width)
+    return by_length[max(0, middle + 1 - count) : middle + 1]
+
+
+def _padded(batches: list[list[int]], tokens: dict[int, TokenizedDocument]) -> int:
+    return sum(len(batch) * max(len(tokens[row].input_ids) for row in batch) for batch in batches)
+
+
+def _extract_seconds(plan: Plan, tokens: dict[int, TokenizedDocument], probe: ModelProbe) -> float:
+    gradients = sum(_padded(shard.micro_batches, tokens) for shard in plan.shards)
+    losses = sum(_padded(loss_sample(shard), tokens) for shard in plan.shards)
+    return gradients * probe.gradient_seconds + losses * probe.loss_seconds
+
+
+def _later_seconds(shapes: Shapes, config: AuditConfig, device: torch.device) -> dict[str, float]:
+    """Seconds of the stages after extraction, from their kernels at the audit's shapes."""
+    largest = min(1024, max(shapes.bases))
+    matrix = torch.eye(largest, dtype=torch.float64) + torch.rand(largest, largest, dtype=torch.float64)
+    symmetric = matrix + matrix.T
+
+    def decompose() -> torch.Tensor:
+        values: torch.Tensor = torch.linalg.eigh(symmetric)[0]
+        return values
+
+    eigen = _timed(decompose) / largest**3
+    curvature = eigen * sum(size**3 for size in shapes.bases)
+    rotation = 0.0
+    timed: dict[tuple[int, int], float] = {}
+    for rows, columns in shapes.parameters.values():
+        if (rows, columns) not in timed:
+            part = torch.rand(8, rows, columns, device=device)
+            left = torch.rand(rows, rows, device=device)
+            right = torch.rand(columns, columns, device=device)
+
+            def rotate(
+                left: torch.Tensor = left, part: torch.Tensor = part, right: torch.Tensor = right
+            ) -> torch.Tensor:
+                return (left @ part) @ right
+
+            rotate()
+            timed[rows, columns] = _timed(rotate, device) / 8
+        rotation += timed[rows, columns] * shapes.documents
+    return {
+        "curvature": curvature + (rotation if config.preconditioner == "ekfac" else 0.0),
+        "project": rotation,
+        "dictionary": _dictionary_seconds(shapes, config),
+    }
+
+
+def _dictionary_seconds(shapes: Shapes, config: AuditConfig) -> float:
+    """From one mini-batch of rows in as many clusters as atoms, so that codes are sparse as real ones are."""
+    random = np.random.default_rng(config.seed)
+    rows = min(BATCH, shapes.documents)
+    atoms = min(shapes.atoms, rows)
+    centres = random.normal(size=(atoms, shapes.whitened))
+    sample = centres[np.arange(rows) % atoms] + random.normal(size=(rows, shapes.whitened))
+    sample /= np.linalg.norm(sample, axis=1, keepdims=True)
+    solver = learner(atoms, config.alpha, config.seed)
+    solver.partial_fit(sample)  # the first one also initialises the dictionary
+    step = _timed(lambda: solver.partial_fit(sample))
+
+    def code() -> NDArray[np.float64]:
+        codes: NDArray[np.float64] = solver.transform(sample)
+        return codes
+
+    coding = _timed(code) * shapes.documents / rows
+    return step * DICTIONARY_STEPS + coding
+
+
+def _peak_bytes(shapes: Shapes, plan: Plan, tokens: dict[int, TokenizedDocument], probe: ModelProbe) -> int:
+    """The largest of what extraction, curvature and the dictionary hold."""
+    widest = max(_padded([batch], tokens) for shard in plan.shards for batch in shard.micro_batches)
+    most = max(len(batch) for shard in plan.shards for batch in shard.micro_batches)
+    sums = 8 * sum(size * size for size in shapes.bases)
+    extract = probe.activations * widest + 4 * most * shapes.gradient + sums
+    shard = 4 * max(len(shard.documents) for shard in plan.shards)
+    module = max(rows * columns for rows, columns in shapes.parameters.values())
+    curvature = 3 * sums + 8 * shapes.gradient + 3 * shard * module
+    dictionary = DICTIONARY_COPIES * 8 * shapes.documents * shapes.whitened
+    return probe.resident + int(max(extract, curvature, dictionary))
+
+
+def _loaded_bytes(lora: LoraModel) -> int:
+    return sum(item.numel() * item.element_size() for item in lora.model.parameters())
+
+
+def _timed(work: Callable[[], object], device: torch.device | None = None) -> float:
+    """Seconds that `work` takes, the device's queue emptied before and after."""
+    cuda = device is not None and device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(device)
+    start = perf_counter()
+    work()
+    if cuda:
+        torch.cuda.synchronize(device)
+    return perf_counter() - start
