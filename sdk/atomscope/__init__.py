@@ -4,7 +4,7 @@ import atomscope
 
 client = atomscope.Client()
 audit = client.audits.create(base_model="mdl_...", adapter="adapter/", dataset="train.jsonl").wait()
-print(audit.atoms)
+print(audit.behaviours, audit.atoms)
 audit.steer({audit.atoms[0]: -0.1}).save("steered/")
 
 bundle = atomscope.open("s3://bucket/audits/...")     # the same, with no server
@@ -12,7 +12,7 @@ bundle = atomscope.open("s3://bucket/audits/...")     # the same, with no server
 
 from importlib.metadata import version
 
-from atomscope.bundle import AtomList, Bundle, BundleAtom
+from atomscope.bundle import AtomList, BehaviourList, Bundle, BundleAtom, BundleBehaviour
 from atomscope.bundle import open_bundle as open  # atomscope.open is its public name
 from atomscope.client import AsyncAudit, AsyncClient, Audit, Client
 from atomscope.errors import (
@@ -59,8 +59,10 @@ __all__ = [
     "AuditFailed",
     "AuthenticationError",
     "BadRequestError",
+    "BehaviourList",
     "Bundle",
     "BundleAtom",
+    "BundleBehaviour",
     "BundleError",
     "Client",
     "ConflictError",

@@ -180,7 +180,7 @@ def test_counts_rise_to_the_total_of_every_stage(whole: tuple[Path, Recorder]) -
 def test_the_units_of_progress_are_words_for_people(whole: tuple[Path, Recorder]) -> None:
     units = {(told.stage, told.unit) for told in whole[1].told}
     assert ("extract", "documents") in units
-    assert {unit for _, unit in units} == {"documents", "shards", "steps"}
+    assert {unit for _, unit in units} == {"documents", "shards", "fits", "steps"}
 
 
 def test_a_finished_bundle_is_given_back_without_work(asked: Asked, whole: tuple[Path, Recorder]) -> None:

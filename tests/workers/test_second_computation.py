@@ -32,6 +32,8 @@ from tests.workers.second_computation import (
 DOCUMENTS = 22
 CONFIG = AuditConfig(
     dtype="float32",
+    solver="sklearn",
+    codes="signed",
     shard_documents=8,
     token_budget=160,
     components=12,
@@ -257,7 +259,7 @@ def test_atoms_and_their_documents(both: Both) -> None:
         assert atom.energy_retained == pytest.approx(kept, rel=5e-3)
         everyone = mean_pairwise_cosine(gradients, range(DOCUMENTS))
         assert atom.null_coherence == pytest.approx(everyone, abs=0.05), "200 random sets, not all pairs"
-    order = [(-atom.coherence, -atom.n_active) for atom in atoms]
+    order = [(-atom.score, -atom.coherence, -atom.n_active) for atom in atoms]
     assert order == sorted(order)
     assert [atom.rank for atom in atoms] == list(range(1, len(atoms) + 1))
 

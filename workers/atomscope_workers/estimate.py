@@ -1,7 +1,7 @@
 """`--dry-run`: what an audit would cost on this machine, from a probe of it.
 
 Every input is checked and every document tokenised, as the audit would; then one small batch is run, and one
-eigendecomposition, one rotation and one dictionary step are timed at the audit's own shapes. Bytes follow
+eigendecomposition, one rotation and one dictionary fit are timed at the audit's own shapes. Bytes follow
 from the shapes alone. Nothing is left behind.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -26,22 +27,25 @@ from atomscope_workers.datasets.documents import TokenizedDocument, load_tokens
 from atomscope_workers.models.load import adapter_disabled
 from atomscope_workers.models.lora import LoraModel
 from atomscope_workers.pipeline.batches import collate
-from atomscope_workers.pipeline.dictionary import BATCH, dictionary_size, learner
+from atomscope_workers.pipeline.dictionary import dictionary_size, fit
 from atomscope_workers.pipeline.factors import FactorSums
 from atomscope_workers.pipeline.gradients import document_losses, gradient_pass
+from atomscope_workers.pipeline.minibatch import BATCH, learner
+from atomscope_workers.pipeline.span import unit_rows
 from atomscope_workers.stages import validate
 from atomscope_workers.stages.context import StageContext
 from atomscope_workers.stages.extract import loss_sample
 from atomscope_workers.stages.inputs import lora_model, read_plan
+from atomscope_workers.stages.space import Space, space_of
 
 PROBE_TOKENS = 1024
 """Padded tokens of the probe's batch, or one document where all are longer."""
 
-DICTIONARY_STEPS = 40
-"""Mini-batches that the dictionary is taken to need before its solver stops by itself."""
+MINIBATCH_STEPS = 40
+"""Mini-batches that scikit-learn's solver is taken to need before it stops by itself."""
 
-DICTIONARY_COPIES = 5
-"""Float64 copies of the whitened rows that the dictionary stage holds at its peak."""
+SPAN_COPIES = 10
+"""Float32 copies of the whitened rows, or of the Gram matrix, that the dictionary stage holds at its peak."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Shapes:
     """Parameter name -> name of its input group."""
     atoms: int
     components: int
+    space: Space = "components"
+    sketch_columns: int = 0
 
     @property
     def gradient(self) -> int:
@@ -62,9 +68,16 @@ class Shapes:
         return sum(rows * columns for rows, columns in self.parameters.values())
 
     @property
-    def whitened(self) -> int:
-        """k_total: components kept over all modules."""
+    def kept(self) -> int:
+        """k_total: components kept over all modules; none where none are cut."""
+        if self.space != "components":
+            return 0
         return sum(min(self.components, rows * columns) for rows, columns in self.parameters.values())
+
+    @property
+    def whitened(self) -> int:
+        """Columns of the matrix in which the documents are compared."""
+        return {"components": self.kept, "gram": self.documents, "sketch": self.sketch_columns}[self.space]
 
     @property
     def bases(self) -> list[int]:
@@ -112,6 +125,8 @@ def estimate_audit(spec: AuditSpec, context: Callable[[AuditSpec, Path], StageCo
         groups=probe.groups,
         atoms=dictionary_size(spec.config.n_atoms, plan.n_documents),
         components=spec.config.components,
+        space=space_of(spec.config, plan.n_documents),
+        sketch_columns=spec.config.sketch_columns,
     )
     seconds = {
         "validate": validated,
@@ -166,8 +181,8 @@ def bundle_bytes(shapes: Shapes) -> dict[str, int]:
     return {
         "gradients": 4 * shapes.documents * shapes.gradient,
         "projected": 4 * shapes.documents * shapes.whitened,
-        "curvature": bases + lambdas + shapes.whitened * (16 + 8),
-        "dictionary": 4 * shapes.atoms * shapes.whitened,
+        "curvature": bases + lambdas + shapes.kept * (16 + 8),
+        "dictionary": 4 * shapes.atoms * (shapes.kept or shapes.documents),
         "vectors": 4 * shapes.atoms * shapes.gradient,
     }
 
@@ -219,20 +234,36 @@ def _later_seconds(shapes: Shapes, config: AuditConfig, device: torch.device) ->
             rotate()
             timed[rows, columns] = _timed(rotate, device) / 8
         rotation += timed[rows, columns] * shapes.documents
+    gram = 0.0
+    if shapes.space == "gram":
+        # Products of a few rows over many coordinates, as the Gram matrix's blocks are.
+        probe = torch.rand(256, 8192, device=device)
+        gram = _timed(partial(torch.matmul, probe, probe.T), device) / (256 * 256 * 8192)
+        gram *= shapes.documents**2 * shapes.gradient
+    fitting = _fit_seconds(shapes, config)
     return {
-        "curvature": curvature + (rotation if config.preconditioner == "ekfac" else 0.0),
-        "project": rotation,
-        "dictionary": _dictionary_seconds(shapes, config),
+        "curvature": curvature + (0.0 if config.preconditioner == "kfac" else rotation),
+        "project": rotation + gram,
+        "dictionary": fitting,
+        "evidence": fitting * (config.fits + config.surrogates),
+        # The gradients once more, where atoms are sums of documents.
+        "vectors": rotation * (shapes.space != "components"),
     }
 
 
-def _dictionary_seconds(shapes: Shapes, config: AuditConfig) -> float:
-    """From one mini-batch of rows in as many clusters as atoms, so that codes are sparse as real ones are."""
+def _fit_seconds(shapes: Shapes, config: AuditConfig) -> float:
+    """From a few rows in as many clusters as atoms, so that codes are sparse as real ones are."""
     random = np.random.default_rng(config.seed)
     rows = min(BATCH, shapes.documents)
     atoms = min(shapes.atoms, rows)
-    centres = random.normal(size=(atoms, shapes.whitened))
-    sample = centres[np.arange(rows) % atoms] + random.normal(size=(rows, shapes.whitened))
+    width = max(shapes.whitened, 1)
+    centres = random.normal(size=(atoms, width))
+    sample = centres[np.arange(rows) % atoms] + random.normal(size=(rows, width))
+    if config.solver == "torch":
+        span = unit_rows(torch.from_numpy(sample).float())
+        return _timed(lambda: fit(span, atoms, config, config.seed)) * shapes.documents / rows
+    if config.alpha == "auto":
+        raise ValueError("the solver `sklearn` needs a number for `alpha`")
     sample /= np.linalg.norm(sample, axis=1, keepdims=True)
     solver = learner(atoms, config.alpha, config.seed)
     solver.partial_fit(sample)  # the first one also initialises the dictionary
@@ -242,8 +273,7 @@ def _dictionary_seconds(shapes: Shapes, config: AuditConfig) -> float:
         codes: NDArray[np.float64] = solver.transform(sample)
         return codes
 
-    coding = _timed(code) * shapes.documents / rows
-    return step * DICTIONARY_STEPS + coding
+    return step * MINIBATCH_STEPS + _timed(code) * shapes.documents / rows
 
 
 def _peak_bytes(shapes: Shapes, plan: Plan, tokens: dict[int, TokenizedDocument], probe: ModelProbe) -> int:
@@ -255,7 +285,7 @@ def _peak_bytes(shapes: Shapes, plan: Plan, tokens: dict[int, TokenizedDocument]
     shard = 4 * max(len(shard.documents) for shard in plan.shards)
     module = max(rows * columns for rows, columns in shapes.parameters.values())
     curvature = 3 * sums + 8 * shapes.gradient + 3 * shard * module
-    dictionary = DICTIONARY_COPIES * 8 * shapes.documents * shapes.whitened
+    dictionary = SPAN_COPIES * 4 * shapes.documents * shapes.whitened
     return probe.resident + int(max(extract, curvature, dictionary))
 
 

@@ -1,8 +1,9 @@
 """The audit bundle: its layout, reading and writing."""
 
 from atomscope.bundle.atom_list import AtomAttributes, AtomList, strengths_by_index
+from atomscope.bundle.behaviour_list import BehaviourAttributes, BehaviourList
 from atomscope.bundle.documents import read_documents, write_documents
-from atomscope.bundle.reader import ACTIVE, Bundle, BundleAtom, open_bundle
+from atomscope.bundle.reader import ACTIVE, Bundle, BundleAtom, BundleBehaviour, open_bundle
 from atomscope.bundle.schemas import json_schemas
 from atomscope.bundle.tables import Coefficients, read_coefficients, write_coefficients
 from atomscope.bundle.writer import encode_json, write_manifest
@@ -11,8 +12,11 @@ __all__ = [
     "ACTIVE",
     "AtomAttributes",
     "AtomList",
+    "BehaviourAttributes",
+    "BehaviourList",
     "Bundle",
     "BundleAtom",
+    "BundleBehaviour",
     "Coefficients",
     "encode_json",
     "json_schemas",

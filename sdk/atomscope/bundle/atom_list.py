@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Generic, Literal, TypeVar, overload
+from collections.abc import Callable, Mapping
+from typing import Literal, TypeVar
 
-from rich.cells import cell_len
-
+from atomscope.bundle.ranked_list import (
+    PREVIEW,
+    SHOWN,
+    SHOWN_KEYWORDS,
+    RankedList,
+    described,
+    rate,
+    text_table,
+)
 from atomscope.errors import SteeringError
 from atomscope.text import visible
-from atomscope.types.atoms import Atom, DocumentRef
+from atomscope.types.atoms import Atom, DocumentRef, Evidence
 
-SortKey = Literal["rank", "coherence", "n_active", "mean_coefficient", "index"]
-
-_SHOWN_KEYWORDS = 6
-_SHOWN_ATOMS = 50
-_PREVIEW = 60
-_FIRST_TEXT_COLUMN = 6
-"""Columns before it are numbers, set to the right."""
+SortKey = Literal["rank", "score", "coherence", "n_active", "mean_coefficient", "index"]
 
 
 class AtomAttributes:
@@ -35,6 +36,22 @@ class AtomAttributes:
     @property
     def rank(self) -> int:
         return self.atom.rank
+
+    @property
+    def score(self) -> float:
+        return self.atom.score
+
+    @property
+    def evidence(self) -> Evidence:
+        return self.atom.evidence
+
+    @property
+    def share(self) -> float:
+        return self.atom.share
+
+    @property
+    def behaviour(self) -> int | None:
+        return self.atom.behaviour
 
     @property
     def coherence(self) -> float:
@@ -93,7 +110,7 @@ class AtomAttributes:
         return self.atom.bottom_documents
 
     def __repr__(self) -> str:
-        terms = visible(", ".join(self.keywords[:_SHOWN_KEYWORDS]), _PREVIEW)
+        terms = visible(", ".join(self.keywords[:SHOWN_KEYWORDS]), PREVIEW)
         measures = f"rank={self.rank} coherence={self.coherence:.3f} n_active={self.n_active}"
         return f"<Atom {self.index} {measures} [{terms}]>"
 
@@ -121,34 +138,10 @@ def strengths_by_index(strengths: Mapping[AtomAttributes, float] | Mapping[int, 
 A = TypeVar("A", bound=AtomAttributes)
 
 
-class AtomList(Sequence[A], Generic[A]):
+class AtomList(RankedList[A]):
     """Atoms in order of rank, unless sorted otherwise. Slices, filters and sorts give a new list."""
 
-    def __init__(self, atoms: Sequence[A]) -> None:
-        self._atoms = tuple(atoms)
-
-    @overload
-    def __getitem__(self, item: int) -> A: ...
-    @overload
-    def __getitem__(self, item: slice) -> AtomList[A]: ...
-    def __getitem__(self, item: int | slice) -> A | AtomList[A]:
-        """An atom by its position in this list, or a part of the list."""
-        if isinstance(item, slice):
-            return AtomList(self._atoms[item])
-        return self._atoms[item]
-
-    def __len__(self) -> int:
-        return len(self._atoms)
-
-    def __iter__(self) -> Iterator[A]:
-        return iter(self._atoms)
-
-    def get(self, index: int) -> A:
-        """The atom of dictionary index `index`; raises `KeyError` when this list does not hold it."""
-        for atom in self._atoms:
-            if atom.index == index:
-                return atom
-        raise KeyError(f"no atom {index} in this list")
+    kind = "atom"
 
     def filter(
         self,
@@ -163,7 +156,7 @@ class AtomList(Sequence[A], Generic[A]):
         return AtomList(
             [
                 atom
-                for atom in self._atoms
+                for atom in self._items
                 if (min_coherence is None or atom.coherence >= min_coherence)
                 and (min_active is None or atom.n_active >= min_active)
                 and (wanted is None or wanted in (term.casefold() for term in atom.keywords))
@@ -174,41 +167,39 @@ class AtomList(Sequence[A], Generic[A]):
     def sort_by(self, key: SortKey, *, descending: bool = False) -> AtomList[A]:
         """A list sorted by one attribute; equal ones stay in order of rank."""
         sign = -1 if descending else 1
-        return AtomList(sorted(self._atoms, key=lambda atom: (sign * _measure(atom, key), atom.rank)))
+        return AtomList(sorted(self._items, key=lambda atom: (sign * _measure(atom, key), atom.rank)))
 
-    def table(self, limit: int | None = _SHOWN_ATOMS) -> str:
+    def table(self, limit: int | None = SHOWN) -> str:
         """The atoms as a plain text table, one a line, every foreign character escaped."""
-        shown = self._atoms[:limit]
-        if not shown:
-            return "no atoms"
-        rows = [("rank", "atom", "coherence", "null", "active", "mean", "keywords", "first document")]
-        for atom in shown:
-            first = atom.top_documents[0] if atom.top_documents else None
-            title = atom.label if atom.label is not None else ", ".join(atom.keywords[:_SHOWN_KEYWORDS])
-            rows.append(
-                (
-                    str(atom.rank),
-                    str(atom.index),
-                    f"{atom.coherence:.3f}",
-                    f"{atom.null_coherence:.3f}",
-                    str(atom.n_active),
-                    f"{atom.mean_coefficient:.3f}",
-                    visible(title, _PREVIEW),
-                    f"{first.document}: {visible(first.preview, _PREVIEW)}" if first is not None else "",
-                )
-            )
-        # Measured in terminal cells: a letter of some scripts takes two.
-        widths = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = ["  ".join(map(_padded, row, widths, range(len(widths)))).rstrip() for row in rows]
-        if len(shown) < len(self._atoms):
-            lines.append(f"... and {len(self._atoms) - len(shown)} more")
-        return "\n".join(lines)
+        header = (
+            "rank",
+            "atom",
+            "score",
+            "q",
+            "coherence",
+            "null",
+            "active",
+            "mean",
+            "keywords",
+            "first document",
+        )
+        return text_table(
+            header, [_row(atom.atom) for atom in self._items[:limit]], len(self._items), "atoms"
+        )
 
-    def __str__(self) -> str:
-        return self.table()
 
-    def __repr__(self) -> str:
-        return f"<{len(self)} atoms>\n{self.table()}" if self._atoms else "<0 atoms>"
+def _row(atom: Atom) -> tuple[str, ...]:
+    return (
+        str(atom.rank),
+        str(atom.index),
+        f"{atom.score:.3f}",
+        rate(atom.evidence.q_value),
+        f"{atom.coherence:.3f}",
+        f"{atom.null_coherence:.3f}",
+        str(atom.n_active),
+        f"{atom.mean_coefficient:.3f}",
+        *described(atom.label, atom.keywords, atom.top_documents),
+    )
 
 
 def _measure(atom: AtomAttributes, key: SortKey) -> float:
@@ -216,6 +207,8 @@ def _measure(atom: AtomAttributes, key: SortKey) -> float:
     match key:
         case "rank":
             return atom.rank
+        case "score":
+            return atom.score
         case "coherence":
             return atom.coherence
         case "n_active":
@@ -224,9 +217,6 @@ def _measure(atom: AtomAttributes, key: SortKey) -> float:
             return atom.mean_coefficient
         case "index":
             return atom.index
-    raise ValueError(f"atoms sort by rank, coherence, n_active, mean_coefficient or index, not {key!r}")
-
-
-def _padded(cell: str, width: int, column: int) -> str:
-    gap = " " * (width - cell_len(cell))
-    return cell + gap if column >= _FIRST_TEXT_COLUMN else gap + cell
+    raise ValueError(
+        f"atoms sort by rank, score, coherence, n_active, mean_coefficient or index, not {key!r}"
+    )

@@ -26,16 +26,20 @@ REPORT = "report.json"
 DOCUMENTS = "documents/documents.parquet"
 DROPPED = "documents/dropped.json"
 ATOMS = "atoms/atoms.json"
+BEHAVIOURS = "atoms/behaviours.json"
 DICTIONARY = "atoms/dictionary.safetensors"
 COEFFICIENTS = "atoms/coefficients.parquet"
 ADAPTER_CONFIG = "adapter/adapter_config.json"
 ADAPTER_WEIGHTS = "adapter/adapter_model.safetensors"
 """The audited adapter, so that a bundle can be steered with nothing else at hand."""
 CURVATURE = "curvature/curvature.safetensors"
+GRAM = "projected/gram.safetensors"
+"""Inner products of the whitened gradients, where every one of them is kept."""
 UNIT = "unit.json"
 
 WORK = "work/"
 TOKENS = "work/tokens.safetensors"
+SURROGATES = "work/surrogates.safetensors"
 
 
 def gradient_shard(index: int) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from atomscope.bundle import layout
 from atomscope.bundle._json import decode
 from atomscope.bundle.atom_list import AtomAttributes, AtomList, strengths_by_index
+from atomscope.bundle.behaviour_list import BehaviourAttributes, BehaviourList
 from atomscope.bundle.documents import read_documents
 from atomscope.bundle.files import BundleFiles
 from atomscope.bundle.tables import Coefficients, read_coefficients
@@ -21,7 +22,7 @@ from atomscope.errors import BundleError, SteeringError
 from atomscope.steering import SteeredAdapter, read_tensors, steer_folder
 from atomscope.store import LocalStore, ObjectNotFound, ObjectStore, open_store
 from atomscope.text import visible
-from atomscope.types.atoms import Atom, AuditReport, DocumentRecord
+from atomscope.types.atoms import Atom, AuditReport, Behaviour, DocumentRecord
 from atomscope.types.bundle import Manifest, Plan
 from atomscope.types.resources import DocumentMatch
 from atomscope.types.spec import AuditConfig, AuditSpec
@@ -75,6 +76,14 @@ class Bundle:
         return AtomList([BundleAtom(self, atom) for atom in found])
 
     @cached_property
+    def behaviours(self) -> BehaviourList[BundleBehaviour]:
+        """The behaviours, by rank; none in a bundle of before there were any."""
+        if layout.BEHAVIOURS not in self._files:
+            return BehaviourList([])
+        found = decode(self._files.read(layout.BEHAVIOURS), list[Behaviour], layout.BEHAVIOURS)
+        return BehaviourList([BundleBehaviour(self, behaviour) for behaviour in found])
+
+    @cached_property
     def coefficients(self) -> Coefficients:
         """The sparse codes, signs resolved."""
         return read_coefficients(self._files.path(layout.COEFFICIENTS))
@@ -119,11 +128,21 @@ class Bundle:
         signed = values if sign == "positive" else -values
         active = np.flatnonzero(signed > ACTIVE)
         order = active[np.lexsort((rows[active], -signed[active]))][:limit]
-        records = self._records(rows[order].tolist())
+        return self._matches(rows[order].tolist(), values[order].tolist(), layout.COEFFICIENTS)
+
+    def behaviour_matches(self, behaviour: int, limit: int | None = None) -> list[DocumentMatch]:
+        """Documents of a behaviour, by index, with their text, strongest first; `value` is the strength."""
+        members = self.behaviours.get(behaviour).behaviour.documents[:limit]
+        rows = [member.document for member in members]
+        return self._matches(rows, [member.strength for member in members], layout.BEHAVIOURS)
+
+    def _matches(self, rows: list[int], values: list[float], path: str) -> list[DocumentMatch]:
+        """Documents in the order given, with a value each; `path` is the file that names them."""
+        records = self._records(rows)
         found: list[DocumentMatch] = []
-        for row, value in zip(rows[order].tolist(), values[order].tolist(), strict=True):
+        for row, value in zip(rows, values, strict=True):
             if row not in records:
-                raise BundleError(f"{layout.COEFFICIENTS} names document {row}, which is not listed")
+                raise BundleError(f"{path} names document {row}, which is not listed")
             record = records[row]
             found.append(
                 DocumentMatch(
@@ -192,6 +211,18 @@ class BundleAtom(AtomAttributes):
     def vector(self) -> dict[str, NDArray[np.float32]]:
         """Its steering vector: float32, named and shaped as the LoRA parameters."""
         return self._bundle.vector(self.index)
+
+
+class BundleBehaviour(BehaviourAttributes):
+    """A behaviour of a bundle: every attribute of `Behaviour`, and its documents."""
+
+    def __init__(self, bundle: Bundle, behaviour: Behaviour) -> None:
+        super().__init__(behaviour)
+        self._bundle = bundle
+
+    def documents(self, limit: int | None = None) -> list[DocumentMatch]:
+        """Its documents with their text, strongest first; `value` is the strength."""
+        return self._bundle.behaviour_matches(self.index, limit)
 
 
 def open_bundle(address: str | Path) -> Bundle:

@@ -8,7 +8,7 @@ import msgspec
 
 from atomscope.bundle import layout
 from atomscope.bundle._json import encode
-from atomscope.types.atoms import Atom, AuditReport, DroppedDocument
+from atomscope.types.atoms import Atom, AuditReport, Behaviour, DroppedDocument
 from atomscope.types.bundle import Manifest, Plan
 from atomscope.types.spec import AuditSpec
 
@@ -20,6 +20,7 @@ TYPES: dict[str, Any] = {
     layout.PLAN: Plan,
     layout.REPORT: AuditReport,
     layout.ATOMS: list[Atom],
+    layout.BEHAVIOURS: list[Behaviour],
     layout.DROPPED: list[DroppedDocument],
 }
 """Bundle path of a JSON file -> what it holds."""

@@ -6,20 +6,19 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
 from atomscope.cli.connect import number
+from atomscope.cli.documents import documents_text, evidence_lines
 from atomscope.cli.registry import EXIT_DONE, Output
 from atomscope.cli.tables import card
 from atomscope.cli.targets import add_target, opened
 from atomscope.cli.tree import CommandTree, PluginRegistry
 from atomscope.errors import UsageError
-from atomscope.text import visible
 from atomscope.types.atoms import Atom
 from atomscope.types.resources import DocumentMatch
 
 if TYPE_CHECKING:
     from atomscope.bundle import AtomList
 
-_SORTS = ("rank", "coherence", "n_active", "mean_coefficient", "index")
-_SHOWN_CHARACTERS = 2_000
+_SORTS = ("rank", "score", "coherence", "n_active", "mean_coefficient", "index")
 
 
 def register(registry: PluginRegistry, tree: CommandTree) -> None:
@@ -80,6 +79,9 @@ def _text(atom: Atom, documents: list[DocumentMatch]) -> str:
                 ("atom", atom.index),
                 ("label", atom.label),
                 ("rank", atom.rank),
+                ("behaviour", atom.behaviour),
+                ("score", f"{atom.score:.3f}"),
+                *evidence_lines(atom.evidence),
                 ("coherence", f"{atom.coherence:.3f}"),
                 (
                     "random sets",
@@ -93,15 +95,5 @@ def _text(atom: Atom, documents: list[DocumentMatch]) -> str:
             ]
         )
     ]
-    for found in documents:
-        lines = [f"document {found.document}  code {found.value:.4g}  loss {found.loss:.4g}"]
-        for turn in found.messages:
-            text = turn.get("content", "")
-            # A line of the document stays a line, set in from the edge so that it cannot pass for ours.
-            shown = text[:_SHOWN_CHARACTERS].split("\n")
-            lines.append(f"  {visible(turn.get('role', ''))}:")
-            lines += [f"    {visible(line)}" for line in shown]
-            if len(text) > _SHOWN_CHARACTERS:
-                lines.append(f"    ... and {len(text) - _SHOWN_CHARACTERS} more characters")
-        parts.append("\n".join(lines))
+    parts += documents_text(documents, "code")
     return "\n\n".join(parts)

@@ -15,6 +15,7 @@ EXTRAS = ("workers", "service")
 GROUPS = {
     "audit": "start audits and follow them",
     "atoms": "the atoms of an audit or a bundle",
+    "behaviours": "the behaviours of an audit or a bundle",
     "keys": "API keys of the project",
     "bundle": "audit bundles on disk or S3",
     "models": "base models",

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atomscope.bundle.atom_list import AtomAttributes, AtomList, strengths_by_index
+from atomscope.bundle.behaviour_list import BehaviourAttributes, BehaviourList
 from atomscope.client import _audits, _core
 from atomscope.client._audits import OnEvent
 from atomscope.client._downloads import download_bundle, download_steered
 from atomscope.client._handles import AuditAttributes, SteeredAttributes
 from atomscope.client._progress import display
 from atomscope.client._service import Service
-from atomscope.types.atoms import Atom, AuditReport
+from atomscope.types.atoms import Atom, AuditReport, Behaviour
 from atomscope.types.resources import Audit as AuditResource
 from atomscope.types.resources import (
     DocumentMatch,
@@ -73,6 +74,11 @@ class AsyncAudit(AuditAttributes):
         found = await _core.audit_atoms(self._service, self.id)
         return AtomList([AsyncRemoteAtom(self._service, self.id, atom) for atom in found])
 
+    async def behaviours(self) -> BehaviourList[AsyncRemoteBehaviour]:
+        """Its behaviours, by rank."""
+        found = await _core.audit_behaviours(self._service, self.id)
+        return BehaviourList([AsyncRemoteBehaviour(self._service, self.id, behaviour) for behaviour in found])
+
     async def report(self) -> AuditReport:
         return await _core.audit_report(self._service, self.id)
 
@@ -105,6 +111,19 @@ class AsyncRemoteAtom(AtomAttributes):
     async def vector(self) -> dict[str, NDArray[np.float32]]:
         """Its steering vector: float32, named and shaped as the LoRA parameters."""
         return await _core.atom_vector(self._service, self._audit_id, self.index)
+
+
+class AsyncRemoteBehaviour(BehaviourAttributes):
+    """A behaviour of an audit of the service."""
+
+    def __init__(self, service: Service, audit_id: str, behaviour: Behaviour) -> None:
+        super().__init__(behaviour)
+        self._service = service
+        self._audit_id = audit_id
+
+    async def documents(self, limit: int | None = None) -> list[DocumentMatch]:
+        """Its documents with their text, strongest first; `value` is the strength."""
+        return await _core.behaviour_documents(self._service, self._audit_id, self.index, limit)
 
 
 class AsyncSteeredAdapter(SteeredAttributes):

@@ -19,7 +19,7 @@ from atomscope.client._service import Service
 from atomscope.client._uploads import content_digest, describe, files_for, upload
 from atomscope.client._wire import Params, Reply, Request, check, next_cursor, parse, unreadable
 from atomscope.errors import UsageError
-from atomscope.types.atoms import Atom, AuditReport
+from atomscope.types.atoms import Atom, AuditReport, Behaviour
 from atomscope.types.resources import (
     Adapter,
     AdapterCreate,
@@ -211,6 +211,18 @@ async def atom_documents(
 ) -> list[DocumentMatch]:
     path = f"v1/audits/{segment(audit_id)}/atoms/{index}/documents"
     return await _all(service, path, DocumentMatch, {"sign": sign}, limit)
+
+
+async def audit_behaviours(service: Service, audit_id: str) -> list[Behaviour]:
+    """Every behaviour, by rank, the list of its documents left out."""
+    return await _all(service, f"v1/audits/{segment(audit_id)}/behaviours", Behaviour, {}, None)
+
+
+async def behaviour_documents(
+    service: Service, audit_id: str, index: int, limit: int | None
+) -> list[DocumentMatch]:
+    path = f"v1/audits/{segment(audit_id)}/behaviours/{index}/documents"
+    return await _all(service, path, DocumentMatch, {}, limit)
 
 
 async def _all(

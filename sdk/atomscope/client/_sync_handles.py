@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atomscope.bundle.atom_list import AtomAttributes, AtomList, strengths_by_index
+from atomscope.bundle.behaviour_list import BehaviourAttributes, BehaviourList
 from atomscope.client import _audits, _core
 from atomscope.client._downloads import download_bundle, download_steered
 from atomscope.client._handles import AuditAttributes, SteeredAttributes
 from atomscope.client._progress import display
 from atomscope.client._service import Service
 from atomscope.client._transport import run
-from atomscope.types.atoms import Atom, AuditReport
+from atomscope.types.atoms import Atom, AuditReport, Behaviour
 from atomscope.types.resources import Audit as AuditResource
 from atomscope.types.resources import (
     DocumentMatch,
@@ -32,6 +33,7 @@ class Audit(AuditAttributes):
         super().__init__(resource)
         self._service = service
         self._atoms: AtomList[RemoteAtom] | None = None
+        self._behaviours: BehaviourList[RemoteBehaviour] | None = None
 
     def refresh(self) -> Self:
         """Read it again."""
@@ -83,6 +85,16 @@ class Audit(AuditAttributes):
             self._atoms = AtomList([RemoteAtom(self._service, self.id, atom) for atom in found])
         return self._atoms
 
+    @property
+    def behaviours(self) -> BehaviourList[RemoteBehaviour]:
+        """Its behaviours, by rank; read once."""
+        if self._behaviours is None:
+            found = run(_core.audit_behaviours(self._service, self.id))
+            self._behaviours = BehaviourList(
+                [RemoteBehaviour(self._service, self.id, behaviour) for behaviour in found]
+            )
+        return self._behaviours
+
     def report(self) -> AuditReport:
         return run(_core.audit_report(self._service, self.id))
 
@@ -115,6 +127,19 @@ class RemoteAtom(AtomAttributes):
     def vector(self) -> dict[str, NDArray[np.float32]]:
         """Its steering vector: float32, named and shaped as the LoRA parameters."""
         return run(_core.atom_vector(self._service, self._audit_id, self.index))
+
+
+class RemoteBehaviour(BehaviourAttributes):
+    """A behaviour of an audit of the service."""
+
+    def __init__(self, service: Service, audit_id: str, behaviour: Behaviour) -> None:
+        super().__init__(behaviour)
+        self._service = service
+        self._audit_id = audit_id
+
+    def documents(self, limit: int | None = None) -> list[DocumentMatch]:
+        """Its documents with their text, strongest first; `value` is the strength."""
+        return run(_core.behaviour_documents(self._service, self._audit_id, self.index, limit))
 
 
 class SteeredAdapter(SteeredAttributes):

@@ -18,13 +18,34 @@ class DocumentRef(msgspec.Struct, kw_only=True, frozen=True):
     """The beginning of its text, as it is in the data: escape it wherever it is shown."""
 
 
+class Evidence(msgspec.Struct, kw_only=True, frozen=True):
+    """How far to trust an atom or a behaviour. What was not measured is null."""
+
+    tightness: float | None = None
+    """Mean pairwise cosine of its top documents in the whitened space."""
+    null_tightness: float | None = None
+    """Median of the same over what is found in surrogate documents."""
+    p_value: float | None = None
+    """Chance of one as tight when the whole fit is repeated on surrogate documents."""
+    q_value: float | None = None
+    """False-discovery rate (Benjamini-Hochberg) at which it would just pass."""
+    stability: float | None = None
+    """Mean cosine with its partner in fits under other seeds, 0 to 1."""
+    text_agreement: float | None = None
+    """Cosine of its codes with those of the nearest of as many groups made from the text alone, 0 to 1."""
+    loss_drop: float | None = None
+    """Nats a target token by which the adapter lowers the loss of its first documents."""
+    n_loss_documents: int = 0
+    """Documents over which `loss_drop` was measured."""
+
+
 class Atom(msgspec.Struct, kw_only=True, frozen=True):
     """An update direction that a cluster of documents shares (section 3.3), its sign resolved."""
 
     index: int
     """Number of the atom in the dictionary: its row, and the name of its vector."""
     rank: int
-    """Place by coherence, from 1."""
+    """Place by score, from 1."""
     coherence: float
     """Mean pairwise cosine of the raw gradients of its top documents (eq. 3)."""
     null_coherence: float
@@ -49,6 +70,51 @@ class Atom(msgspec.Struct, kw_only=True, frozen=True):
     """Documents of positive code, strongest first."""
     bottom_documents: list[DocumentRef]
     """Documents of negative code, strongest first."""
+    score: float = 0.0
+    """Tightness above its null, times stability where it was measured; what `rank` follows."""
+    share: float = 0.0
+    """Share of the audited documents that are active on it, 0 to 1."""
+    evidence: Evidence = Evidence()
+    behaviour: int | None = None
+    """Index of the behaviour that it belongs to."""
+    label: str | None = None
+
+
+class DocumentStrength(msgspec.Struct, kw_only=True, frozen=True):
+    """A document of a behaviour."""
+
+    document: int
+    """Physical row of the data set, from 0."""
+    strength: float
+    """Sum of its codes on the behaviour's atoms; comparable from one behaviour to another."""
+
+
+class Behaviour(msgspec.Struct, kw_only=True, frozen=True):
+    """Atoms that pull the same documents the same way: what a reviewer reads."""
+
+    index: int
+    rank: int
+    """Place by score, from 1."""
+    score: float
+    """Tightness above its null, times stability where it was measured; what `rank` follows."""
+    atoms: list[int]
+    """Indices of its atoms, strongest first."""
+    n_documents: int
+    """Documents of which it is one of the three strongest behaviours."""
+    share: float
+    """The same as a share of the audited documents, 0 to 1."""
+    coherence: float
+    """Mean pairwise cosine of the raw gradients of its top documents (eq. 3)."""
+    null_coherence: float
+    """The same over random document sets of the same size (mean); descriptive, not a test."""
+    null_coherence_95: float
+    evidence: Evidence
+    keywords: list[str]
+    """Terms that distinguish its documents (class-based TF-IDF)."""
+    top_documents: list[DocumentRef]
+    """Its strongest documents; `value` is the strength."""
+    documents: list[DocumentStrength]
+    """All `n_documents` of them, strongest first. Left empty where the API lists behaviours."""
     label: str | None = None
 
 
@@ -99,6 +165,11 @@ class AuditReport(msgspec.Struct, kw_only=True, frozen=True):
     """Documents of that sample."""
     warnings: list[str]
     atoms: list[Atom]
+    n_behaviours: int = 0
+    n_significant: int | None = None
+    """Atoms that pass at a false-discovery rate of 5%; null where there was no null to compare with."""
+    behaviours: list[Behaviour] = []
+    """Their `documents` left out; `atoms/behaviours.json` lists them."""
     timings: dict[str, float] = {}
     """Seconds by stage."""
     details: dict[str, Any] = {}

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 
-from atomscope.types.atoms import Atom
+from atomscope.types.atoms import Atom, Behaviour
 from atomscope.types.spec import AuditConfig
 from atomscope.types.work import Stage
 
@@ -193,7 +193,7 @@ class Progress(msgspec.Struct, kw_only=True, frozen=True):
     done: int
     total: int
     unit: str
-    """`documents`, `shards` or `steps`."""
+    """`documents`, `shards`, `fits` or `steps`."""
 
 
 class AuditError(msgspec.Struct, kw_only=True, frozen=True):
@@ -247,6 +247,10 @@ class DocumentMatch(msgspec.Struct, kw_only=True, frozen=True):
     n_tokens: int
     n_target_tokens: int
     loss: float
+
+
+class BehaviourPage(Page[Behaviour], kw_only=True):
+    """A page of behaviours, the list of their documents left out."""
 
 
 class AtomPage(Page[Atom], kw_only=True):

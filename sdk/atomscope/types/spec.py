@@ -9,8 +9,9 @@ import msgspec
 FORMAT_VERSION = 1
 """Version of the audit bundle's layout; a reader refuses a bundle of a higher one."""
 
-Preconditioner = Literal["ekfac", "kfac"]
-Solver = Literal["sklearn"]
+Preconditioner = Literal["ekfac-full", "ekfac", "kfac"]
+Solver = Literal["torch", "sklearn"]
+Codes = Literal["nonnegative", "signed"]
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 OnBadRow = Literal["fail", "skip"]
 VectorPower = Literal["+1/2", "0", "-1/2"]
@@ -34,17 +35,38 @@ class AuditConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """Tokens of one micro-batch, padding included; a longer document is a micro-batch alone."""
     shard_documents: PositiveInt = 256
     """Documents of one extraction shard, the unit of work that a worker takes."""
-    preconditioner: Preconditioner = "ekfac"
-    """`ekfac`: measured lambda, relative damping. `kfac`: products of Kronecker eigenvalues (the paper)."""
+    preconditioner: Preconditioner = "ekfac-full"
+    """`ekfac-full`: measured lambda, relative damping, every component. `ekfac`: the same, the components of
+    largest lambda. `kfac`: the same by products of Kronecker eigenvalues (the paper)."""
     components: PositiveInt = 50
-    """Components kept per module (k of section 3.2)."""
+    """Components kept per module by `ekfac` and `kfac` (k of section 3.2)."""
     damping: Annotated[float, msgspec.Meta(gt=0, le=100)] = 0.01
-    """Damping of `ekfac`, as a share of the module's mean lambda."""
-    solver: Solver = "sklearn"
+    """Damping of `ekfac` and `ekfac-full`, as a share of the module's mean lambda."""
+    exact_documents: PositiveInt = 10_000
+    """Documents up to which `ekfac-full` keeps every inner product exactly; past it, a seeded sketch."""
+    sketch_columns: Annotated[int, msgspec.Meta(ge=64, le=65_536)] = 4096
+    """Columns of that sketch."""
+    solver: Solver = "torch"
+    """`torch`: full-batch alternating minimisation. `sklearn`: `MiniBatchDictionaryLearning` (the paper)."""
+    codes: Codes = "nonnegative"
+    """Whether a code may be below zero; `sklearn` takes `signed` alone."""
     n_atoms: PositiveInt | Literal["auto"] = "auto"
-    """Dictionary size K; `auto` is a tenth of the documents, between 8 and 500."""
-    alpha: Annotated[float, msgspec.Meta(gt=0)] = 0.1
-    """Sparsity penalty of eq. 2."""
+    """Dictionary size K; `auto` is 2.5 times the square root of the documents, between 8 and 500."""
+    pieces: PositiveInt | Literal["auto"] = "auto"
+    """Atoms of the over-complete fit, merged into K afterwards; `auto` is a sixth of the documents, at most
+    1,000. Never fewer than K; codes of either sign are not merged."""
+    alpha: Annotated[float, msgspec.Meta(gt=0)] | Literal["auto"] = "auto"
+    """Sparsity penalty of eq. 2; `auto` (of `torch`) is the one that gives `codes_per_document`."""
+    codes_per_document: Annotated[float, msgspec.Meta(ge=1, le=100)] = 12.0
+    """Codes that a document has on average under `alpha: auto`."""
+    fits: Annotated[int, msgspec.Meta(ge=1, le=50)] = 5
+    """Fits of the dictionary under different seeds, over which the stability of an atom is measured."""
+    surrogates: Annotated[int, msgspec.Meta(ge=0, le=50)] = 5
+    """Surrogate data sets, every whitened coordinate dealt out anew, on which the whole fit is repeated: the
+    null of the p-values. None are given with 0."""
+    behaviours: Annotated[int, msgspec.Meta(ge=1, le=500)] | Literal["auto"] = "auto"
+    """Most behaviours into which the atoms are grouped; `auto` is the square root of the documents, from 4 to
+    40."""
     min_active: Annotated[int, msgspec.Meta(ge=2)] = 5
     """Atoms with fewer active documents are dropped."""
     top_documents: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 20
@@ -52,6 +74,12 @@ class AuditConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     vector_power: VectorPower = "0"
     """Power of (lambda + damping) in the unprojection: `+1/2` is the paper's, `0` leaves it half-whitened."""
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
+
+    def __post_init__(self) -> None:
+        if self.solver == "sklearn" and self.codes != "signed":
+            raise ValueError("the solver `sklearn` gives codes of either sign: `codes` must be `signed`")
+        if self.solver == "sklearn" and self.alpha == "auto":
+            raise ValueError("the solver `sklearn` needs a number for `alpha`, such as 0.1")
 
 
 class InputRef(msgspec.Struct, kw_only=True, frozen=True):

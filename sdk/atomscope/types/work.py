@@ -20,7 +20,15 @@ RUN_UNIT_TASK = "atomscope.pipeline.run_unit"
 REPORT_TASK = "atomscope.control.report"
 
 Stage = Literal[
-    "validate", "extract", "curvature", "project", "dictionary", "characterise", "vectors", "report"
+    "validate",
+    "extract",
+    "curvature",
+    "project",
+    "dictionary",
+    "evidence",
+    "vectors",
+    "characterise",
+    "report",
 ]
 STAGES: tuple[Stage, ...] = (
     "validate",
@@ -28,8 +36,9 @@ STAGES: tuple[Stage, ...] = (
     "curvature",
     "project",
     "dictionary",
-    "characterise",
+    "evidence",
     "vectors",
+    "characterise",
     "report",
 )
 """Stages in order; a stage starts when every unit of the one before it has succeeded."""

@@ -13,11 +13,11 @@ from litestar.response import Stream
 
 from atomscope.bundle import Bundle, layout
 from atomscope.bundle.atom_list import SortKey
-from atomscope.types.atoms import Atom, AuditReport
+from atomscope.types.atoms import Atom, AuditReport, Behaviour
 from atomscope.types.bundle import FileEntry
-from atomscope.types.resources import AtomPage, BundleFile, BundleListing, DocumentMatch, Page
+from atomscope.types.resources import AtomPage, BehaviourPage, BundleFile, BundleListing, DocumentMatch, Page
 from atomscope_service.api.conditional import conditional, matches, tagged
-from atomscope_service.api.documents import document_matches
+from atomscope_service.api.documents import behaviour_documents, document_matches
 from atomscope_service.api.paging import DEFAULT_LIMIT, Cursor, Limit, list_offsets
 from atomscope_service.api.problems import ProblemError, not_found
 from atomscope_service.api.services import CurrentTenant, Tenant, found
@@ -27,6 +27,8 @@ from atomscope_service.uploads.service import transfer_of
 Sort = Literal[
     "rank",
     "-rank",
+    "score",
+    "-score",
     "coherence",
     "-coherence",
     "n_active",
@@ -53,6 +55,19 @@ def atom_of(bundle: Bundle, index: int) -> Atom:
         if handle.index == index:
             return handle.atom
     raise not_found("atom")
+
+
+def behaviour_of(bundle: Bundle, index: int) -> Behaviour:
+    """A behaviour by its index; raises 404."""
+    for handle in bundle.behaviours:
+        if handle.index == index:
+            return handle.behaviour
+    raise not_found("behaviour")
+
+
+def listed(behaviour: Behaviour) -> Behaviour:
+    """A behaviour without the list of its documents, which pages of its own give."""
+    return msgspec.structs.replace(behaviour, documents=[])
 
 
 def entry_of(bundle: Bundle, path: str, what: str) -> FileEntry:
@@ -149,6 +164,51 @@ class FindingsController(Controller):
                 "Content-Disposition": f'attachment; filename="{name}"',
             },
         )
+
+    @get("/behaviours", operation_id="listBehaviours", sync_to_thread=True)
+    def list_behaviours(
+        self,
+        *,
+        tenant: CurrentTenant,
+        audit_id: FromPath[str],
+        limit: Limit = DEFAULT_LIMIT,
+        cursor: Cursor = None,
+    ) -> BehaviourPage:
+        """Behaviours by rank; the documents of each are listed apart."""
+        bundle, prefix = open_audit_bundle(tenant, audit_id)
+        shown = [listed(handle.behaviour) for handle in bundle.behaviours]
+        listing = msgspec.json.encode(["behaviours", prefix]).decode()
+        data, following = list_offsets(tenant, listing, shown, limit=limit, cursor=cursor)
+        return BehaviourPage(data=data, has_more=following is not None, next=following)
+
+    @get("/behaviours/{index:int}", operation_id="getBehaviour", sync_to_thread=True)
+    def read_behaviour(
+        self,
+        request: Request[Any, Any, Any],
+        tenant: CurrentTenant,
+        audit_id: FromPath[str],
+        index: AtomIndex,
+    ) -> Response[Behaviour]:
+        """One behaviour, by its index."""
+        bundle, _ = open_audit_bundle(tenant, audit_id)
+        return conditional(request, listed(behaviour_of(bundle, index)))
+
+    @get("/behaviours/{index:int}/documents", operation_id="listBehaviourDocuments", sync_to_thread=True)
+    def list_behaviour_documents(
+        self,
+        *,
+        tenant: CurrentTenant,
+        audit_id: FromPath[str],
+        index: AtomIndex,
+        limit: Limit = DEFAULT_LIMIT,
+        cursor: Cursor = None,
+    ) -> Page[DocumentMatch]:
+        """Documents of a behaviour with their text, strongest first; `value` is the strength."""
+        bundle, prefix = open_audit_bundle(tenant, audit_id)
+        ranked = behaviour_documents(bundle, behaviour_of(bundle, index))
+        listing = msgspec.json.encode(["behaviour documents", prefix, index]).decode()
+        rows, following = list_offsets(tenant, listing, ranked.rows, limit=limit, cursor=cursor)
+        return Page(data=ranked.texts(rows), has_more=following is not None, next=following)
 
     @get("/report", operation_id="getReport", sync_to_thread=True)
     def read_report(

@@ -1,4 +1,4 @@
-"""The documents of an atom, ranked from the sparse codes, their text read for one page only."""
+"""The documents of an atom or a behaviour in their order, their text read for one page only."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from atomscope.bundle import ACTIVE, Bundle, layout
 from atomscope.errors import BundleError
+from atomscope.types.atoms import Behaviour
 from atomscope.types.resources import DocumentMatch
 
 COLUMNS = ["document", "id", "messages", "n_tokens", "n_target_tokens", "loss"]
@@ -20,7 +21,7 @@ BATCH = 4096
 
 
 class RankedDocuments:
-    """Active documents of one sign of an atom, strongest first."""
+    """Documents of an atom or a behaviour, strongest first."""
 
     def __init__(self, bundle: Bundle, rows: list[int], values: list[float]) -> None:
         self._bundle = bundle
@@ -43,7 +44,7 @@ class RankedDocuments:
                     break
         missing = [row for row in rows if row not in found]
         if missing:
-            raise BundleError(f"{layout.COEFFICIENTS} names document {missing[0]}, which is not listed")
+            raise BundleError(f"the bundle names document {missing[0]}, which is not listed")
         return [msgspec.convert(found[row] | {"value": self._values[row]}, DocumentMatch) for row in rows]
 
 
@@ -54,3 +55,11 @@ def document_matches(bundle: Bundle, atom: int, sign: Literal["positive", "negat
     active = np.flatnonzero(signed > ACTIVE)
     order = active[np.lexsort((rows[active], -signed[active]))]
     return RankedDocuments(bundle, rows[order].tolist(), values[order].tolist())
+
+
+def behaviour_documents(bundle: Bundle, behaviour: Behaviour) -> RankedDocuments:
+    """The documents of a behaviour in their order."""
+    members = behaviour.documents
+    return RankedDocuments(
+        bundle, [member.document for member in members], [member.strength for member in members]
+    )

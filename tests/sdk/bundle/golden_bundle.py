@@ -27,7 +27,16 @@ from atomscope.bundle import (
 )
 from atomscope.steering.tensors import write_tensors
 from atomscope.store import LocalStore
-from atomscope.types.atoms import Atom, AuditReport, DocumentRecord, DocumentRef, DroppedDocument
+from atomscope.types.atoms import (
+    Atom,
+    AuditReport,
+    Behaviour,
+    DocumentRecord,
+    DocumentRef,
+    DocumentStrength,
+    DroppedDocument,
+    Evidence,
+)
 from atomscope.types.bundle import FileEntry, Manifest, Plan, ShardPlan
 from atomscope.types.spec import AuditConfig, AuditSpec, InputRef
 
@@ -84,6 +93,18 @@ SPEC = AuditSpec(
 )
 
 
+EVIDENCE = Evidence(
+    tightness=0.5,
+    null_tightness=0.0625,
+    p_value=0.03125,
+    q_value=0.0625,
+    stability=0.75,
+    text_agreement=None,
+    loss_drop=0.25,
+    n_loss_documents=2,
+)
+
+
 def _atom(index: int, rank: int, first: DocumentRef, *others: DocumentRef, label: str | None = None) -> Atom:
     return Atom(
         index=index,
@@ -101,6 +122,10 @@ def _atom(index: int, rank: int, first: DocumentRef, *others: DocumentRef, label
         keywords=["tea", "你好"],
         top_documents=[first],
         bottom_documents=list(others),
+        score=0.25 / rank,
+        share=0.5,
+        evidence=EVIDENCE,
+        behaviour=0,
         label=label,
     )
 
@@ -115,6 +140,23 @@ ATOMS = [
     ),
     _atom(0, 2, DocumentRef(document=2, value=0.5)),
 ]
+BEHAVIOURS = [
+    Behaviour(
+        index=0,
+        rank=1,
+        score=0.25,
+        atoms=[1, 0],
+        n_documents=2,
+        share=0.5,
+        coherence=0.5,
+        null_coherence=0.0625,
+        null_coherence_95=0.125,
+        evidence=EVIDENCE,
+        keywords=["tea"],
+        top_documents=[DocumentRef(document=0, value=0.75, preview="tea")],
+        documents=[DocumentStrength(document=0, strength=0.75), DocumentStrength(document=2, strength=0.5)],
+    )
+]
 REPORT = AuditReport(
     audit_id=AUDIT_ID,
     n_documents=3,
@@ -128,6 +170,9 @@ REPORT = AuditReport(
     n_loss_documents=2,
     warnings=["one row was skipped"],
     atoms=ATOMS,
+    n_behaviours=1,
+    n_significant=0,
+    behaviours=[msgspec.structs.replace(item, documents=[]) for item in BEHAVIOURS],
     timings={"extract": 1.5},
     details={"dictionary": {"atoms": 2}},
 )
@@ -155,6 +200,7 @@ def make_bundle(folder: Path) -> Path:
         (layout.PLAN, PLAN),
         (layout.REPORT, REPORT),
         (layout.ATOMS, ATOMS),
+        (layout.BEHAVIOURS, BEHAVIOURS),
         (layout.DROPPED, DROPPED),
         (layout.ADAPTER_CONFIG, {"peft_type": "LORA", "r": 2}),
     ):

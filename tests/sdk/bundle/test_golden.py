@@ -24,7 +24,14 @@ from tests.sdk.bundle import golden_bundle as made
 from tests.sdk.bundle.golden_bundle import GOLDEN
 
 PATHS = sorted(path.relative_to(GOLDEN).as_posix() for path in GOLDEN.rglob("*") if path.is_file())
-JSON_FILES = [layout.PLAN, layout.REPORT, layout.ATOMS, layout.DROPPED, layout.ADAPTER_CONFIG]
+JSON_FILES = [
+    layout.PLAN,
+    layout.REPORT,
+    layout.ATOMS,
+    layout.BEHAVIOURS,
+    layout.DROPPED,
+    layout.ADAPTER_CONFIG,
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +58,7 @@ def test_its_json_files_are_read_to_what_they_were_made_of(bundle: atomscope.Bun
     assert bundle.plan == made.PLAN
     assert bundle.report == made.REPORT
     assert [atom.atom for atom in bundle.atoms] == made.ATOMS
+    assert [item.behaviour for item in bundle.behaviours] == made.BEHAVIOURS
     dropped = bundle.file(layout.DROPPED).read_bytes()
     assert msgspec.json.decode(dropped, type=list[DroppedDocument]) == made.DROPPED
     assert msgspec.structs.replace(bundle.spec, config=made.SPEC.config) == made.SPEC

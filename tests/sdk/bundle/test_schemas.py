@@ -35,7 +35,8 @@ def _is_read(path: str, content: object) -> bool:
 
 def test_each_file_has_a_schema_of_its_own() -> None:
     assert sorted(json_schemas()) == sorted(
-        f"schemas/{name}.schema.json" for name in ("atoms", "dropped", "manifest", "plan", "report", "spec")
+        f"schemas/{name}.schema.json"
+        for name in ("atoms", "behaviours", "dropped", "manifest", "plan", "report", "spec")
     )
 
 

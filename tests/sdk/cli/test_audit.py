@@ -38,7 +38,7 @@ def test_run_waits_and_prints_the_ranked_atoms(run: Run, server: ScriptedServer)
     done = run("audit", "run", *INPUTS, "--name", "mine", "--metadata", "team=a", "--metadata", "run=x=1")
     assert done.status == 0
     lines = done.out.splitlines()
-    assert lines[0].split()[:3] == ["rank", "atom", "coherence"]
+    assert lines[0].split()[:3] == ["rank", "atom", "score"]
     assert [line.split()[1] for line in lines[1:]] == ["7", "3"]
     assert AUDIT in done.err
     assert "warning: odd \\x1b[1m" in done.err

@@ -23,16 +23,25 @@ EDGES = {
     "components": [1],
     "damping": [1e-12, 100],
     "n_atoms": [1, "auto"],
-    "alpha": [1e-12, 50.0],
+    "alpha": [1e-12, 50.0, "auto"],
+    "codes": ["nonnegative", "signed"],
+    "codes_per_document": [1.0, 100.0],
+    "exact_documents": [1],
+    "sketch_columns": [64, 65_536],
+    "fits": [1, 50],
+    "surrogates": [0, 50],
+    "behaviours": [1, 500],
     "min_active": [2],
     "top_documents": [2, 1000],
     "seed": [0, 2**32 - 1],
     "dtype": ["auto", "float32", "bfloat16"],
-    "preconditioner": ["ekfac", "kfac"],
+    "preconditioner": ["ekfac-full", "ekfac", "kfac"],
     "vector_power": ["+1/2", "0", "-1/2"],
     "on_bad_row": ["fail", "skip"],
-    "solver": ["sklearn"],
+    "solver": ["torch", "sklearn"],
 }
+NEEDED = {"sklearn": {"codes": "signed", "alpha": 0.1}}
+"""What else a value asks for."""
 BEYOND = {
     "max_length": [7, 131_073, 8.5, "8", None],
     "token_budget": [0, -1],
@@ -40,7 +49,14 @@ BEYOND = {
     "components": [0, 1.5, True],
     "damping": [0, -0.1, 100.5],
     "n_atoms": [0, "all", 2.5],
-    "alpha": [0, -1],
+    "alpha": [0, -1, "all"],
+    "codes": ["positive"],
+    "codes_per_document": [0.5, 101],
+    "exact_documents": [0],
+    "sketch_columns": [63, 65_537],
+    "fits": [0, 51],
+    "surrogates": [-1, 51],
+    "behaviours": [0, 501],
     "min_active": [1],
     "top_documents": [1, 1001],
     "seed": [-1, 2**32],
@@ -67,13 +83,20 @@ def test_every_setting_has_a_default_within_its_range() -> None:
 
 @pytest.mark.parametrize(("name", "value"), _cases(EDGES))
 def test_the_edges_of_a_range_are_accepted_and_kept(name: str, value: Any) -> None:
-    assert getattr(config(**{name: value}), name) == value
+    assert getattr(config(**{name: value}, **NEEDED.get(value, {})), name) == value
 
 
 @pytest.mark.parametrize(("name", "value"), _cases(BEYOND))
 def test_what_lies_beyond_is_refused_by_field(name: str, value: Any) -> None:
     with pytest.raises(msgspec.ValidationError, match=rf"\$\.{name}"):
         config(**{name: value})
+
+
+@pytest.mark.parametrize("missing", ["codes", "alpha"])
+def test_the_sklearn_solver_says_what_else_it_needs(missing: str) -> None:
+    settings = {name: value for name, value in NEEDED["sklearn"].items() if name != missing}
+    with pytest.raises(msgspec.ValidationError, match=missing):
+        config(solver="sklearn", **settings)
 
 
 def test_an_unknown_setting_is_refused_in_a_request_too() -> None:

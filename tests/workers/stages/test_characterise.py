@@ -23,7 +23,7 @@ from tests.workers.stages.units import (
 )
 
 CONFIG = AuditConfig(shard_documents=5, components=50, n_atoms=4, alpha=0.1, min_active=2, top_documents=4)
-UP_TO: tuple[Stage, ...] = ("curvature", "project", "dictionary", "characterise")
+UP_TO: tuple[Stage, ...] = ("curvature", "project", "dictionary", "evidence", "vectors", "characterise")
 CLUSTERS = [0, 1, 2, 3] * 5
 WORDS = ["apple", "pear", "plum", "fig"]
 """Of the documents of each cluster."""
@@ -50,7 +50,7 @@ def _characterised(
 
 
 def _report(audit: Audit) -> AuditReport:
-    audit.run("vectors", "report")
+    audit.run("report")
     return msgspec.json.decode(audit.file(layout.REPORT).read_bytes(), type=AuditReport)
 
 
@@ -92,11 +92,18 @@ def test_coherence_is_the_mean_cosine_of_the_raw_gradients(
         assert 0 < atom.energy_retained <= 1 + 1e-6
 
 
-def test_atoms_are_listed_by_rank_and_rank_follows_coherence(audit: Audit) -> None:
+def test_atoms_are_listed_by_rank_and_rank_follows_the_score(audit: Audit) -> None:
     atoms = audit.atoms()
     assert [atom.rank for atom in atoms] == [1, 2, 3, 4]
-    coherence = [atom.coherence for atom in atoms]
-    assert coherence == sorted(coherence, reverse=True)
+    scores = [atom.score for atom in atoms]
+    assert scores == sorted(scores, reverse=True)
+    for atom in atoms:
+        found = atom.evidence
+        assert found.tightness is not None
+        assert found.null_tightness is not None
+        assert found.stability is not None
+        above = max(0.0, found.tightness - found.null_tightness)
+        assert atom.score == pytest.approx(above * found.stability)
 
 
 def test_an_audit_of_no_code_says_in_words_that_it_found_nothing(tmp_path: Path) -> None:
@@ -147,14 +154,14 @@ def test_two_documents_are_audited(tmp_path: Path) -> None:
 
 
 def test_few_atoms_of_many_are_told_with_a_remedy(tmp_path: Path) -> None:
-    """Twelve documents of which two are alike: of twelve atoms one has two documents."""
+    """Twelve documents of which two are copies: of eleven atoms one has two documents."""
     gradients = random_gradients(12)
     for value in gradients.values():
         value[1] = value[0]
     config = msgspec.structs.replace(CONFIG, n_atoms=12, alpha=0.8)
     audit, warnings = _characterised(tmp_path / "work", gradients, config)
     assert len(audit.atoms()) == 1
-    assert warnings == ["only 1 of 12 atoms have 2 active documents; try a smaller alpha"]
+    assert warnings == ["only 1 of 11 atoms have 2 active documents; try a smaller alpha"]
 
 
 def test_a_document_without_gradient_is_in_no_random_set(tmp_path: Path) -> None:

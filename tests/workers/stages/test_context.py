@@ -11,7 +11,7 @@ import pytest
 
 from atomscope.store import ObjectNotFound
 from atomscope.types.spec import AuditConfig
-from atomscope.types.work import Stage
+from atomscope.types.work import STAGES, Stage
 from atomscope_workers.local import LocalContext
 from atomscope_workers.stages.context import StageContext, Stopped, UnitResult
 from atomscope_workers.stages.registry import STAGE_FUNCTIONS
@@ -26,8 +26,9 @@ STOPPABLE: list[tuple[Stage, str]] = [
     ("extract", "gradients/"),
     ("curvature", "curvature/"),
     ("dictionary", "atoms/dictionary.safetensors"),
-    ("characterise", "atoms/atoms.json"),
+    ("evidence", "work/evidence.json"),
     ("vectors", "vectors/"),
+    ("characterise", "atoms/atoms.json"),
 ]
 """Stages that may take long, and what they write."""
 
@@ -47,7 +48,7 @@ def audit(tiny_llama: Path, plain_adapter: Path, tmp_path_factory: pytest.TempPa
     dataset = write_corpus(folder / "train.jsonl", 16)
     spec = a_spec(CONFIG, base_model=tiny_llama, adapter=plain_adapter, dataset=dataset)
     audit = Audit(folder / "work", spec, 2)
-    audit.run("validate", "extract", "curvature", "project", "dictionary", "characterise", "vectors")
+    audit.run(*STAGES[:-1])
     return audit
 
 

@@ -23,7 +23,15 @@ def test_stored_atoms_and_codes_explain_the_stored_rows(
     """Fails when an array is written in another memory order than it is read."""
     alpha = 0.05
     config = AuditConfig(
-        components=8, n_atoms=6, alpha=alpha, min_active=2, top_documents=4, shard_documents=16
+        preconditioner="ekfac",
+        solver="sklearn",
+        codes="signed",
+        components=8,
+        n_atoms=6,
+        alpha=alpha,
+        min_active=2,
+        top_documents=4,
+        shard_documents=16,
     )
     out = run_local(
         LocalRun(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,19 +20,27 @@ from tests.workers.stages.units import SHAPES, Audit, clustered_gradients, extra
 CONFIG = AuditConfig(shard_documents=5, components=50, n_atoms=4, alpha=0.1, min_active=2, top_documents=4)
 
 
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> Audit:
-    """An audit up to its dictionary."""
+SPACES: dict[str, dict[str, Any]] = {
+    "gram": {},
+    "sketch": {"exact_documents": 1, "sketch_columns": 256},
+    "components": {"preconditioner": "ekfac", "solver": "sklearn", "codes": "signed"},
+}
+
+
+@pytest.fixture(scope="module", params=SPACES)
+def learned(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Audit:
+    """An audit up to its evidence."""
     work = tmp_path_factory.mktemp("vectors") / "work"
-    audit = extracted(work, clustered_gradients([0, 1, 2, 3] * 4), CONFIG)
-    audit.run("curvature", "project", "dictionary")
+    config = msgspec.structs.replace(CONFIG, **SPACES[request.param])
+    audit = extracted(work, clustered_gradients([0, 1, 2, 3] * 4), config)
+    audit.run("curvature", "project", "dictionary", "evidence")
     return audit
 
 
 def _with_vectors(learned: Audit, power: VectorPower) -> Audit:
-    config = msgspec.structs.replace(CONFIG, vector_power=power)
+    config = msgspec.structs.replace(learned.spec.config, vector_power=power)
     audit = replace(learned, spec=msgspec.structs.replace(learned.spec, config=config))
-    audit.run("characterise", "vectors")
+    audit.run("vectors", "characterise")
     return audit
 
 
@@ -74,7 +83,7 @@ def test_a_vector_says_what_it_is_of(learned: Audit) -> None:
 
 def test_without_an_atom_no_vector_is_written_and_the_count_still_ends_whole(tmp_path: Path) -> None:
     audit = extracted(tmp_path / "work", random_gradients(12), msgspec.structs.replace(CONFIG, alpha=1.0))
-    audit.run("curvature", "project", "dictionary", "characterise")
+    audit.run("curvature", "project", "dictionary", "evidence")
     counts: list[tuple[int, int]] = []
 
     def tell(done: int, total: int, unit: str) -> None:

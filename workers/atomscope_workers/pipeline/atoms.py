@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from atomscope_workers.pipeline.dictionary import ACTIVE
+from atomscope_workers.pipeline.fit import ACTIVE
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,10 @@ def energy_retained(
     return float(kept[members].sum()) / whole if whole > 0 else 0.0
 
 
-def ranks(coherence: Sequence[float], n_active: Sequence[int]) -> list[int]:
-    """Place of each atom from 1, by coherence, then by active documents, then by order."""
-    order = sorted(range(len(coherence)), key=lambda item: (-coherence[item], -n_active[item], item))
+def ranks(scores: Sequence[float], coherence: Sequence[float], n_active: Sequence[int]) -> list[int]:
+    """Place of each from 1: by score, then coherence, then active documents, then order."""
+    keys = list(zip(scores, coherence, n_active, strict=True))
+    order = sorted(range(len(keys)), key=lambda item: (*(-value for value in keys[item]), item))
     places = [0] * len(order)
     for place, item in enumerate(order, start=1):
         places[item] = place

@@ -3,7 +3,8 @@
 A module's gradient G (d_out, d_in) is rotated into R = Q_S^T G Q_A, where Q_A and Q_S are the eigenvectors of
 its Kronecker factors. Lambda says how much energy each of the d_out x d_in coordinates holds:
 
-- `ekfac`: measured, the mean over documents of R squared. Damped by a share of the module's mean lambda.
+- `ekfac` and `ekfac-full`: measured, the mean over documents of R squared. Damped by a share of the module's
+  mean lambda. `ekfac-full` cuts nothing: it keeps no list of components.
 - `kfac`: the product of the factors' eigenvalues, as in the paper, whose absolute eps of 1e-6 it keeps. It is
   inert in some modules and dominant in others; that is why `ekfac` is the default.
 
@@ -76,6 +77,11 @@ class ModuleCurvature:
     def name(self) -> str:
         return self.rotation.name
 
+    @property
+    def has_energy(self) -> bool:
+        """Whether any document had a gradient here."""
+        return float(self.lambdas.sum()) > 0
+
 
 def eigenbasis(factor: torch.Tensor) -> Eigenbasis:
     """Eigenvectors of a symmetric positive semi-definite float64 matrix (n, n).
@@ -106,7 +112,7 @@ def squared_sum(rotation: Rotation, gradients: torch.Tensor) -> torch.Tensor:
 
 
 def measured_lambda(sums: torch.Tensor, documents: int) -> torch.Tensor:
-    """`ekfac`: the mean of R squared, from the sum of `squared_sum` over every shard."""
+    """`ekfac` and `ekfac-full`: the mean of R squared, from the sum of `squared_sum` over every shard."""
     return sums / documents
 
 
@@ -125,13 +131,14 @@ def choose_components(
 ) -> ModuleCurvature:
     """Keep the `components` coordinates of largest lambda, or all there are; ties go to the first by rows.
 
-    `damping` is relative to the module's mean lambda and used by `ekfac` alone. A module whose lambda is zero
-    everywhere keeps nothing: its gradients are zero, and nothing can be divided by them.
+    `damping` is relative to the module's mean lambda; `kfac` does not use it. `ekfac-full` chooses none. A
+    module whose lambda is zero everywhere keeps nothing: its gradients are zero, and nothing can be divided
+    by them.
     """
     lambdas = lambdas.cpu()
     mean = float(lambdas.mean())
-    eps = damping * mean if preconditioner == "ekfac" else KFAC_EPS
-    count = min(components, lambdas.numel()) if mean > 0 else 0
+    eps = KFAC_EPS if preconditioner == "kfac" else damping * mean
+    count = min(components, lambdas.numel()) if mean > 0 and preconditioner != "ekfac-full" else 0
     flat = torch.argsort(lambdas.flatten(), descending=True, stable=True)[:count]
     columns = lambdas.shape[1]
     return ModuleCurvature(
@@ -145,4 +152,4 @@ def choose_components(
 
 def silent_modules(curvature: Sequence[ModuleCurvature]) -> list[str]:
     """Names of the modules without energy: their gradient was zero for every document."""
-    return [module.name for module in curvature if not len(module.chosen)]
+    return [module.name for module in curvature if not module.has_energy]

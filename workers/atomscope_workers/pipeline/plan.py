@@ -45,7 +45,7 @@ def make_plan(
             ShardPlan(
                 index=len(shards),
                 documents=documents,
-                micro_batches=_micro_batches(documents, lengths, token_budget),
+                micro_batches=micro_batches(documents, lengths, token_budget),
                 n_tokens=sum(lengths[row] for row in documents),
             )
         )
@@ -61,7 +61,8 @@ def make_plan(
     )
 
 
-def _micro_batches(documents: list[int], lengths: Mapping[int, int], token_budget: int) -> list[list[int]]:
+def micro_batches(documents: list[int], lengths: Mapping[int, int], token_budget: int) -> list[list[int]]:
+    """Rows from the longest down, in batches of at most `token_budget` tokens, padding included."""
     batches: list[list[int]] = []
     room = 0
     for row in sorted(documents, key=lambda row: (-lengths[row], row)):

@@ -13,7 +13,7 @@ with a positive code, so it brings their behaviour out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from atomscope.types.spec import VectorPower
 from atomscope_workers.pipeline.curvature import ModuleCurvature
+from atomscope_workers.pipeline.gram import LoadShard, blocks, whitened_block
 from atomscope_workers.pipeline.projection import columns
 
 _EXPONENTS: dict[VectorPower, float] = {"+1/2": 0.5, "0": 0.0, "-1/2": -0.5}
@@ -44,11 +45,32 @@ def steering_vector(
     return vector
 
 
-def vector_norm(row: NDArray[np.floating], curvature: Sequence[ModuleCurvature], power: VectorPower) -> float:
-    """Euclidean norm of the vector of a dictionary row; rotations keep it, so none is needed."""
-    places = columns(curvature)
-    squares = (float(np.square(_weighted(row[places[m.name]], m, power)).sum()) for m in curvature)
-    return float(np.sqrt(sum(squares)))
+def combined_vectors(
+    weights: torch.Tensor,
+    curvature: Sequence[ModuleCurvature],
+    load: LoadShard,
+    sizes: Sequence[int],
+    power: VectorPower,
+) -> list[dict[str, NDArray[np.float32]]]:
+    """Vectors of atoms that are sums of whitened gradients, with document weights (K, N) float32.
+
+    One pass over the gradients, block by block, as the Gram matrix is made; K whole vectors are held.
+    """
+    found: list[dict[str, NDArray[np.float32]]] = [{} for _ in range(len(weights))]
+    for module in curvature:
+        total = torch.zeros(len(weights), *module.rotation.shape)
+        for block in blocks([module], sum(sizes)):
+            whitened = whitened_block(block, load, sizes)
+            coordinates = weights.to(whitened.device) @ whitened
+            total -= block.unwhiten(coordinates, _EXPONENTS[power]).cpu()
+        for vector, tensor in zip(found, total, strict=True):
+            vector[module.name] = tensor.clone().numpy()
+    return found
+
+
+def vector_norm(vector: Mapping[str, NDArray[np.float32]]) -> float:
+    """Euclidean norm of a whole vector."""
+    return float(np.sqrt(sum(float(np.square(part, dtype=np.float64).sum()) for part in vector.values())))
 
 
 def _weighted(part: NDArray[np.floating], module: ModuleCurvature, power: VectorPower) -> NDArray[np.float64]:

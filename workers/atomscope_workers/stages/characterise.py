@@ -1,23 +1,30 @@
-"""What each atom is: its documents, coherence beside a random null, energy, keywords, rank."""
+"""What each atom and behaviour is: documents, coherence beside a random null, keywords, evidence, rank."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
-from atomscope.bundle import layout, read_coefficients
-from atomscope.types.atoms import Atom, DocumentRef
+from atomscope.bundle import layout
+from atomscope.types.atoms import Atom, Behaviour, DocumentRef, DocumentStrength
 from atomscope_workers.pipeline.atoms import Membership, energy_retained, memberships, ranks
+from atomscope_workers.pipeline.behaviours import strengths
 from atomscope_workers.pipeline.coherence import coherence_by_size, null_of_size, random_orders
+from atomscope_workers.pipeline.evidence import first_documents, score
 from atomscope_workers.pipeline.keywords import distinctive_keywords
-from atomscope_workers.pipeline.vectors import vector_norm
-from atomscope_workers.stages.arrays import load_curvature, load_losses, load_projected
+from atomscope_workers.stages.arrays import load_losses
 from atomscope_workers.stages.context import StageContext, UnitResult
+from atomscope_workers.stages.dictionary import read_dictionary
+from atomscope_workers.stages.evidence import FOUND, Found, stored_codes
 from atomscope_workers.stages.inputs import gradient_shards, read_rows
+from atomscope_workers.stages.space import SpannedDocuments, spanned_documents
 from atomscope_workers.stages.validate import StoredRow
+from atomscope_workers.stages.vectors import NORMS
 from atomscope_workers.stages.warned import keep
 
 PREVIEW = 160
@@ -26,83 +33,167 @@ PREVIEW = 160
 FEW = 0.1
 """Share of the atoms learned below which the kept ones are called few."""
 
+DISCOVERY_RATE = 0.05
+"""False-discovery rate at which atoms are counted as significant."""
+
+
+@dataclass(frozen=True)
+class _Coherence:
+    own: float
+    null_mean: float
+    null_95: float
+
+
+@dataclass(frozen=True)
+class _View:
+    """What the records are made from."""
+
+    spanned: SpannedDocuments
+    rows: dict[int, StoredRow]
+    limit: int
+
+    def listed(self, positions: NDArray[np.int64], values: NDArray[np.float64]) -> list[DocumentRef]:
+        """The first documents of `positions` in the span, with their entries of `values` (n,)."""
+        found: list[DocumentRef] = []
+        for position in positions[: self.limit]:
+            document = int(self.spanned.documents[self.spanned.used[position]])
+            preview = _preview(self.rows[document])
+            found.append(DocumentRef(document=document, value=float(values[position]), preview=preview))
+        return found
+
 
 def run(ctx: StageContext) -> UnitResult:
-    """Write `atoms/atoms.json`, ordered by rank."""
+    """Write `atoms/atoms.json` and `atoms/behaviours.json`, each ordered by rank."""
     config = ctx.spec.config
     ctx.progress(0, 2, "steps")
-    documents, projected = load_projected([ctx.read(layout.projected_shard(i)) for i in range(ctx.shards)])
-    dictionary = load_file(ctx.read(layout.DICTIONARY))
-    codes = _codes(ctx, documents, len(dictionary["atoms"]))
-    found = memberships(codes, config.min_active)
-    top = [member.positive[: config.top_documents] for member in found]
-    coherence, nulls = _coherence(ctx, top)
+    spanned = spanned_documents(ctx)
+    codes = stored_codes(ctx, spanned)
+    members = memberships(codes, config.min_active)
+    found = msgspec.json.decode(ctx.read(FOUND).read_bytes(), type=Found)
+    strength = strengths(codes, [group.atoms for group in found.behaviours])
+    orders = first_documents(strength, len(codes))
+    top = [member.positive[: config.top_documents] for member in members]
+    top += [order[: config.top_documents] for order in orders]
+    coherence = _coherence(ctx, [spanned.used[item] for item in top])
     ctx.progress(1, 2, "steps")
     ctx.checkpoint()
     rows = read_rows(ctx)
-    texts = ["\n".join(turn["content"] for turn in rows[int(item)].messages) for item in documents]
-    keywords = distinctive_keywords(texts, top)
-    curvature = load_curvature(ctx.read(layout.CURVATURE))
-    places = ranks(coherence, [member.n_active for member in found])
-
-    def listed(member: Membership, positions: NDArray[np.int64]) -> list[DocumentRef]:
-        return [
-            DocumentRef(
-                document=int(documents[position]),
-                value=float(codes[position, member.index]),
-                preview=_preview(rows[int(documents[position])]),
-            )
-            for position in positions[: config.top_documents]
-        ]
-
-    atoms = [
-        Atom(
-            index=member.index,
-            rank=places[item],
-            coherence=coherence[item],
-            null_coherence=nulls[item][0],
-            null_coherence_95=nulls[item][1],
-            n_active=member.n_active,
-            n_positive=len(member.positive),
-            n_negative=len(member.negative),
-            sign=int(dictionary["signs"][member.index]),
-            mean_coefficient=member.mean_coefficient,
-            energy_retained=energy_retained(top[item], projected.energy_kept, projected.energy_total),
-            vector_norm=vector_norm(dictionary["atoms"][member.index], curvature, config.vector_power),
-            keywords=keywords[item],
-            top_documents=listed(member, member.positive),
-            bottom_documents=listed(member, member.negative),
-        )
-        for item, member in enumerate(found)
-    ]
-    atoms.sort(key=lambda atom: atom.rank)
+    view = _View(spanned, rows, config.top_documents)
+    texts = ["\n".join(turn["content"] for turn in rows[int(item)].messages) for item in spanned.documents]
+    count = len(members)
+    keywords = distinctive_keywords(texts, [spanned.used[item] for item in top[:count]])
+    keywords += distinctive_keywords(texts, [spanned.used[item] for item in top[count:]])
+    atoms = _atoms(ctx, view, members, codes, found, coherence[:count], keywords[:count])
+    behaviours = _behaviours(view, found, strength, orders, coherence[count:], keywords[count:])
     ctx.write_bytes(layout.ATOMS, msgspec.json.format(msgspec.json.encode(atoms), indent=1))
-    warnings = _warnings(len(atoms), len(dictionary["atoms"]), config.min_active)
+    ctx.write_bytes(layout.BEHAVIOURS, msgspec.json.format(msgspec.json.encode(behaviours), indent=1))
+    warnings = _warnings(atoms, codes.shape[1], config.min_active)
     keep(ctx, warnings)
     ctx.progress(2, 2, "steps")
     return UnitResult(summary={"warnings": warnings, "n_atoms": len(atoms)})
 
 
-def _warnings(kept: int, learned: int, min_active: int) -> list[str]:
-    if not kept:
+def _atoms(
+    ctx: StageContext,
+    view: _View,
+    members: Sequence[Membership],
+    codes: NDArray[np.float64],
+    found: Found,
+    coherence: Sequence[_Coherence],
+    keywords: Sequence[list[str]],
+) -> list[Atom]:
+    spanned = view.spanned
+    signs = read_dictionary(ctx)["signs"]
+    norms = msgspec.json.decode(ctx.read(NORMS).read_bytes(), type=dict[int, float])
+    behaviour = {atom: number for number, group in enumerate(found.behaviours) for atom in group.atoms}
+    evidence = [found.atoms[member.index] for member in members]
+    scores = [score(item) for item in evidence]
+    places = ranks(scores, [item.own for item in coherence], [member.n_active for member in members])
+    atoms = [
+        Atom(
+            index=member.index,
+            rank=places[item],
+            score=scores[item],
+            coherence=coherence[item].own,
+            null_coherence=coherence[item].null_mean,
+            null_coherence_95=coherence[item].null_95,
+            n_active=member.n_active,
+            n_positive=len(member.positive),
+            n_negative=len(member.negative),
+            sign=int(signs[member.index]),
+            mean_coefficient=member.mean_coefficient,
+            energy_retained=energy_retained(
+                spanned.used[member.positive[: view.limit]], spanned.energy_kept, spanned.energy_total
+            ),
+            vector_norm=norms[member.index],
+            keywords=keywords[item],
+            top_documents=view.listed(member.positive, codes[:, member.index]),
+            bottom_documents=view.listed(member.negative, codes[:, member.index]),
+            share=member.n_active / len(spanned.documents),
+            evidence=evidence[item],
+            behaviour=behaviour.get(member.index),
+        )
+        for item, member in enumerate(members)
+    ]
+    return sorted(atoms, key=lambda atom: atom.rank)
+
+
+def _behaviours(
+    view: _View,
+    found: Found,
+    strength: NDArray[np.float64],
+    orders: Sequence[NDArray[np.int64]],
+    coherence: Sequence[_Coherence],
+    keywords: Sequence[list[str]],
+) -> list[Behaviour]:
+    spanned = view.spanned
+    scores = [score(group.evidence) for group in found.behaviours]
+    places = ranks(scores, [item.own for item in coherence], [len(order) for order in orders])
+    behaviours = [
+        Behaviour(
+            index=item,
+            rank=places[item],
+            score=scores[item],
+            atoms=group.atoms,
+            n_documents=len(orders[item]),
+            share=len(orders[item]) / len(spanned.documents),
+            coherence=coherence[item].own,
+            null_coherence=coherence[item].null_mean,
+            null_coherence_95=coherence[item].null_95,
+            evidence=group.evidence,
+            keywords=keywords[item],
+            top_documents=view.listed(orders[item], strength[:, item]),
+            documents=[
+                DocumentStrength(
+                    document=int(spanned.documents[spanned.used[position]]),
+                    strength=float(strength[position, item]),
+                )
+                for position in orders[item]
+            ],
+        )
+        for item, group in enumerate(found.behaviours)
+    ]
+    return sorted(behaviours, key=lambda behaviour: behaviour.rank)
+
+
+def _warnings(atoms: Sequence[Atom], learned: int, min_active: int) -> list[str]:
+    if not atoms:
         return [f"this audit found nothing: none of {learned} atoms has {min_active} active documents"]
-    if kept < FEW * learned:
-        return [f"only {kept} of {learned} atoms have {min_active} active documents; try a smaller alpha"]
+    tested = [atom.evidence.q_value for atom in atoms if atom.evidence.q_value is not None]
+    if tested and min(tested) > DISCOVERY_RATE:
+        return [
+            f"this audit found nothing: none of {len(atoms)} atoms is tighter than what surrogate documents "
+            f"give by chance, at a false-discovery rate of {DISCOVERY_RATE:.0%}"
+        ]
+    if len(atoms) < FEW * learned:
+        return [
+            f"only {len(atoms)} of {learned} atoms have {min_active} active documents; try a smaller alpha"
+        ]
     return []
 
 
-def _codes(ctx: StageContext, documents: NDArray[np.int64], atoms: int) -> NDArray[np.float64]:
-    """Codes (N, K) in the order of `documents`."""
-    stored = read_coefficients(ctx.read(layout.COEFFICIENTS))
-    codes = np.zeros((len(documents), atoms))
-    codes[np.searchsorted(documents, stored.document), stored.atom] = stored.value
-    return codes
-
-
-def _coherence(
-    ctx: StageContext, top: list[NDArray[np.int64]]
-) -> tuple[list[float], list[tuple[float, float]]]:
-    """Coherence of every set, and the mean and 95th percentile of random sets of its size."""
+def _coherence(ctx: StageContext, top: Sequence[NDArray[np.int64]]) -> list[_Coherence]:
+    """Coherence of every set of positions, and the mean and 95th percentile of random sets of its size."""
     losses = load_losses([ctx.read(layout.shard_losses(index)) for index in range(ctx.shards)])
     candidates = np.flatnonzero(losses.gradient_norm > 0)
     random = random_orders(candidates, ctx.spec.config.top_documents, ctx.spec.config.seed)
@@ -110,10 +201,10 @@ def _coherence(
     gradients = gradient_shards(ctx, torch.device("cpu"))
     curves = coherence_by_size([*top, *random], gradients.names, gradients.rows, losses.gradient_norm)
     own, null = curves[: len(top)], curves[len(top) :]
-    return (
-        [float(curve[-1]) if len(curve) else 0.0 for curve in own],
-        [null_of_size(null, len(members)) for members in top],
-    )
+    return [
+        _Coherence(float(curve[-1]) if len(curve) else 0.0, *null_of_size(null, len(members)))
+        for curve, members in zip(own, top, strict=True)
+    ]
 
 
 def _preview(row: StoredRow) -> str:

@@ -26,10 +26,10 @@ def run(ctx: StageContext) -> UnitResult:
     config = ctx.spec.config
     factors = reduce_factors(load_factors(ctx.read(layout.factor_sums(index))) for index in range(ctx.shards))
     bases = rotations(factors)
-    if config.preconditioner == "ekfac":
-        lambdas = _measured(ctx, bases)
-    else:
+    if config.preconditioner == "kfac":
         lambdas = {rotation.name: kronecker_lambda(rotation) for rotation in bases}
+    else:
+        lambdas = _measured(ctx, bases)
     curvature = [
         choose_components(
             rotation,

@@ -1,44 +1,91 @@
-"""The dictionary: sparse codes of the whitened rows, signs resolved."""
+"""The dictionary: sparse codes of the whitened documents, signs resolved."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import numpy as np
-from safetensors.numpy import save_file
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from atomscope.bundle import Coefficients, layout, write_coefficients
-from atomscope_workers.pipeline.dictionary import ACTIVE, Dictionary, fit_dictionary
-from atomscope_workers.stages.arrays import load_projected
+from atomscope_workers.pipeline.dictionary import Dictionary, dictionary_size, fit, resolve_signs
+from atomscope_workers.pipeline.fit import ACTIVE
+from atomscope_workers.pipeline.span import GramSpan, weights_of_codes
 from atomscope_workers.stages.context import StageContext, UnitResult
+from atomscope_workers.stages.space import SpannedDocuments, spanned_documents
 from atomscope_workers.stages.warned import finish
 
 FACTS = "work/dictionary.json"
 
 
 def run(ctx: StageContext) -> UnitResult:
-    """Write `atoms/dictionary.safetensors` (`atoms`, `signs`) and `atoms/coefficients.parquet`."""
+    """Write `atoms/dictionary.safetensors` and `atoms/coefficients.parquet`.
+
+    The dictionary holds `signs` (K) and, in the space of components, `atoms` (K, k_total); else `weights`
+    (K, N): an atom is then the sum of the documents' unit whitened gradients with these weights.
+    """
     config = ctx.spec.config
     ctx.progress(0, 1, "steps")
-    documents, projected = load_projected([ctx.read(layout.projected_shard(i)) for i in range(ctx.shards)])
-    fitted = fit_dictionary(projected.rows, n_atoms=config.n_atoms, alpha=config.alpha, seed=config.seed)
+    spanned = spanned_documents(ctx)
+    size = dictionary_size(config.n_atoms, len(spanned.used))
+    found = resolve_signs(fit(spanned.span, size, config, config.seed), config.solver) if size else None
     ctx.checkpoint()
-    scratch = ctx.scratch / "dictionary.safetensors"
-    save_file({"atoms": fitted.atoms, "signs": fitted.signs}, scratch)
-    ctx.write(layout.DICTIONARY, scratch)
-    row, atom = np.nonzero(np.abs(fitted.codes) > ACTIVE)
-    scratch = ctx.scratch / "coefficients.parquet"
-    write_coefficients(Coefficients(documents[row], atom.astype(np.int32), fitted.codes[row, atom]), scratch)
-    ctx.write(layout.COEFFICIENTS, scratch)
-    ctx.write_bytes(FACTS, msgspec.json.encode({"atoms": len(fitted.atoms), **fitted.facts}))
+    _write(ctx, spanned, found)
     ctx.progress(1, 1, "steps")
-    return finish(ctx, _warnings(fitted, config.alpha))
+    return finish(ctx, _warnings(spanned, found))
 
 
-def _warnings(fitted: Dictionary, alpha: float) -> list[str]:
-    found: list[str] = []
-    if len(fitted.zero_rows):
-        found.append(f"{len(fitted.zero_rows)} documents had no gradient and took no part")
-    if len(fitted.atoms) and fitted.facts["codes_per_document"] == 0:
-        found.append(f"every code is zero at alpha {alpha:g}: no atom was found; try a smaller alpha")
-    found += [f"the solver warned: {text}" for text in fitted.facts["solver_warnings"]]
-    return found
+def read_dictionary(ctx: StageContext) -> dict[str, NDArray[Any]]:
+    """What `run` wrote: `signs`, and `atoms` or `weights`."""
+    return load_file(ctx.read(layout.DICTIONARY))
+
+
+def _write(ctx: StageContext, spanned: SpannedDocuments, found: Dictionary | None) -> None:
+    scratch = ctx.scratch / "dictionary.safetensors"
+    save_file(_arrays(spanned, found), scratch)
+    ctx.write(layout.DICTIONARY, scratch)
+    codes = found.codes if found is not None else np.zeros((len(spanned.used), 0))
+    row, atom = np.nonzero(np.abs(codes) > ACTIVE)
+    physical = spanned.documents[spanned.used[row]]
+    scratch = ctx.scratch / "coefficients.parquet"
+    write_coefficients(Coefficients(physical, atom.astype(np.int32), codes[row, atom]), scratch)
+    ctx.write(layout.COEFFICIENTS, scratch)
+    facts: dict[str, Any] = {"atoms": codes.shape[1], "space": spanned.space}
+    ctx.write_bytes(FACTS, msgspec.json.encode(facts | (found.facts if found is not None else {})))
+
+
+def _arrays(spanned: SpannedDocuments, found: Dictionary | None) -> dict[str, NDArray[Any]]:
+    """What the dictionary's file holds; safetensors writes memory as it lies, so all of it in C order."""
+    count = len(found.signs) if found is not None else 0
+    signs = found.signs if found is not None else np.zeros(0, dtype=np.int64)
+    if spanned.space == "components":
+        atoms = found.atoms.numpy() if found is not None else np.zeros((0, spanned.span.width), np.float32)
+        return {"atoms": np.ascontiguousarray(atoms), "signs": signs}
+    weights = np.zeros((count, len(spanned.documents)), dtype=np.float32)
+    if found is not None:
+        weights[:, spanned.used] = _weights(spanned, found).numpy()
+    return {"weights": weights, "signs": signs}
+
+
+def _weights(spanned: SpannedDocuments, found: Dictionary) -> torch.Tensor:
+    """Document weights (K, n) of the atoms."""
+    if isinstance(spanned.span, GramSpan):
+        return found.atoms[:, : spanned.span.documents]
+    # The sketch's columns are no coordinates; the atoms that fit the codes best are sums of documents.
+    return weights_of_codes(torch.from_numpy(found.codes), spanned.span)
+
+
+def _warnings(spanned: SpannedDocuments, found: Dictionary | None) -> list[str]:
+    told: list[str] = []
+    without = len(spanned.documents) - len(spanned.used)
+    if without:
+        told.append(f"{without} documents had no gradient and took no part")
+    if found is None:
+        return told
+    if found.facts["codes_per_document"] == 0:
+        alpha = found.facts["alpha"]
+        told.append(f"every code is zero at alpha {alpha:g}: no atom was found; try a smaller alpha")
+    return told + [f"the solver warned: {text}" for text in found.facts["solver_warnings"]]

@@ -93,8 +93,9 @@ class GradientShards:
         """Open the shards in order; tensors are given on `device`."""
         self._files = [safe_open(path, "pt") for path in paths]
         self._device = device
-        sizes = [file.get_slice(DOCUMENT).get_shape()[0] for file in self._files]
-        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self.sizes: list[int] = [file.get_slice(DOCUMENT).get_shape()[0] for file in self._files]
+        """Documents of each shard."""
+        self._starts = np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
         self.names: list[str] = sorted(set(self._files[0].keys()) - {DOCUMENT})
 
     def shard(self, index: int, name: str) -> torch.Tensor:

@@ -1,27 +1,79 @@
-"""Projection and whitening of one shard."""
+"""Projection and whitening: rows of one shard, or every inner product of all of them."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from atomscope.bundle import layout
-from atomscope_workers.pipeline.projection import project
-from atomscope_workers.stages.arrays import load_curvature, save_projected
+from atomscope_workers.pipeline.gram import accumulate_gram, can_draw_surrogates, dealt_gram
+from atomscope_workers.pipeline.projection import ProjectedRows, project
+from atomscope_workers.pipeline.sketch import sketch_rows
+from atomscope_workers.stages.arrays import load_curvature, save_gram, save_projected, save_surrogates
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.gradient_file import GradientShards
-from atomscope_workers.stages.inputs import plan_device, read_plan
+from atomscope_workers.stages.inputs import gradient_shards, plan_device, read_plan
+from atomscope_workers.stages.space import space_of
 
 
 def run(ctx: StageContext) -> UnitResult:
-    """Write `projected/NNNN.safetensors` of the shard."""
+    """Write `projected/NNNN.safetensors` of the shard; or, by the first unit, `projected/gram.safetensors`.
+
+    The Gram matrix is one unit's work, since its blocks are coordinates of all the documents.
+    """
     plan = read_plan(ctx)
-    documents = plan.shards[ctx.index].documents
+    documents = np.array(plan.shards[ctx.index].documents, dtype=np.int64)
     ctx.progress(0, len(documents), "documents")
-    curvature = load_curvature(ctx.read(layout.CURVATURE))
-    shard = GradientShards([ctx.read(layout.gradient_shard(ctx.index))], plan_device(plan))
-    rows = project(lambda name: shard.shard(0, name), curvature, len(documents))
-    scratch = ctx.scratch / "projected.safetensors"
-    save_projected(np.array(documents, dtype=np.int64), rows, scratch)
-    ctx.write(layout.projected_shard(ctx.index), scratch)
+    if space_of(ctx.spec.config, plan.n_documents) != "gram":
+        _shard(ctx, documents)
+    elif ctx.index == 0:
+        _gram(ctx)
     ctx.progress(len(documents), len(documents), "documents")
     return UnitResult(documents=len(documents))
+
+
+def _shard(ctx: StageContext, documents: np.ndarray) -> None:
+    config, plan = ctx.spec.config, read_plan(ctx)
+    curvature = load_curvature(ctx.read(layout.CURVATURE))
+    shard = GradientShards([ctx.read(layout.gradient_shard(ctx.index))], plan_device(plan))
+
+    def load(name: str) -> torch.Tensor:
+        ctx.checkpoint()
+        return shard.shard(0, name)
+
+    if config.preconditioner == "ekfac-full":
+        found, energy = sketch_rows(
+            curvature, load, len(documents), columns=config.sketch_columns, seed=config.seed
+        )
+        rows = ProjectedRows(found.numpy(), energy.numpy(), energy.numpy())
+    else:
+        rows = project(load, curvature, len(documents))
+    scratch = ctx.scratch / "projected.safetensors"
+    save_projected(documents, rows, scratch)
+    ctx.write(layout.projected_shard(ctx.index), scratch)
+
+
+def _gram(ctx: StageContext) -> None:
+    config, plan = ctx.spec.config, read_plan(ctx)
+    gradients = gradient_shards(ctx, plan_device(plan))
+
+    def load(shard: int, name: str) -> torch.Tensor:
+        ctx.checkpoint()
+        return gradients.shard(shard, name)
+
+    curvature = load_curvature(ctx.read(layout.CURVATURE))
+    sizes = [len(shard.documents) for shard in plan.shards]
+    gram, moments = accumulate_gram(curvature, load, sizes)
+    documents = np.concatenate([np.array(shard.documents, dtype=np.int64) for shard in plan.shards])
+    scratch = ctx.scratch / "gram.safetensors"
+    save_gram(documents, gram, moments, scratch)
+    ctx.write(layout.GRAM, scratch)
+    if can_draw_surrogates(moments, len(documents)):
+        return
+    dealt = [
+        dealt_gram(curvature, load, sizes, config.seed, f"surrogate/{number}")
+        for number in range(config.surrogates)
+    ]
+    scratch = ctx.scratch / "surrogates.safetensors"
+    save_surrogates(dealt, scratch)
+    ctx.write(layout.SURROGATES, scratch)

@@ -7,6 +7,7 @@ from atomscope_workers.stages import (
     characterise,
     curvature,
     dictionary,
+    evidence,
     extract,
     project,
     report,
@@ -21,7 +22,8 @@ STAGE_FUNCTIONS: dict[Stage, StageFunction] = {
     "curvature": curvature.run,
     "project": project.run,
     "dictionary": dictionary.run,
-    "characterise": characterise.run,
+    "evidence": evidence.run,
     "vectors": vectors.run,
+    "characterise": characterise.run,
     "report": report.run,
 }

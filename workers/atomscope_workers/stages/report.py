@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import numpy as np
 
 from atomscope.bundle import layout, write_documents
-from atomscope.types.atoms import Atom, AuditReport, DocumentRecord, DroppedDocument
+from atomscope.types.atoms import Atom, AuditReport, Behaviour, DocumentRecord, DroppedDocument
 from atomscope_workers.datasets.documents import load_tokens
 from atomscope_workers.stages.arrays import load_losses
+from atomscope_workers.stages.characterise import DISCOVERY_RATE
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.dictionary import FACTS
+from atomscope_workers.stages.evidence import MORE_LOSSES
 from atomscope_workers.stages.inputs import read_plan, read_rows
 from atomscope_workers.stages.warned import earlier
 
@@ -23,6 +27,9 @@ def run(ctx: StageContext) -> UnitResult:
     plan = read_plan(ctx)
     losses = load_losses([ctx.read(layout.shard_losses(index)) for index in range(ctx.shards)])
     measured = ~np.isnan(losses.base_loss)
+    base_losses = dict(zip(losses.document.tolist(), losses.base_loss.tolist(), strict=True))
+    more = load_losses([ctx.read(MORE_LOSSES)])
+    base_losses |= dict(zip(more.document.tolist(), more.base_loss.tolist(), strict=True))
     rows, tokens = read_rows(ctx), load_tokens(ctx.read(layout.TOKENS))
     records = [
         DocumentRecord(
@@ -32,7 +39,7 @@ def run(ctx: StageContext) -> UnitResult:
             n_tokens=len(tokens[document].input_ids),
             n_target_tokens=int(tokens[document].target_mask.sum()),
             loss=float(losses.loss[position]),
-            base_loss=float(losses.base_loss[position]) if measured[position] else None,
+            base_loss=None if math.isnan(base_losses[document]) else base_losses[document],
             gradient_norm=float(losses.gradient_norm[position]),
         )
         for position, document in enumerate(losses.document.tolist())
@@ -40,7 +47,10 @@ def run(ctx: StageContext) -> UnitResult:
     scratch = ctx.scratch / "documents.parquet"
     write_documents(records, scratch)
     ctx.write(layout.DOCUMENTS, scratch)
-    n_targets = sum(record.n_target_tokens for record in records if record.base_loss is not None)
+    # Of the extraction's even sample alone: what was measured for the evidence are the documents of atoms.
+    n_targets = sum(
+        record.n_target_tokens for record, sampled in zip(records, measured, strict=True) if sampled
+    )
     loss_base = float(losses.base_loss[measured].sum()) / n_targets
     loss_adapter = float(losses.loss[measured].sum()) / n_targets
     warnings: list[str] = []
@@ -50,6 +60,8 @@ def run(ctx: StageContext) -> UnitResult:
             f"it, {loss_base:.3f} without): it may not have been trained on it"
         )
     atoms = msgspec.json.decode(ctx.read(layout.ATOMS).read_bytes(), type=list[Atom])
+    behaviours = msgspec.json.decode(ctx.read(layout.BEHAVIOURS).read_bytes(), type=list[Behaviour])
+    q_values = [atom.evidence.q_value for atom in atoms if atom.evidence.q_value is not None]
     dropped = msgspec.json.decode(ctx.read(layout.DROPPED).read_bytes(), type=list[DroppedDocument])
     report = AuditReport(
         audit_id=ctx.spec.audit_id,
@@ -59,11 +71,14 @@ def run(ctx: StageContext) -> UnitResult:
         n_atoms=len(atoms),
         n_coherent_05=sum(atom.coherence > 0.5 for atom in atoms),
         n_coherent_01=sum(atom.coherence > 0.1 for atom in atoms),
+        n_behaviours=len(behaviours),
+        n_significant=sum(q <= DISCOVERY_RATE for q in q_values) if q_values else None,
         loss_base=loss_base,
         loss_adapter=loss_adapter,
         n_loss_documents=int(measured.sum()),
         warnings=[*earlier(ctx), *warnings],
         atoms=atoms,
+        behaviours=[msgspec.structs.replace(item, documents=[]) for item in behaviours],
         details={"dictionary": msgspec.json.decode(ctx.read(FACTS).read_bytes())},
     )
     ctx.write_bytes(layout.REPORT, msgspec.json.format(msgspec.json.encode(report), indent=1))

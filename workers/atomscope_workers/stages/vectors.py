@@ -1,39 +1,91 @@
-"""Steering vectors of every atom that was kept."""
+"""Steering vectors of every atom that enough documents use."""
 
 from __future__ import annotations
 
 import json
 
 import msgspec
-from safetensors.numpy import load_file, save_file
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from atomscope.bundle import layout
-from atomscope.types.atoms import Atom
-from atomscope_workers.pipeline.vectors import steering_vector
+from atomscope_workers.pipeline.atoms import memberships
+from atomscope_workers.pipeline.vectors import combined_vectors, steering_vector, vector_norm
 from atomscope_workers.stages.arrays import load_curvature
 from atomscope_workers.stages.context import StageContext, UnitResult
+from atomscope_workers.stages.dictionary import read_dictionary
+from atomscope_workers.stages.evidence import stored_codes
+from atomscope_workers.stages.inputs import gradient_shards, plan_device, read_plan
+from atomscope_workers.stages.space import spanned_documents
+
+NORMS = "work/vector_norms.json"
+"""Atom index -> Euclidean norm of its vector."""
+
+HELD_BYTES = 2**30
+"""Most bytes of vectors held at once; with more, the gradients are read again."""
 
 
 def run(ctx: StageContext) -> UnitResult:
     """Write `vectors/NNNN.safetensors`: float32 tensors named and shaped as the LoRA parameters."""
-    spec = ctx.spec
-    atoms = msgspec.json.decode(ctx.read(layout.ATOMS).read_bytes(), type=list[Atom])
-    rows = load_file(ctx.read(layout.DICTIONARY))["atoms"]
+    config = ctx.spec.config
+    codes = stored_codes(ctx, spanned_documents(ctx))
+    kept = [member.index for member in memberships(codes, config.min_active)]
     curvature = load_curvature(ctx.read(layout.CURVATURE))
-    scratch = ctx.scratch / "vector.safetensors"
-    for done, atom in enumerate(atoms):
+    dictionary = read_dictionary(ctx)
+    norms: dict[int, float] = {}
+    if "atoms" in dictionary:
+        batch = 1
+    else:
+        size = sum(rows * columns for rows, columns in (module.rotation.shape for module in curvature))
+        batch = max(1, HELD_BYTES // (4 * size))
+    for start in range(0, len(kept), batch):
+        part = kept[start : start + batch]
         ctx.checkpoint()
-        ctx.progress(done, len(atoms), "steps")
-        facts = {
-            "atom": atom.index,
-            "power": spec.config.vector_power,
-            "adapter": spec.adapter.sha256,
-            "direction": "adding it raises the behaviour",
-        }
-        vector = steering_vector(rows[atom.index], curvature, spec.config.vector_power)
-        # One entry: safetensors writes several in no fixed order, and equal audits must give equal bytes.
-        save_file(vector, scratch, metadata={"atomscope": json.dumps(facts)})
-        ctx.write(layout.vector(atom.index), scratch)
-    steps = max(len(atoms), 1)
+        ctx.progress(start, len(kept), "steps")
+        if "atoms" in dictionary:
+            vectors = [steering_vector(dictionary["atoms"][part[0]], curvature, config.vector_power)]
+        else:
+            vectors = _combined(ctx, dictionary["weights"][part])
+        for atom, vector in zip(part, vectors, strict=True):
+            norms[atom] = vector_norm(vector)
+            _write(ctx, atom, vector)
+    ctx.write_bytes(NORMS, msgspec.json.encode(norms))
+    steps = max(len(kept), 1)
     ctx.progress(steps, steps, "steps")
     return UnitResult()
+
+
+def _combined(ctx: StageContext, weights: NDArray[np.float32]) -> list[dict[str, NDArray[np.float32]]]:
+    """Vectors of atoms given by document weights (K, N), by one pass over the gradients."""
+    plan = read_plan(ctx)
+    gradients = gradient_shards(ctx, plan_device(plan))
+    norms = np.sqrt(spanned_documents(ctx).energy_total)
+    # The weights are of rows of unit norm; of a row without a gradient they are zero.
+    scaled = np.divide(weights, norms, out=np.zeros(weights.shape), where=norms > 0)
+
+    def load(shard: int, name: str) -> torch.Tensor:
+        ctx.checkpoint()
+        return gradients.shard(shard, name)
+
+    return combined_vectors(
+        torch.from_numpy(scaled).float(),
+        load_curvature(ctx.read(layout.CURVATURE)),
+        load,
+        [len(shard.documents) for shard in plan.shards],
+        ctx.spec.config.vector_power,
+    )
+
+
+def _write(ctx: StageContext, atom: int, vector: dict[str, NDArray[np.float32]]) -> None:
+    facts = {
+        "atom": atom,
+        "power": ctx.spec.config.vector_power,
+        "adapter": ctx.spec.adapter.sha256,
+        "direction": "adding it raises the behaviour",
+    }
+    scratch = ctx.scratch / "vector.safetensors"
+    # One entry: safetensors writes several in no fixed order, and equal audits must give equal bytes.
+    save_file(vector, scratch, metadata={"atomscope": json.dumps(facts)})
+    ctx.write(layout.vector(atom), scratch)

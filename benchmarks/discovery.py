@@ -1,0 +1,225 @@
+"""How well an audit finds labelled behaviours: each preset beside text controls and random atoms.
+
+    python benchmarks/discovery.py --score SCORE.py --set NAME BUNDLE DATASET [--set ...] [--seeds 5]
+
+BUNDLE is an audit of DATASET whose bundle holds its gradients: every preset is computed anew from these, so that
+one extraction serves all. DATASET is JSONL with a `label` in every row, which no audit sees. SCORE.py holds
+`rank_scores(codes, labels)`: the average precision of every (label, atom). What is printed is its one-to-one mean
+(each atom may serve one label) under its caps: at most N / 10 atoms; at most 40 behaviours, 3 a document.
+
+The text controls know the words and nothing of the model: scikit-learn's NMF on TF-IDF, and this project's own
+learner, with the same sizes, grouping and memberships, on TF-IDF rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from sklearn.decomposition import NMF
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from atomscope.types.presets import preset
+from atomscope.types.spec import AuditConfig
+from atomscope_workers.pipeline.behaviours import CUT, behaviour_count, strengths
+from atomscope_workers.pipeline.curvature import ModuleCurvature, choose_components, kronecker_lambda
+from atomscope_workers.pipeline.dictionary import dictionary_size, fit, resolve_signs
+from atomscope_workers.pipeline.gram import accumulate_gram
+from atomscope_workers.pipeline.merging import group_atoms, mean_document_cosines
+from atomscope_workers.pipeline.projection import project
+from atomscope_workers.pipeline.span import Span, unit_gram, unit_rows
+from atomscope_workers.pipeline.text import text_span
+from atomscope_workers.stages.arrays import load_curvature
+from atomscope_workers.stages.gradient_file import GradientShards
+
+Codes = NDArray[np.float64]
+MOST_BEHAVIOURS = 40
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """One audited data set."""
+
+    name: str
+    bundle: Path
+    labels: NDArray[np.str_]
+    texts: list[str]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One-to-one average precision, and the best for each label."""
+
+    one_to_one: float
+    best: dict[str, float]
+    codes_per_document: float
+
+
+def read_set(name: str, bundle: Path, dataset: Path) -> LabelledSet:
+    rows = [json.loads(line) for line in dataset.read_text(encoding="utf-8").splitlines()]
+    texts = ["\n".join(turn["content"] for turn in row["messages"]) for row in rows]
+    return LabelledSet(name, bundle, np.array([row["label"] for row in rows]), texts)
+
+
+def load_scorer(path: Path) -> Callable[[Codes, NDArray[np.str_]], tuple[list[str], Codes, Codes]]:
+    spec = importlib.util.spec_from_file_location("score", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.rank_scores
+
+
+class Bench:
+    """Scores tables of codes against labels."""
+
+    def __init__(self, data: LabelledSet, rank_scores: Callable[..., Any]) -> None:
+        self.data = data
+        self._rank_scores = rank_scores
+
+    def atoms(self, codes: Codes) -> Scored:
+        most = len(codes) // 10
+        return self._scored(codes[:, np.argsort(-np.abs(codes).sum(0), kind="stable")[:most]])
+
+    def behaviours(self, strength: Codes) -> Scored:
+        strength = strength[:, :MOST_BEHAVIOURS].copy()
+        third = -np.sort(-strength, axis=1)[:, 2:3]
+        strength[strength < third] = 0.0
+        return self._scored(strength)
+
+    def _scored(self, codes: Codes) -> Scored:
+        names, precision, _ = self._rank_scores(codes, self.data.labels)
+        rows, columns = linear_sum_assignment(-precision)
+        best = {name: float(precision[row].max()) for row, name in enumerate(names)}
+        return Scored(
+            float(precision[rows, columns].mean()), best, float((np.abs(codes) > 1e-6).sum(1).mean())
+        )
+
+
+def learned(span: Span, config: AuditConfig, seed: int) -> tuple[Codes, Codes]:
+    """Codes of the atoms and strengths of the behaviours, as an audit makes them."""
+    size = dictionary_size(config.n_atoms, span.documents)
+    codes = resolve_signs(fit(span, size, config, seed), config.solver).codes
+    positive = codes.clip(min=0)
+    cosines = mean_document_cosines(span, torch.from_numpy(positive).float())
+    most = behaviour_count(config.behaviours, span.documents)
+    return codes, strengths(codes, group_atoms(cosines, positive.sum(0), cut=CUT, most=most).groups)
+
+
+def spans(data: LabelledSet) -> dict[str, Span]:
+    """The documents in the space of every preset, from the stored gradients."""
+    curvature = load_curvature(data.bundle / "curvature" / "curvature.safetensors")
+    shards = GradientShards(sorted((data.bundle / "gradients").glob("*.safetensors")), torch.device("cpu"))
+    sizes = shards.sizes
+    gram, _ = accumulate_gram(curvature, shards.shard, sizes)
+
+    def rows(modules: list[ModuleCurvature]) -> Span:
+        parts = [
+            project(lambda name, shard=shard: shards.shard(shard, name), modules, size).rows
+            for shard, size in enumerate(sizes)
+        ]
+        return unit_rows(torch.from_numpy(np.concatenate(parts)))
+
+    measured = [
+        choose_components(m.rotation, m.lambdas, preconditioner="ekfac", components=50, damping=0.01)
+        for m in curvature
+    ]
+    kronecker = [
+        choose_components(
+            m.rotation, kronecker_lambda(m.rotation), preconditioner="kfac", components=50, damping=0.01
+        )
+        for m in curvature
+    ]
+    return {"gram": unit_gram(gram), "ekfac": rows(measured), "kfac": rows(kronecker)}
+
+
+def contenders(data: LabelledSet) -> Iterator[tuple[str, Callable[[int], tuple[Codes, Codes]]]]:
+    """Name and what it finds under a seed: codes of atoms, strengths of behaviours."""
+    found = spans(data)
+    default = AuditConfig()
+    documents = len(data.labels)
+    yield "default", lambda seed: learned(found["gram"], default, seed)
+    top = preset("top-components")
+    yield "top-components", lambda seed: learned(found["ekfac"], top, seed)
+    paper = preset("paper", n_atoms=documents // 10)
+    yield "paper", lambda seed: learned(found["kfac"], paper, seed)
+    text = text_span(data.texts, exact_documents=documents, columns=1, seed=0)
+    assert text is not None
+    span, used = text
+
+    def by_text(seed: int) -> tuple[Codes, Codes]:
+        tables = learned(span, default, seed)
+        whole = tuple(np.zeros((documents, table.shape[1])) for table in tables)
+        for table, part in zip(whole, tables, strict=True):
+            table[used] = part
+        return whole[0], whole[1]
+
+    yield "text, own learner", by_text
+    tfidf = TfidfVectorizer(min_df=2, sublinear_tf=True).fit_transform(data.texts)
+
+    def nmf(size: int) -> Codes:
+        return NMF(n_components=size, init="nndsvd", random_state=0, max_iter=300).fit_transform(tfidf)
+
+    tables = (
+        nmf(dictionary_size("auto", documents)),
+        nmf(behaviour_count("auto", documents)),
+    )
+    yield "text, NMF", lambda seed: tables
+
+    def shuffled(seed: int) -> tuple[Codes, Codes]:
+        random = np.random.default_rng(seed)
+        codes, strength = learned(found["gram"], default, seed)
+        return random.permuted(codes, axis=0), random.permuted(strength, axis=0)
+
+    yield "random atoms", shuffled
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--score", type=Path, required=True)
+    parser.add_argument(
+        "--set", nargs=3, action="append", required=True, metavar=("NAME", "BUNDLE", "DATASET")
+    )
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--show", nargs="*", default=[], help="labels whose best AP is printed as well")
+    args = parser.parse_args()
+    rank_scores = load_scorer(args.score)
+    for name, bundle, dataset in args.set:
+        data = read_set(name, Path(bundle), Path(dataset))
+        bench = Bench(data, rank_scores)
+        print(f"\n{name}: {len(data.labels)} documents, {len(set(data.labels))} labels, {args.seeds} seeds")
+        print("| what | atoms | codes a document | behaviours |", *(f"{item} |" for item in args.show))
+        print("|---|---|---|---|" + "---|" * len(args.show))
+        for title, find in contenders(data):
+            tables = [find(seed) for seed in range(args.seeds)]
+            atoms = [bench.atoms(codes) for codes, _ in tables]
+            grouped = [bench.behaviours(strength) for _, strength in tables]
+            cells = [
+                _spread([item.one_to_one for item in atoms]),
+                f"{np.mean([item.codes_per_document for item in atoms]):.1f}",
+                _spread([item.one_to_one for item in grouped]),
+                *(
+                    f"{np.mean([max(a.best.get(label, 0), g.best.get(label, 0)) for a, g in zip(atoms, grouped, strict=True)]):.2f}"
+                    for label in args.show
+                ),
+            ]
+            print(f"| {title} | " + " | ".join(cells) + " |", flush=True)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{np.mean(values):.3f} ± {np.std(values):.3f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The torch learner: its codes are optimal, its dictionary no worse than scikit-learn's, its runs equal."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from atomscope.types.spec import Codes
+from atomscope_workers.pipeline.alternating import fista, learn
+from atomscope_workers.pipeline.minibatch import learn_minibatch
+from atomscope_workers.pipeline.span import unit_gram, unit_rows
+from tests.workers.pipeline.spans import clustered, noise_rows
+
+CLUSTERS = [0, 1, 2, 3, 4] * 12
+KINDS: list[Codes] = ["nonnegative", "signed"]
+
+
+@pytest.mark.parametrize("codes", KINDS)
+def test_codes_meet_the_conditions_of_the_lasso(codes: Codes) -> None:
+    span, alpha = unit_rows(noise_rows(40, 25)), 0.15
+    atoms = unit_rows(noise_rows(10, 25, seed=1)).rows
+    products, inner = span.products(atoms), span.inner(atoms, atoms)
+    found = fista(products, inner, torch.zeros(40, 10), alpha, codes, 3000, 1e-8)
+    pull = products - found @ inner
+    active = found.abs() > 1e-5
+    assert 0.05 < float(active.float().mean()) < 0.95, "all or nothing tests nothing"
+    torch.testing.assert_close(pull[active], alpha * found[active].sign(), atol=1e-4, rtol=0)
+    idle = pull[~active] if codes == "nonnegative" else pull[~active].abs()
+    assert float(idle.max()) <= alpha + 1e-4
+    if codes == "nonnegative":
+        assert float(found.min()) >= 0
+
+
+def test_known_atoms_are_found_again() -> None:
+    """Documents that are sums of two of eight orthogonal atoms: every atom comes back."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.linalg.qr(torch.randn(60, 8, generator=generator)).Q.T
+    chosen = torch.stack([torch.randperm(8, generator=generator)[:2] for _ in range(300)])
+    weights = torch.zeros(300, 8).scatter_(1, chosen, torch.rand(300, 2, generator=generator) + 0.2)
+    span = unit_rows(weights @ truth)
+    found = learn(span, 8, codes="nonnegative", alpha=0.02, codes_per_document=2, seed=0)
+    cosines = found.atoms @ truth.T
+    assert float(cosines.max(0).values.min()) > 0.98
+    assert found.converged
+
+
+@pytest.mark.parametrize("codes", KINDS)
+def test_rows_and_inner_products_give_one_fit(codes: Codes) -> None:
+    rows = clustered(CLUSTERS, noise=0.7)
+    by_rows = learn(unit_rows(rows), 6, codes=codes, alpha=0.1, codes_per_document=2, seed=0)
+    by_gram = learn(unit_gram(rows @ rows.T), 6, codes=codes, alpha=0.1, codes_per_document=2, seed=0)
+    assert by_gram.objective == pytest.approx(by_rows.objective, rel=1e-3)
+    torch.testing.assert_close(by_gram.codes, by_rows.codes, atol=2e-2, rtol=0)
+
+
+def test_its_objective_is_no_worse_than_that_of_scikit_learn() -> None:
+    span = unit_rows(clustered(CLUSTERS, noise=1.5))
+    ours = learn(span, 10, codes="signed", alpha=0.1, codes_per_document=2, seed=0, outer=200)
+    theirs = learn_minibatch(span, 10, alpha=0.1, seed=0)
+    assert ours.objective <= theirs.objective * 1.005
+
+
+@pytest.mark.parametrize("wanted", [1.5, 3.0, 6.0])
+def test_the_penalty_is_chosen_by_the_codes_of_a_document(wanted: float) -> None:
+    span = unit_rows(clustered([item % 20 for item in range(200)], noise=1.0))
+    found = learn(span, 40, codes="nonnegative", alpha=None, codes_per_document=wanted, seed=0)
+    assert found.codes_per_document == pytest.approx(wanted, rel=0.3)
+
+
+def test_one_seed_gives_one_result_and_another_seed_another() -> None:
+    span = unit_rows(clustered(CLUSTERS))
+    first, again, other = (
+        learn(span, 8, codes="nonnegative", alpha=0.05, codes_per_document=2, seed=seed) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first.codes, again.codes)
+    assert torch.equal(first.atoms, again.atoms)
+    assert not torch.equal(first.codes, other.codes)
+
+
+def test_copies_of_few_documents_give_no_more_atoms_than_there_are_kinds() -> None:
+    span = unit_rows(clustered([0, 1, 2] * 8, noise=0.0))
+    found = learn(span, 10, codes="nonnegative", alpha=0.05, codes_per_document=2, seed=0)
+    assert found.codes.shape == (24, 3)
+    assert torch.isfinite(found.atoms).all()
+
+
+@pytest.mark.parametrize("n_atoms", [0, 25])
+def test_an_impossible_size_is_refused(n_atoms: int) -> None:
+    with pytest.raises(ValueError, match="between 1 and 24"):
+        learn(unit_rows(noise_rows(24, 9)), n_atoms, codes="signed", alpha=0.1, codes_per_document=2, seed=0)

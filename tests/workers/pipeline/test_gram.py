@@ -1,0 +1,130 @@
+"""The Gram matrix of every whitened coordinate, its surrogates, and the sketch that takes its place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from atomscope_workers.pipeline.gram import (
+    CoordinateMoments,
+    accumulate_gram,
+    blocks,
+    can_draw_surrogates,
+    dealt_gram,
+    surrogate_gram,
+)
+from atomscope_workers.pipeline.sketch import sketch_rows
+from atomscope_workers.pipeline.span import deal
+from atomscope_workers.pipeline.vectors import combined_vectors
+from tests.workers.pipeline.spans import SHAPES, curvature_of, gradients, in_shards, whitened
+
+SIZES = [5, 5, 3]
+DIMENSION = sum(rows * columns for rows, columns in SHAPES.values())
+
+
+def test_the_gram_matrix_is_that_of_all_whitened_coordinates() -> None:
+    found = gradients(13)
+    curvature = curvature_of(found)
+    gram, _ = accumulate_gram(curvature, in_shards(found, SIZES), SIZES)
+    dense = whitened(found, curvature)
+    assert dense.shape == (13, DIMENSION)
+    torch.testing.assert_close(gram, dense @ dense.T, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("limit", [1, 1000, 2**30])
+def test_blocks_cover_every_coordinate_once_whatever_their_size(limit: int) -> None:
+    found = gradients(13)
+    seen = {name: np.zeros(shape, dtype=int) for name, shape in SHAPES.items()}
+    for block in blocks(curvature_of(found), 13, limit):
+        seen[block.module.name][block.part] += 1
+    assert all((count == 1).all() for count in seen.values())
+
+
+def test_moments_are_those_of_the_coordinates() -> None:
+    found = gradients(13)
+    curvature = curvature_of(found)
+    _, moments = accumulate_gram(curvature, in_shards(found, SIZES), SIZES)
+    dense = whitened(found, curvature).numpy()
+    means, variances = dense.mean(0), dense.var(0)
+    assert moments.mean_squares == pytest.approx(np.square(means).sum(), rel=1e-4)
+    assert moments.variances == pytest.approx(variances.sum(), rel=1e-4)
+    assert moments.squared_variances == pytest.approx(np.square(variances).sum(), rel=1e-4)
+    assert moments.mixed == pytest.approx((np.square(means) * variances).sum(), rel=1e-4)
+
+
+def test_a_drawn_surrogate_is_distributed_as_one_that_was_dealt_out() -> None:
+    """Mean and spread of the entries, over enough coordinates for the limit to hold."""
+    documents, width = 60, 40_000
+    generator = torch.Generator().manual_seed(0)
+    rows = (torch.randn(documents, width, generator=generator) + 0.3) * torch.rand(width, generator=generator)
+    moments = CoordinateMoments()
+    moments.add(rows)
+    assert can_draw_surrogates(moments, documents)
+    dealt = deal(rows, 0, "test")
+    real = (dealt @ dealt.T).double()
+    drawn = surrogate_gram(moments, documents, 0, "test").double()
+    off = ~torch.eye(documents, dtype=torch.bool)
+    spread = float(real[off].std())
+    assert float(drawn[off].mean()) == pytest.approx(float(real[off].mean()), abs=0.2 * spread)
+    assert float(drawn[off].std()) == pytest.approx(spread, rel=0.1)
+    assert float(drawn.diagonal().mean()) == pytest.approx(float(real.diagonal().mean()), rel=0.01)
+    assert float(torch.linalg.eigvalsh(drawn).min()) > 0
+
+
+def test_too_few_coordinates_are_dealt_out_for_real() -> None:
+    found = gradients(13)
+    curvature = curvature_of(found)
+    load = in_shards(found, SIZES)
+    _, moments = accumulate_gram(curvature, load, SIZES)
+    assert not can_draw_surrogates(moments, 13)
+    gram = dealt_gram(curvature, load, SIZES, 0, "test")
+    assert float(torch.linalg.eigvalsh(gram.double()).min()) > -1e-3
+    energy = whitened(found, curvature).square().sum()
+    assert float(gram.diagonal().sum()) == pytest.approx(float(energy), rel=1e-4)
+
+
+def test_the_sketch_does_not_depend_on_the_shards() -> None:
+    found = gradients(13)
+    curvature = curvature_of(found)
+    whole, energy = sketch_rows(curvature, lambda name: found[name], 13, columns=64, seed=3)
+    load = in_shards(found, SIZES)
+    parts = [
+        sketch_rows(curvature, lambda name, shard=shard: load(shard, name), size, columns=64, seed=3)[0]
+        for shard, size in enumerate(SIZES)
+    ]
+    torch.testing.assert_close(torch.cat(parts), whole, atol=1e-5, rtol=1e-5)
+    exact = whitened(found, curvature).square().sum(1)
+    torch.testing.assert_close(energy, exact, atol=1e-2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("columns", [256, 4096])
+def test_the_sketch_keeps_cosines_within_its_stated_error(columns: int) -> None:
+    """The root mean square error of a cosine is about one over the square root of the columns."""
+    found = gradients(40)
+    curvature = curvature_of(found)
+    dense = whitened(found, curvature)
+    dense = dense / dense.norm(dim=1, keepdim=True)
+    errors: list[float] = []
+    for seed in range(8):
+        rows, _ = sketch_rows(curvature, lambda name: found[name], 40, columns=columns, seed=seed)
+        unit = rows.double() / rows.double().norm(dim=1, keepdim=True)
+        off = ~torch.eye(40, dtype=torch.bool)
+        errors.append(float((unit @ unit.T - dense @ dense.T)[off].square().mean().sqrt()))
+    assert np.mean(errors) < 1.3 / columns**0.5
+
+
+@pytest.mark.parametrize(("power", "exponent"), [("+1/2", 0.5), ("0", 0.0), ("-1/2", -0.5)])
+def test_a_vector_of_document_weights_is_the_sum_taken_back(power: str, exponent: float) -> None:
+    found = gradients(13)
+    curvature = curvature_of(found)
+    weights = torch.randn(2, 13, generator=torch.Generator().manual_seed(4))
+    vectors = combined_vectors(weights, curvature, in_shards(found, SIZES), SIZES, power)  # type: ignore[arg-type]
+    for module in curvature:
+        q_s, q_a = module.rotation.outputs.vectors.double(), module.rotation.inputs.vectors.double()
+        scale = module.lambdas + module.damping
+        rotated = q_s.T @ found[module.name].double() @ q_a
+        core = torch.einsum("kn,nij->kij", weights.double(), rotated / scale.sqrt()) * scale**exponent
+        expected = -(q_s @ core @ q_a.T)
+        for row in range(2):
+            np.testing.assert_allclose(vectors[row][module.name], expected[row].numpy(), atol=2e-4)

@@ -1,0 +1,181 @@
+"""Sparse dictionary learning by full-batch alternating minimisation, in torch, on CPU or CUDA.
+
+min over D and C of 1/2 |x - c D|^2 + alpha |c|_1 (eq. 2), atoms of unit norm, codes of either sign or none
+below zero. Codes by FISTA (Beck and Teboulle 2009) warm-started from those before; atoms by one pass of
+exact block coordinate descent (Mairal et al. 2010, algorithm 2); an atom that nobody uses is begun anew at
+the document that is explained worst.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from atomscope.types.spec import Codes
+from atomscope_workers.pipeline.fit import ACTIVE, Fit
+from atomscope_workers.pipeline.seeds import seeded
+from atomscope_workers.pipeline.span import Span
+
+OUTER = 60
+"""Most rounds of codes and atoms."""
+INNER = 12
+"""FISTA steps a round."""
+FINAL = 400
+"""Most FISTA steps for the codes of the finished dictionary."""
+TOLERANCE = 1e-4
+"""Relative fall of the objective over a round below which the fit has converged."""
+TUNED_ROUNDS = 25
+"""Rounds in which `alpha` is moved towards the codes a document that are wanted; it is fixed afterwards."""
+
+COPY = 1e-6
+"""One minus the squared cosine below which two documents are copies of each other."""
+
+
+def learn(
+    span: Span,
+    n_atoms: int,
+    *,
+    codes: Codes,
+    alpha: float | None,
+    codes_per_document: float,
+    seed: int,
+    outer: int = OUTER,
+) -> Fit:
+    """Fit K atoms to the documents of `span`, or as many as there are documents that are no copies.
+
+    One seed on one kind of device gives one result.
+
+    With `alpha` None the penalty is moved in the first rounds until a document has `codes_per_document` codes
+    on average. Raises `ValueError` when K is not between 1 and N.
+    """
+    n = span.documents
+    if not 1 <= n_atoms <= n:
+        raise ValueError(f"between 1 and {n} atoms can be fitted to {n} documents, not {n_atoms}")
+    atoms = span.combine(_first_atoms(span, n_atoms, seed))
+    n_atoms = len(atoms)
+    norms = torch.ones(n, dtype=atoms.dtype, device=atoms.device)
+    penalty = alpha if alpha is not None else 0.1
+    found = torch.zeros(n, n_atoms, dtype=atoms.dtype, device=atoms.device)
+    before, rounds, reseeded, converged = float("inf"), 0, 0, False
+    tuned = TUNED_ROUNDS if alpha is None else 0
+    for rounds in range(1, outer + 1):
+        products, inner = span.products(atoms), span.inner(atoms, atoms)
+        found = fista(products, inner, found, penalty, codes, INNER)
+        if rounds <= tuned:
+            used = float((found.abs() > ACTIVE).sum()) / n
+            penalty *= min(2.0, max(0.5, (max(used, 0.05) / codes_per_document) ** 0.5))
+        atoms, fresh = _update(span, atoms, found)
+        if fresh:
+            reseeded += _reseed(span, atoms, found, norms, fresh)
+        value = _objective(norms, span.products(atoms), span.inner(atoms, atoms), found, penalty)
+        if rounds > tuned and before - value < TOLERANCE * abs(value) and not fresh:
+            converged = True
+            break
+        before = value
+    products, inner = span.products(atoms), span.inner(atoms, atoms)
+    found = fista(products, inner, found, penalty, codes, FINAL, tolerance=1e-6)
+    value = _objective(norms, products, inner, found, penalty)
+    return Fit(atoms, found, penalty, value, rounds, converged, reseeded, pieces=n_atoms)
+
+
+def fista(
+    products: torch.Tensor,
+    inner: torch.Tensor,
+    start: torch.Tensor,
+    alpha: float,
+    codes: Codes,
+    steps: int,
+    tolerance: float = 0.0,
+) -> torch.Tensor:
+    """Codes (N, K) of the lasso with `products` X D^T (N, K) and `inner` D D^T (K, K), from `start`.
+
+    Restarted where the objective would rise (O'Donoghue and Candes 2015); ends early when no code moves by
+    more than `tolerance`.
+    """
+    lipschitz = _largest_eigenvalue(inner)
+    x, y, t = start, start, 1.0
+    for _ in range(steps):
+        moved = y - (y @ inner - products) / lipschitz
+        if codes == "nonnegative":
+            following = (moved - alpha / lipschitz).clamp_min_(0)
+        else:
+            following = moved.sign() * (moved.abs() - alpha / lipschitz).clamp_min_(0)
+        step = following - x
+        if float(((y - following) * step).sum()) > 0:
+            t = 1.0  # momentum points uphill
+        t_next = (1 + (1 + 4 * t * t) ** 0.5) / 2
+        y = following + ((t - 1) / t_next) * step
+        x, t = following, t_next
+        if tolerance and float(step.abs().max()) < tolerance:
+            break
+    return x
+
+
+def _largest_eigenvalue(matrix: torch.Tensor, steps: int = 30, margin: float = 1.05) -> float:
+    """Of a positive semi-definite matrix (K, K), by power iteration from a fixed vector, a little above."""
+    vector = torch.ones(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    value = 1.0
+    for _ in range(steps):
+        vector = matrix @ vector
+        value = max(float(torch.linalg.vector_norm(vector)), 1e-12)
+        vector = vector / value
+    return margin * value
+
+
+def _first_atoms(span: Span, n_atoms: int, seed: int) -> torch.Tensor:
+    """Weights (K, N) of K documents, chosen as k-means++ chooses: by how far they are from those before.
+
+    Fewer where no document is left that is not a copy of one chosen.
+    """
+    generator = seeded(seed, "first atoms")
+    weights = torch.zeros(n_atoms, span.documents)
+    far = torch.ones(span.documents, dtype=torch.float64)
+    for item in range(n_atoms):
+        if float(far.max()) < COPY:
+            return weights[:item]
+        weights[item, int(torch.multinomial(far, 1, generator=generator))] = 1.0
+        product = span.products(span.combine(weights[item : item + 1]))[:, 0]
+        far = torch.minimum(far, (1 - product.double().cpu().square()).clamp_min(0))
+    return weights
+
+
+def _update(span: Span, atoms: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+    """One pass of block coordinate descent over the atoms; those that nobody uses are returned by index."""
+    gathered = codes.T @ codes
+    targets = span.combine(codes.T.contiguous())
+    usage = gathered.diagonal()
+    unused: list[int] = []
+    floor = 1e-8 * max(float(usage.max()), 1e-30)
+    for item in range(len(atoms)):
+        weight = float(usage[item])
+        if weight <= floor:
+            unused.append(item)
+            continue
+        vector = atoms[item] + (targets[item] - gathered[item] @ atoms) / weight
+        norm = float(span.inner(vector[None], vector[None])) ** 0.5
+        if norm <= 1e-12:
+            unused.append(item)
+            continue
+        atoms[item] = vector / norm
+    return atoms, unused
+
+
+def _reseed(
+    span: Span, atoms: torch.Tensor, codes: torch.Tensor, norms: torch.Tensor, unused: list[int]
+) -> int:
+    """Begin unused atoms at the documents explained worst, each at another."""
+    products, inner = span.products(atoms), span.inner(atoms, atoms)
+    residual = norms - 2 * (codes * products).sum(1) + ((codes @ inner) * codes).sum(1)
+    worst = torch.argsort(residual, descending=True, stable=True)[: len(unused)].tolist()
+    for item, document in zip(unused, worst, strict=True):
+        weights = torch.zeros(1, span.documents, dtype=atoms.dtype, device=atoms.device)
+        weights[0, document] = 1.0
+        atoms[item] = span.combine(weights)[0]
+        codes[:, item] = 0
+    return len(unused)
+
+
+def _objective(
+    norms: torch.Tensor, products: torch.Tensor, inner: torch.Tensor, codes: torch.Tensor, alpha: float
+) -> float:
+    fit = norms - 2 * (codes * products).sum(1) + ((codes @ inner) * codes).sum(1)
+    return float((0.5 * fit + alpha * codes.abs().sum(1)).double().mean())

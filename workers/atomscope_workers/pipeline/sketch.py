@@ -1,0 +1,53 @@
+"""A seeded sketch of the whitened gradients: every coordinate, in a fixed number of columns.
+
+A count sketch (Charikar et al. 2002; Pham and Pagh 2013): each coordinate is added to one column, with a
+random sign. Inner products are kept in expectation, with an error that falls as one over the square root of
+the columns. The same seed gives the same sketch for every shard, so shards can be done anywhere and put
+together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from atomscope_workers.pipeline.curvature import ModuleCurvature
+from atomscope_workers.pipeline.gram import blocks
+from atomscope_workers.pipeline.seeds import seeded
+
+
+def sketch_rows(
+    curvature: Sequence[ModuleCurvature],
+    load: Callable[[str], torch.Tensor],
+    documents: int,
+    *,
+    columns: int,
+    seed: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sketched rows (n, columns) float32 of one shard, and the exact squared norms (n,) float64 of its rows.
+
+    `load(name)` gives the float32 gradients (n, d_out, d_in) of a module on the device that does the work.
+    """
+    rows = torch.zeros(documents, columns)
+    energy = torch.zeros(documents, dtype=torch.float64)
+    for module in curvature:
+        if not module.has_energy:
+            continue
+        gradients = load(module.name)
+        places, signs = _hashes(module, columns, seed)
+        rows = rows.to(gradients.device)
+        for block in blocks([module], documents):
+            whitened = block.whiten(gradients)
+            target = places[block.part].flatten().to(gradients.device)
+            rows.index_add_(1, target, whitened * signs[block.part].flatten().to(gradients.device))
+            energy += whitened.double().square().sum(1).cpu()
+    return rows.cpu(), energy
+
+
+def _hashes(module: ModuleCurvature, columns: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Column int64 and sign float32 of every coordinate of a module, (d_out, d_in) each."""
+    generator = seeded(seed, f"sketch/{module.name}")
+    shape = module.rotation.shape
+    places = torch.randint(0, columns, shape, generator=generator)
+    return places, torch.randint(0, 2, shape, generator=generator).float() * 2 - 1

@@ -1,0 +1,191 @@
+"""The span of the documents: atoms and residuals as vectors whose inner products can be taken.
+
+Everything that a dictionary learner does to its atoms is linear in the documents: an atom is a weighted sum
+of rows, and of it only inner products with rows and with other atoms are ever needed. So the learner sees a
+`Span`, and does not know whether rows are held as coordinates or known by their inner products alone.
+
+A vector of the span is stored as one row of a tensor of `width` columns:
+
+- `RowSpan`: its coordinates; `width` is the number of coordinates p.
+- `GramSpan`: its document weights w (N) and, beside them, G w (N), so that no product with the N x N matrix
+  is needed to take its norm; `width` is 2 N.
+
+Rows are of unit norm: a document counts by the direction of its whitened gradient, not by its length (3.3).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from atomscope_workers.pipeline.seeds import seeded
+
+_EIGENVALUE_FLOOR = 1e-6
+"""Share of the largest eigenvalue below which a direction of a Gram matrix is rounding."""
+
+
+class Span(Protocol):
+    """Vectors in the span of N documents of unit norm; tensors are float32 and on one device."""
+
+    @property
+    def documents(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Columns in which a vector is stored."""
+        ...
+
+    def combine(self, weights: torch.Tensor) -> torch.Tensor:
+        """The vectors sum_i weights[k, i] x_i, from (K, N) to (K, width)."""
+        ...
+
+    def products(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Inner products of every document with vectors (K, width): (N, K)."""
+        ...
+
+    def inner(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """Inner products of vectors (K, width) and (L, width): (K, L)."""
+        ...
+
+    def cosines(self, positions: torch.Tensor) -> torch.Tensor:
+        """Inner products (n, n) of some documents."""
+        ...
+
+    def coordinates(self) -> torch.Tensor:
+        """The documents in coordinates of their own, (N, any), with the same inner products."""
+        ...
+
+    def from_coordinates(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Vectors (K, width) from `coordinates`' columns (K, any)."""
+        ...
+
+
+class RowSpan:
+    """Documents by their coordinates, (N, p)."""
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        self.rows = rows
+
+    @property
+    def documents(self) -> int:
+        return self.rows.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.rows.shape[1]
+
+    def combine(self, weights: torch.Tensor) -> torch.Tensor:
+        return weights @ self.rows
+
+    def products(self, vectors: torch.Tensor) -> torch.Tensor:
+        return self.rows @ vectors.T
+
+    def inner(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return left @ right.T
+
+    def cosines(self, positions: torch.Tensor) -> torch.Tensor:
+        return self.rows[positions] @ self.rows[positions].T
+
+    def coordinates(self) -> torch.Tensor:
+        return self.rows
+
+    def from_coordinates(self, vectors: torch.Tensor) -> torch.Tensor:
+        return vectors
+
+
+class GramSpan:
+    """Documents by their inner products alone, a symmetric (N, N) matrix."""
+
+    def __init__(self, gram: torch.Tensor) -> None:
+        self.gram = gram
+        self._eigen: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    @property
+    def documents(self) -> int:
+        return self.gram.shape[0]
+
+    @property
+    def width(self) -> int:
+        return 2 * self.gram.shape[0]
+
+    def combine(self, weights: torch.Tensor) -> torch.Tensor:
+        return torch.cat([weights, weights @ self.gram], dim=1)
+
+    def products(self, vectors: torch.Tensor) -> torch.Tensor:
+        return vectors[:, self.documents :].T
+
+    def inner(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return left[:, : self.documents] @ right[:, self.documents :].T
+
+    def cosines(self, positions: torch.Tensor) -> torch.Tensor:
+        return self.gram[positions][:, positions]
+
+    def coordinates(self) -> torch.Tensor:
+        values, vectors = self._decomposed()
+        return vectors * values.sqrt()
+
+    def from_coordinates(self, vectors: torch.Tensor) -> torch.Tensor:
+        values, basis = self._decomposed()
+        return self.combine((vectors * values.rsqrt()) @ basis.T)
+
+    def _decomposed(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Eigenvalues (r) above rounding and eigenvectors (N, r)."""
+        if self._eigen is None:
+            values, vectors = torch.linalg.eigh(self.gram.double())
+            kept = values > _EIGENVALUE_FLOOR * values.max().clamp_min(1e-30)
+            self._eigen = values[kept].float(), vectors[:, kept].float()
+        return self._eigen
+
+
+def unit_rows(rows: torch.Tensor) -> RowSpan:
+    """Documents by rows (N, p), none of them zero, scaled to unit norm."""
+    return RowSpan(rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64).float())
+
+
+def unit_gram(gram: torch.Tensor) -> GramSpan:
+    """Documents by their inner products (N, N), none of them zero, scaled to unit norm."""
+    scale = gram.diagonal().double().rsqrt()
+    scaled = (gram.double() * scale[:, None] * scale).float()
+    scaled.fill_diagonal_(1.0)
+    return GramSpan(scaled)
+
+
+def deal(rows: torch.Tensor, seed: int, purpose: str) -> torch.Tensor:
+    """Surrogate rows: `rows` (n, p) with every column's values permuted among the rows, each by itself.
+
+    It keeps each coordinate's distribution and leaves nothing that two documents share. Column c gives row
+    i the value of row (a_c i + b_c) mod P, walked on until it is below n, with P the first prime not below
+    n and a_c, b_c drawn for `purpose`: over the columns, any two rows come from two as good as drawn at
+    random.
+    """
+    n, columns = rows.shape
+    prime = _prime(n)
+    generator = seeded(seed, purpose)
+    factor = torch.randint(1, max(prime, 2), (columns,), generator=generator)
+    offset = torch.randint(0, prime, (columns,), generator=generator)
+    places = (torch.arange(n)[:, None] * factor + offset) % prime
+    while bool((beyond := places >= n).any()):
+        places = torch.where(beyond, (places * factor + offset) % prime, places)
+    return rows.gather(0, places.to(rows.device))
+
+
+def _prime(least: int) -> int:
+    """The first prime that is not below `least`."""
+    candidate = max(2, least)
+    while any(candidate % divisor == 0 for divisor in range(2, int(candidate**0.5) + 1)):
+        candidate += 1
+    return candidate
+
+
+def weights_of_codes(codes: torch.Tensor, span: Span) -> torch.Tensor:
+    """Document weights (K, N) float32 of the unit atoms that fit codes (N, K) best, by ridge regression."""
+    codes = codes.double()
+    gathered = codes.T @ codes
+    ridge = 1e-6 * float(gathered.diagonal().mean()) + 1e-30
+    weights = torch.linalg.solve(gathered + ridge * torch.eye(len(gathered), dtype=torch.float64), codes.T)
+    vectors = span.combine(weights.float())
+    norms = torch.stack([span.inner(vector[None], vector[None])[0, 0] for vector in vectors])
+    return (weights / norms.double().clamp_min(1e-30).sqrt()[:, None]).float()

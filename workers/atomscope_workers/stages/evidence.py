@@ -1,0 +1,267 @@
+"""How far to trust what was found: the fit under other seeds, on surrogates and on the text alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from atomscope.bundle import layout, read_coefficients
+from atomscope.types.atoms import Evidence
+from atomscope_workers.datasets.documents import TokenizedDocument, load_tokens
+from atomscope_workers.models.load import adapter_disabled
+from atomscope_workers.pipeline.atoms import memberships
+from atomscope_workers.pipeline.batches import collate
+from atomscope_workers.pipeline.behaviours import CUT, behaviour_count, strengths
+from atomscope_workers.pipeline.dictionary import dictionary_size, fit, resolve_signs
+from atomscope_workers.pipeline.evidence import (
+    benjamini_hochberg,
+    column_cosines,
+    first_documents,
+    p_values,
+    stability,
+    tightness,
+)
+from atomscope_workers.pipeline.gradients import document_losses
+from atomscope_workers.pipeline.merging import Grouping, group_atoms, mean_document_cosines
+from atomscope_workers.pipeline.plan import micro_batches
+from atomscope_workers.pipeline.span import Span
+from atomscope_workers.pipeline.text import text_span
+from atomscope_workers.stages.arrays import Losses, load_losses, save_losses
+from atomscope_workers.stages.context import StageContext, UnitResult
+from atomscope_workers.stages.determinism import deterministic
+from atomscope_workers.stages.dictionary import read_dictionary
+from atomscope_workers.stages.inputs import lora_model, read_plan, read_rows
+from atomscope_workers.stages.space import SpannedDocuments, spanned_documents, surrogate_spans
+
+FOUND = "work/evidence.json"
+MORE_LOSSES = "work/losses/more.safetensors"
+"""Losses under the base of documents that the extraction's sample left out."""
+
+LOSS_DOCUMENTS = 8
+"""First documents of each atom and behaviour whose loss is compared."""
+
+
+class GroupFound(msgspec.Struct, kw_only=True, frozen=True):
+    """A behaviour: atom indices, strongest first, and its evidence."""
+
+    atoms: list[int]
+    evidence: Evidence
+
+
+class Found(msgspec.Struct, kw_only=True, frozen=True):
+    """What `work/evidence.json` holds."""
+
+    atoms: dict[int, Evidence]
+    """By atom index; atoms that too few documents use are not in it."""
+    behaviours: list[GroupFound]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One fit with its atoms grouped; only atoms that enough documents use are kept."""
+
+    kept: NDArray[np.int64]
+    """(A,): indices of the kept atoms in the dictionary."""
+    codes: NDArray[np.float64]
+    """(n, A)."""
+    grouping: Grouping
+    strengths: NDArray[np.float64]
+    """(n, behaviours)."""
+
+
+def run(ctx: StageContext) -> UnitResult:
+    """Write `work/evidence.json`, and `work/losses/more.safetensors`."""
+    config = ctx.spec.config
+    spanned = spanned_documents(ctx)
+    span = spanned.span
+    steps, done = config.fits + config.surrogates, 0
+
+    def step() -> None:
+        nonlocal done
+        ctx.checkpoint()
+        ctx.progress(done, steps, "fits")
+        done += 1
+
+    step()
+    own = _grouped(ctx, span, stored_codes(ctx, spanned))
+    others: list[Fitted] = []
+    for number in range(1, config.fits):
+        step()
+        others.append(_fitted(ctx, span, config.seed + number))
+    null: list[tuple[Span, Fitted]] = []
+    for surrogate in surrogate_spans(ctx, spanned):
+        step()
+        null.append((surrogate, _fitted(ctx, surrogate, config.seed)))
+    step()
+    text = _text_fit(ctx, spanned)
+    first = [first_documents(table, LOSS_DOCUMENTS) for table in (own.codes, own.strengths)]
+    drops = _loss_drops(ctx, spanned, [*first[0], *first[1]])
+    atoms = _evidence(
+        ctx,
+        span,
+        own.codes,
+        [other.codes for other in others],
+        [(surrogate, fitted.codes) for surrogate, fitted in null],
+        text.codes if text is not None else None,
+        drops[: len(first[0])],
+    )
+    behaviours = _evidence(
+        ctx,
+        span,
+        own.strengths,
+        [other.strengths for other in others],
+        [(surrogate, fitted.strengths) for surrogate, fitted in null],
+        text.strengths if text is not None else None,
+        drops[len(first[0]) :],
+    )
+    found = Found(
+        atoms={int(index): item for index, item in zip(own.kept, atoms, strict=True)},
+        behaviours=[
+            GroupFound(atoms=_by_weight(own, members), evidence=item)
+            for members, item in zip(own.grouping.groups, behaviours, strict=True)
+        ],
+    )
+    ctx.write_bytes(FOUND, msgspec.json.encode(found))
+    ctx.progress(steps, steps, "fits")
+    return UnitResult()
+
+
+def stored_codes(ctx: StageContext, spanned: SpannedDocuments) -> NDArray[np.float64]:
+    """Codes (n, K) of the span's documents, from the coefficients."""
+    stored = read_coefficients(ctx.read(layout.COEFFICIENTS))
+    codes = np.zeros((len(spanned.documents), len(read_dictionary(ctx)["signs"])))
+    codes[np.searchsorted(spanned.documents, stored.document), stored.atom] = stored.value
+    return codes[spanned.used]
+
+
+def _fitted(ctx: StageContext, span: Span, seed: int) -> Fitted:
+    """The whole fit once more: dictionary, signs, groups."""
+    config = ctx.spec.config
+    size = dictionary_size(config.n_atoms, span.documents)
+    if not size:
+        return _grouped(ctx, span, np.zeros((0, 0)))
+    return _grouped(ctx, span, resolve_signs(fit(span, size, config, seed), config.solver).codes)
+
+
+def _grouped(ctx: StageContext, span: Span, codes: NDArray[np.float64]) -> Fitted:
+    config = ctx.spec.config
+    kept = np.array([member.index for member in memberships(codes, config.min_active)], dtype=np.int64)
+    codes = codes[:, kept]
+    cosines = mean_document_cosines(span, torch.from_numpy(codes.clip(min=0)).float())
+    most = behaviour_count(config.behaviours, len(codes))
+    grouping = group_atoms(cosines, codes.clip(min=0).sum(0), cut=CUT, most=most)
+    return Fitted(kept, codes, grouping, strengths(codes, grouping.groups))
+
+
+def _text_fit(ctx: StageContext, spanned: SpannedDocuments) -> Fitted | None:
+    """The same learner on the words of the documents; its rows are those of the span. None without words."""
+    config = ctx.spec.config
+    rows = read_rows(ctx)
+    physical = spanned.documents[spanned.used].tolist()
+    texts = ["\n".join(turn["content"] for turn in rows[item].messages) for item in physical]
+    found = text_span(
+        texts, exact_documents=config.exact_documents, columns=config.sketch_columns, seed=config.seed
+    )
+    if found is None:
+        return None
+    span, used = found
+    fitted = _fitted(ctx, span, config.seed)
+
+    def spread(table: NDArray[np.float64]) -> NDArray[np.float64]:
+        whole = np.zeros((len(texts), table.shape[1]))
+        whole[used] = table
+        return whole
+
+    return replace(fitted, codes=spread(fitted.codes), strengths=spread(fitted.strengths))
+
+
+def _evidence(
+    ctx: StageContext,
+    span: Span,
+    table: NDArray[np.float64],
+    others: Sequence[NDArray[np.float64]],
+    null: Sequence[tuple[Span, NDArray[np.float64]]],
+    text: NDArray[np.float64] | None,
+    drops: Sequence[tuple[float | None, int]],
+) -> list[Evidence]:
+    """Evidence of every column of a table (n, any) of codes or strengths; `null` holds the surrogates'."""
+    most = ctx.spec.config.top_documents
+    sets = first_documents(table, most)
+    tight = [tightness(span, members) for members in sets]
+    null_sets = [(other_span, item) for other_span, other in null for item in first_documents(other, most)]
+    null_tight = [tightness(other_span, members) for other_span, members in null_sets]
+    null_sizes = [len(members) for _, members in null_sets]
+    p = p_values(tight, [len(members) for members in sets], null_tight, null_sizes)
+    centre = float(np.median(null_tight)) if null_tight else None
+    q = benjamini_hochberg(p)
+    positive = table.clip(min=0)
+    stable = stability([column_cosines(positive, other.clip(min=0)) for other in others]) if others else None
+    told = column_cosines(positive, text.clip(min=0)).max(1, initial=0.0) if text is not None else None
+    return [
+        Evidence(
+            tightness=tight[item],
+            null_tightness=centre,
+            p_value=p[item],
+            q_value=q[item],
+            stability=float(stable[item]) if stable is not None else None,
+            text_agreement=float(told[item]) if told is not None else None,
+            loss_drop=drops[item][0],
+            n_loss_documents=drops[item][1],
+        )
+        for item in range(table.shape[1])
+    ]
+
+
+def _by_weight(own: Fitted, members: NDArray[np.int64]) -> list[int]:
+    """Dictionary indices of some kept atoms, by falling total code."""
+    totals = own.codes[:, members].clip(min=0).sum(0)
+    return [int(own.kept[members[place]]) for place in np.argsort(-totals, kind="stable")]
+
+
+def _loss_drops(
+    ctx: StageContext, spanned: SpannedDocuments, sets: Sequence[NDArray[np.int64]]
+) -> list[tuple[float | None, int]]:
+    """Nats a target token that the adapter takes off the loss of each set, and over how many documents.
+
+    What the extraction's sample did not measure under the base is measured now, by a forward pass.
+    """
+    losses = load_losses([ctx.read(layout.shard_losses(index)) for index in range(ctx.shards)])
+    base = losses.base_loss.copy()
+    wanted = np.unique(np.concatenate([*(spanned.used[members] for members in sets), np.zeros(0, np.int64)]))
+    missing = [int(place) for place in wanted if np.isnan(base[int(place)])]
+    tokens = load_tokens(ctx.read(layout.TOKENS))
+    documents = spanned.documents
+    if missing:
+        base[missing] = _base_losses(ctx, [tokens[int(documents[place])] for place in missing])
+    more = np.array(missing, dtype=np.int64)
+    scratch = ctx.scratch / "more.safetensors"
+    save_losses(Losses(documents[more], losses.loss[more], base[more], losses.gradient_norm[more]), scratch)
+    ctx.write(MORE_LOSSES, scratch)
+    targets = np.array([int(tokens[int(document)].target_mask.sum()) for document in documents])
+    found: list[tuple[float | None, int]] = []
+    for members in sets:
+        places = spanned.used[members]
+        count = int(targets[places].sum())
+        drop = float((base[places] - losses.loss[places]).sum()) / count if count else None
+        found.append((drop, len(places)))
+    return found
+
+
+def _base_losses(ctx: StageContext, documents: Sequence[TokenizedDocument]) -> list[float]:
+    """Summed cross-entropy of each document's targets with the adapter off, in the order given."""
+    plan = read_plan(ctx)
+    lora = lora_model(ctx, plan)
+    lengths = {place: len(item.input_ids) for place, item in enumerate(documents)}
+    found = [0.0] * len(documents)
+    with deterministic(lora.device), adapter_disabled(lora):
+        for batch in micro_batches(list(lengths), lengths, plan.token_budget):
+            ctx.checkpoint()
+            losses = document_losses(lora, collate([documents[place] for place in batch], lora.device))
+            for place, loss in zip(batch, losses.tolist(), strict=True):
+                found[place] = loss
+    return found

@@ -1,0 +1,88 @@
+"""The space in which documents are compared, and its documents as a span.
+
+- `gram`: `ekfac-full` with every inner product kept, up to `exact_documents` documents.
+- `sketch`: `ekfac-full` past that, in seeded columns.
+- `components`: `ekfac` and `kfac`, in the components kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from atomscope.bundle import layout
+from atomscope.types.spec import AuditConfig
+from atomscope_workers.pipeline.gram import surrogate_gram
+from atomscope_workers.pipeline.span import Span, deal, unit_gram, unit_rows
+from atomscope_workers.stages.arrays import load_gram, load_moments, load_projected, load_surrogates
+from atomscope_workers.stages.context import StageContext
+from atomscope_workers.stages.inputs import read_plan
+
+Space = Literal["gram", "sketch", "components"]
+
+
+def space_of(config: AuditConfig, documents: int) -> Space:
+    """Which space an audit of so many documents works in."""
+    if config.preconditioner != "ekfac-full":
+        return "components"
+    return "gram" if documents <= config.exact_documents else "sketch"
+
+
+@dataclass(frozen=True)
+class SpannedDocuments:
+    """The documents of an audit in their space, but for those without a gradient, which have no direction."""
+
+    space: Space
+    documents: NDArray[np.int64]
+    """(N,): physical rows, in the order of the shards."""
+    used: NDArray[np.int64]
+    """(n,): positions among them of the documents of `span`."""
+    span: Span
+    energy_kept: NDArray[np.float64]
+    """(N,): squared whitened norm over the coordinates that are kept."""
+    energy_total: NDArray[np.float64]
+    """(N,): the same over every coordinate."""
+
+
+def spanned_documents(ctx: StageContext) -> SpannedDocuments:
+    """The documents' span, on the CPU."""
+    space = space_of(ctx.spec.config, read_plan(ctx).n_documents)
+    if space == "gram":
+        documents, gram = load_gram(ctx.read(layout.GRAM))
+        norms = gram.diagonal().double().numpy()
+        used = np.flatnonzero(norms > 0)
+        positions = torch.from_numpy(used)
+        return SpannedDocuments(
+            space, documents, used, unit_gram(gram[positions][:, positions]), norms, norms
+        )
+    documents, projected = load_projected([ctx.read(layout.projected_shard(i)) for i in range(ctx.shards)])
+    norms = np.linalg.norm(projected.rows.astype(np.float64), axis=1)
+    if not np.isfinite(norms).all():
+        raise ValueError(f"{int((~np.isfinite(norms)).sum())} whitened rows are not finite")
+    used = np.flatnonzero(norms > 0)
+    rows = torch.from_numpy(projected.rows[used])
+    return SpannedDocuments(
+        space, documents, used, unit_rows(rows), projected.energy_kept, projected.energy_total
+    )
+
+
+def surrogate_spans(ctx: StageContext, spanned: SpannedDocuments) -> Iterator[Span]:
+    """The same documents with every whitened coordinate dealt out anew, `surrogates` times."""
+    config = ctx.spec.config
+    stored = spanned.space == "gram" and layout.SURROGATES in ctx.outputs()
+    for number in range(config.surrogates):
+        purpose = f"surrogate/{number}"
+        if stored:
+            positions = torch.from_numpy(spanned.used)
+            gram = load_surrogates(ctx.read(layout.SURROGATES))[number]
+            yield unit_gram(gram[positions][:, positions])
+        elif spanned.space == "gram":
+            moments = load_moments(ctx.read(layout.GRAM))
+            yield unit_gram(surrogate_gram(moments, len(spanned.used), config.seed, purpose))
+        else:
+            yield unit_rows(deal(spanned.span.coordinates(), config.seed, purpose))
