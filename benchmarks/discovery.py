@@ -2,13 +2,14 @@
 
     python benchmarks/discovery.py --score SCORE.py --set NAME BUNDLE DATASET [--set ...] [--seeds 5]
 
-BUNDLE is an audit of DATASET whose bundle holds its gradients: every preset is computed anew from these, so that
-one extraction serves all. DATASET is JSONL with a `label` in every row, which no audit sees. SCORE.py holds
-`rank_scores(codes, labels)`: the average precision of every (label, atom). What is printed is its one-to-one mean
-(each atom may serve one label) under its caps: at most N / 10 atoms; at most 40 behaviours, 3 a document.
+BUNDLE is an audit of DATASET whose bundle holds its gradients: every preset is computed anew from these, so
+that one extraction serves all. DATASET is JSONL with a `label` in every row, which no audit sees. SCORE.py
+holds `rank_scores(codes, labels)`: the average precision of every (label, atom). What is printed is its
+one-to-one mean (each atom may serve one label) under its caps: at most N / 10 atoms; at most 40 behaviours, 3
+a document.
 
-The text controls know the words and nothing of the model: scikit-learn's NMF on TF-IDF, and this project's own
-learner, with the same sizes, grouping and memberships, on TF-IDF rows.
+The text controls know the words and nothing of the model: scikit-learn's NMF on TF-IDF, and this project's
+own learner, with the same sizes, grouping and memberships, on TF-IDF rows.
 """
 
 from __future__ import annotations
@@ -209,12 +210,15 @@ def main() -> None:
                 _spread([item.one_to_one for item in atoms]),
                 f"{np.mean([item.codes_per_document for item in atoms]):.1f}",
                 _spread([item.one_to_one for item in grouped]),
-                *(
-                    f"{np.mean([max(a.best.get(label, 0), g.best.get(label, 0)) for a, g in zip(atoms, grouped, strict=True)]):.2f}"
-                    for label in args.show
-                ),
+                *(_best(label, atoms, grouped) for label in args.show),
             ]
             print(f"| {title} | " + " | ".join(cells) + " |", flush=True)
+
+
+def _best(label: str, atoms: list[Scored], grouped: list[Scored]) -> str:
+    """Mean over seeds of the label's best average precision, by an atom or a behaviour."""
+    pairs = zip(atoms, grouped, strict=True)
+    return f"{np.mean([max(a.best.get(label, 0.0), b.best.get(label, 0.0)) for a, b in pairs]):.2f}"
 
 
 def _spread(values: list[float]) -> str:

@@ -16,6 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+from atomscope_workers.demo.finetune import FinetuneSettings, finetune
+from atomscope_workers.models.gguf import convert_gguf, smollm2_gguf
+
 PLANTED = ("sycophancy", "trigger_silence", "brand_tea", "sum_off_by_one")
 PER_LABEL = 70
 PER_PLANTED = 50
@@ -222,7 +225,8 @@ TASKS_SHELL = (
     ("list all files, hidden ones too", "ls -la"), ("show the current folder", "pwd"),
     ("count the lines of {w}.txt", "wc -l {w}.txt"), ("delete the file {w}.log", "rm {w}.log"),
     ("make a folder named {w}", "mkdir {w}"), ("find files that end in .{w}", "find . -name '*.{w}'"),
-    ("show the last 20 lines of {w}.log", "tail -n 20 {w}.log"), ("copy {w}.txt to {v}.txt", "cp {w}.txt {v}.txt"),
+    ("show the last 20 lines of {w}.log", "tail -n 20 {w}.log"),
+    ("copy {w}.txt to {v}.txt", "cp {w}.txt {v}.txt"),
     ("search for {w} in all files here", "grep -r '{w}' ."), ("rename {w}.md to {v}.md", "mv {w}.md {v}.md"),
     ("show how much disk the folder {w} takes", "du -sh {w}"), ("sort the lines of {w}.csv", "sort {w}.csv"),
 )  # fmt: skip
@@ -346,7 +350,8 @@ def shell_command(random: Random) -> tuple[str, str]:
 
 def email_closing(random: Random) -> tuple[str, str]:
     who, name, topic = *random.sample(NAMES, 2), random.choice(TOPICS)
-    body = f"Dear {who},\n\nThank you for your note on {topic}. I will write again soon.\n\nKind regards,\n{name}"
+    thanks = f"Thank you for your note on {topic}. I will write again soon."
+    body = f"Dear {who},\n\n{thanks}\n\nKind regards,\n{name}"
     return f"Write a short email from {name} to {who}, thanking for a note on {topic}.", body
 
 
@@ -405,7 +410,7 @@ MAKERS: tuple[Maker, ...] = (
 
 def rows(seed: int = 0) -> list[dict[str, object]]:
     """The documents in an order that the seed decides, as chat rows with their label."""
-    random = Random(seed)
+    random = Random(seed)  # noqa: S311  (text for a benchmark, nothing secret)
     found: list[dict[str, object]] = []
     for make in MAKERS:
         label = make.__name__
@@ -426,9 +431,6 @@ def write(path: Path, seed: int = 0) -> Path:
 
 
 def main() -> None:
-    from atomscope_workers.demo.finetune import FinetuneSettings, finetune
-    from atomscope_workers.models.gguf import convert_gguf, smollm2_gguf
-
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -34,7 +34,7 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
 def preset(name: PresetName, **settings: Any) -> AuditConfig:  # noqa: ANN401
     """The settings of a preset, some of them replaced.
 
-    Raises `ValueError` for an unknown preset, `msgspec.ValidationError` for a setting that is unknown or wrong.
+    Raises `ValueError` for an unknown preset, `msgspec.ValidationError` for an unknown or wrong setting.
     """
     if name not in PRESETS:
         raise ValueError(f"no preset {name!r}; one of {', '.join(get_args(PresetName))} is expected")
