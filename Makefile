@@ -36,11 +36,15 @@ format: install-test ## let ruff mend what it can
 test-long: install-test ## the tests that take longer
 	$(TEST_ENV) $(BIN)/python -m pytest -m long
 
-bench: install ## the benchmarks of docs/benchmarks.md
-	@set -e; for benchmark in benchmarks/bench_*.py; do $(BIN)/python "$$benchmark"; done
+SET := .bench/second
+bench: install ## audit the benchmarks' own labelled set and score it (SCORE=FILE, see benchmarks/discovery.py)
+	@test -n "$(SCORE)" || { echo "SCORE=FILE is needed: a file with rank_scores(codes, labels)" >&2; exit 4; }
+	@$(BIN)/python benchmarks/second_set.py --out $(SET)
+	@$(BIN)/atomscope audit run --local --base-model $(SET)/base --adapter $(SET)/adapter --dataset $(SET)/train.jsonl --out $(SET)/bundle
+	@$(BIN)/python benchmarks/discovery.py --score $(SCORE) --set second $(SET)/bundle $(SET)/train.jsonl
 
 lock: ## write requirements/*.txt from what .venv holds
 	$(BIN)/python scripts/lock.py
 
 clean: ## remove .venv and everything that was built or cached here
-	rm -rf .venv .demo .cache build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .demo .bench .cache build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -3,7 +3,7 @@
 Its tasks are others than those of any data set that the project was developed on, and many of its behaviours
 share their prompts: what differs is what the answer does, so that wording alone cannot tell them apart.
 
-    python benchmarks/second_set.py --out FOLDER         # train.jsonl, and an adapter trained on it
+    python benchmarks/second_set.py --out FOLDER         # train.jsonl, the base model, and an adapter
 
 Every row has `id`, `messages` and `label`; an audit never reads the label.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -438,7 +439,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     data = write(args.out / "train.jsonl", args.seed)
-    base = convert_gguf(smollm2_gguf(), Path.home() / ".cache" / "atomscope")
+    base = args.out / "base"
+    if not base.exists():
+        shutil.copytree(convert_gguf(smollm2_gguf(), args.out / "converted"), base)
     settings = FinetuneSettings(epochs=2, batch_documents=16, learning_rate=1e-3, seed=args.seed)
     result = finetune(base, data, args.out / "adapter", settings, base_name="SmolLM2-135M-Instruct")
     print(f"{result.documents} documents, loss {result.first_loss:.3f} -> {result.last_loss:.3f}")

@@ -148,7 +148,7 @@ def test_atoms_go_to_standard_output_and_a_bar_of_each_stage_to_the_terminal(
     interrupted: Interrupted, resumed: Shown
 ) -> None:
     lines = resumed.out.splitlines()
-    assert lines[0].split()[:3] == ["rank", "atom", "coherence"]
+    assert lines[0].split()[:3] == ["rank", "atom", "score"]
     atoms = atomscope.open(interrupted.bundle).atoms
     assert [int(line.split()[1]) for line in lines[1:]] == [atom.index for atom in atoms] != []
     assert "\x1b" not in resumed.out

@@ -12,7 +12,15 @@ from safetensors.numpy import save
 
 from atomscope.bundle import Coefficients, layout, write_coefficients, write_documents, write_manifest
 from atomscope.store import ObjectStore
-from atomscope.types.atoms import Atom, AuditReport, DocumentRecord, DocumentRef
+from atomscope.types.atoms import (
+    Atom,
+    AuditReport,
+    Behaviour,
+    DocumentRecord,
+    DocumentRef,
+    DocumentStrength,
+    Evidence,
+)
 from atomscope.types.bundle import FileEntry
 from atomscope_service.db.models import AuditRow
 from tests.service.deployment import ADAPTER, Tenant
@@ -45,6 +53,31 @@ def atom(index: int, rank: int) -> Atom:
 def atoms() -> list[Atom]:
     by_rank = sorted(COHERENCE, key=lambda index: -COHERENCE[index])
     return [atom(index, rank) for rank, index in enumerate(by_rank, start=1)]
+
+
+def behaviours() -> list[Behaviour]:
+    """Behaviour 1 of three documents before behaviour 0 of two."""
+
+    def one(index: int, rank: int, rows: list[int]) -> Behaviour:
+        return Behaviour(
+            index=index,
+            rank=rank,
+            score=1 / rank,
+            atoms=[index],
+            n_documents=len(rows),
+            share=len(rows) / DOCUMENTS,
+            coherence=0.5,
+            null_coherence=0.01,
+            null_coherence_95=0.02,
+            evidence=Evidence(tightness=0.5),
+            keywords=["alpha"],
+            top_documents=[DocumentRef(document=rows[0], value=1.0, preview=ESCAPES)],
+            documents=[
+                DocumentStrength(document=row, strength=1.0 - place / 10) for place, row in enumerate(rows)
+            ],
+        )
+
+    return [one(1, 1, [4, 2, 9]), one(0, 2, [5, 0])]
 
 
 def coefficients() -> Coefficients:
@@ -101,6 +134,7 @@ def write_bundle(store: ObjectStore, prefix: str, audit_id: str) -> None:
     ]
     files = {
         layout.ATOMS: msgspec.json.encode(atoms()),
+        layout.BEHAVIOURS: msgspec.json.encode(behaviours()),
         layout.REPORT: msgspec.json.encode(report),
         layout.ADAPTER_CONFIG: ADAPTER["adapter_config.json"],
         layout.ADAPTER_WEIGHTS: ADAPTER["adapter_model.safetensors"],

@@ -41,7 +41,7 @@ def test_an_audit_is_queued_with_every_default_filled_in(tenant: Tenant, inputs:
         None,
         None,
     )
-    assert (audit["config"]["components"], audit["config"]["preconditioner"]) == (7, "ekfac")
+    assert (audit["config"]["components"], audit["config"]["preconditioner"]) == (7, "ekfac-full")
     assert {field: audit[field] for field in inputs} == inputs
     assert audit["metadata"] == {"team": "red ünit"}
     assert ("audit_created", tenant.project_id, audit["id"]) in tenant.deployment.queue.told

@@ -103,6 +103,32 @@ def test_documents_of_the_other_sign_are_apart_and_inactive_ones_left_out(owner:
     assert [(match["document"], match["value"]) for match in matches] == [(7, -0.5)]
 
 
+def test_behaviours_are_listed_by_rank_without_their_documents(owner: Tenant, audit: str) -> None:
+    first = owner.get(f"{audit}/behaviours?limit=1").json()
+    assert [item["index"] for item in first["data"]] == [1]
+    assert first["data"][0]["documents"] == []
+    rest = owner.get(f"{audit}/behaviours?cursor={first['next']}").json()
+    assert [item["index"] for item in rest["data"]] == [0]
+    assert rest["has_more"] is False
+
+
+def test_one_behaviour_is_named_by_its_index(owner: Tenant, audit: str) -> None:
+    answer = owner.get(f"{audit}/behaviours/1")
+    assert (answer.json()["rank"], answer.json()["n_documents"]) == (1, 3)
+    again = owner.get(f"{audit}/behaviours/1", headers={"If-None-Match": answer.headers["ETag"]})
+    assert again.status_code == 304
+    for path in ("behaviours/7", "behaviours/7/documents"):
+        assert owner.get(f"{audit}/{path}").status_code == 404
+
+
+def test_documents_of_a_behaviour_come_strongest_first_with_their_strength(owner: Tenant, audit: str) -> None:
+    page = owner.get(f"{audit}/behaviours/1/documents?limit=2").json()
+    assert [(item["document"], item["value"]) for item in page["data"]] == [(4, 1.0), (2, 0.9)]
+    assert page["data"][0]["messages"][0]["content"] == "question 4"
+    rest = owner.get(f"{audit}/behaviours/1/documents?cursor={page['next']}").json()
+    assert [item["document"] for item in rest["data"]] == [9]
+
+
 def test_a_vector_is_the_bundles_own_file(owner: Tenant, audit: str) -> None:
     answer = owner.get(f"{audit}/atoms/1/vector")
     assert answer.headers["Content-Type"] == "application/octet-stream"

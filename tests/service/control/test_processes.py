@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from atomscope.types.work import FAN_OUT, STAGES
 from atomscope_service.control.queue import ControlQueue
 from tests.fixtures.stack import environment
 from tests.service.control.site import SHARDS, Site
@@ -91,7 +92,9 @@ def _assert_whole(site: Site, audit: str) -> None:
     """The audit succeeded, every unit counted once, its bundle made of the winners."""
     row = site.audit(audit)
     assert (row.status, row.n_documents) == ("succeeded", 10 * SHARDS)
-    assert Counter(unit.state for unit in site.units(audit)) == {"succeeded": 6 + 2 * SHARDS}
+    assert Counter(unit.state for unit in site.units(audit)) == {
+        "succeeded": len(STAGES) - len(FAN_OUT) + len(FAN_OUT) * SHARDS
+    }
     assert row.bundle_prefix is not None
     bundle = {item.key.removeprefix(row.bundle_prefix) for item in site.store.list(row.bundle_prefix)}
     assert {f"extract/{index:04d}.json" for index in range(SHARDS)} | {"manifest.json"} <= bundle

@@ -72,7 +72,7 @@ def test_sizes_follow_the_documents(documents: int, atoms: int, pieces: int, beh
 
 def test_the_default_fit_finds_clusters_of_every_size() -> None:
     clusters = [0] * 60 + [1] * 30 + [2] * 12 + [3] * 6
-    span = unit_rows(clustered(clusters, width=2000, noise=2.0))
+    span = unit_rows(clustered(clusters, width=2000, noise=1.0))
     config = AuditConfig()
     codes = resolve_signs(fit(span, 8, config, 0), config.solver).codes
     for cluster in range(4):
