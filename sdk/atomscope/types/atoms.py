@@ -102,7 +102,7 @@ class Behaviour(msgspec.Struct, kw_only=True, frozen=True):
     n_documents: int
     """Documents of which it is one of the three strongest behaviours."""
     share: float
-    """The same as a share of the audited documents, 0 to 1."""
+    """Share of the audited documents of which it is the strongest behaviour, 0 to 1."""
     coherence: float
     """Mean pairwise cosine of the raw gradients of its top documents (eq. 3)."""
     null_coherence: float

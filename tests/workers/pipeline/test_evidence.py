@@ -67,6 +67,7 @@ def test_a_value_beyond_the_null_is_judged_by_its_tail_and_one_within_by_its_pla
     assert edge == pytest.approx(2 / 201, abs=1e-6)
     assert beyond is not None
     assert beyond < 1e-6
+    assert p_values([1e6], [20], null, [20] * 200) == [1e-9]
 
 
 def test_a_mean_over_fewer_documents_must_be_larger_to_mean_as_much() -> None:

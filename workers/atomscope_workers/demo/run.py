@@ -98,8 +98,8 @@ def _audit(stack: RunningStack, client: Client, prepared: Prepared, say: _Clock)
 
 
 def _atoms_text(audit: Audit, prepared: Prepared) -> str:
-    """The first atoms and the documents behind each."""
-    lines = ["", str(audit.atoms[:_SHOWN_ATOMS]), ""]
+    """The behaviours, the first atoms, and the documents behind each atom."""
+    lines = ["", str(audit.behaviours), "", str(audit.atoms[:_SHOWN_ATOMS]), ""]
     for atom in audit.atoms[:_SHOWN_ATOMS]:
         lines.append(f"atom {atom.index} (rank {atom.rank}, coherence {atom.coherence:.2f}):")
         for match in atom.top_documents[:_SHOWN_DOCUMENTS]:

@@ -23,6 +23,8 @@ TAIL = 0.2
 """Share of the null's largest values from which its tail is drawn out."""
 TAIL_LEAST = 20
 """Least number of those values: from fewer the slope of the tail could not be told."""
+LEAST = 1e-9
+"""The tail is drawn out no further than this: no null is known so far out."""
 FEWEST_NULL = 20
 """Null values below which there is no p-value: too few to say anything."""
 
@@ -70,6 +72,7 @@ def p_values(
         p = (1 + above) / (1 + count)
         if above == 0 and slope > 0:
             p = min(p, (count - start) / count * float(np.exp(-(value - threshold) / slope)))
+            p = max(p, LEAST)
         found.append(float(p))
     return found
 

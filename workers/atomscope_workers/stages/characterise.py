@@ -149,6 +149,7 @@ def _behaviours(
     spanned = view.spanned
     scores = [score(group.evidence) for group in found.behaviours]
     places = ranks(scores, [item.own for item in coherence], [len(order) for order in orders])
+    strongest = strength.argmax(1)[strength.any(1)] if strength.size else np.zeros(0, dtype=np.int64)
     behaviours = [
         Behaviour(
             index=item,
@@ -156,7 +157,7 @@ def _behaviours(
             score=scores[item],
             atoms=group.atoms,
             n_documents=len(orders[item]),
-            share=len(orders[item]) / len(spanned.documents),
+            share=int((strongest == item).sum()) / len(spanned.documents),
             coherence=coherence[item].own,
             null_coherence=coherence[item].null_mean,
             null_coherence_95=coherence[item].null_95,
