@@ -128,6 +128,8 @@ def strengths_by_index(strengths: Mapping[AtomAttributes, float] | Mapping[int, 
             raise SteeringError(f"{key!r} is neither an atom nor the index of one") from error
         if atom in found:
             raise SteeringError(f"atom {atom} was named twice")
+        if isinstance(strength, bool):
+            raise SteeringError(f"the strength of atom {atom} is {strength}, not a number")
         try:
             found[atom] = float(strength)
         except (TypeError, ValueError) as error:

@@ -79,7 +79,8 @@ def _text(behaviour: Behaviour, documents: list[DocumentMatch]) -> str:
                 "random sets",
                 f"{behaviour.null_coherence:.3f} (95th percentile {behaviour.null_coherence_95:.3f})",
             ),
-            ("documents", f"{behaviour.n_documents} ({behaviour.share:.1%})"),
+            ("documents", behaviour.n_documents),
+            ("share", f"the strongest behaviour of {behaviour.share:.1%} of the data"),
             ("atoms", ", ".join(map(str, behaviour.atoms))),
             ("keywords", ", ".join(behaviour.keywords)),
         ]

@@ -1,14 +1,12 @@
-"""From the tree of commands to an argument parser whose usage errors exit with 4."""
+"""From the tree of commands to an argument parser whose usage errors are exceptions."""
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, NoReturn
 
-from atomscope.cli.registry import EXIT_USAGE
 from atomscope.cli.tree import GROUPS, Command, CommandTree
 
 _STATUSES = (
@@ -17,16 +15,24 @@ _STATUSES = (
 )
 
 
+class UsageFault(Exception):  # noqa: N818
+    """A command line that cannot be parsed."""
+
+    def __init__(self, usage: str, message: str) -> None:
+        super().__init__(message)
+        self.usage = usage
+        """How the command is called, with its line break."""
+
+
 class UsageParser(ArgumentParser):
-    """Exits with 4, as documented, where argparse would exit with 2; takes no abbreviations."""
+    """Raises `UsageFault` where argparse would exit with 2; takes no abbreviations."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401
         options["allow_abbrev"] = False
         super().__init__(**options)
 
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
+        raise UsageFault(self.format_usage(), f"{self.prog}: {message}")
 
 
 def build_parser(tree: CommandTree, report: Callable[[str], None]) -> UsageParser:

@@ -11,10 +11,10 @@ from io import TextIOWrapper
 from atomscope.cli import atoms, audit, behaviours, bundle, keys, steer
 from atomscope.cli.failures import EXIT_INTERRUPTED, EXIT_PIPE, describe, failure_of
 from atomscope.cli.output import StreamOutput
-from atomscope.cli.parser import build_parser
+from atomscope.cli.parser import UsageFault, build_parser
 from atomscope.cli.plugins import MissingExtra, is_missing_extra, load_plugins
 from atomscope.cli.tree import EXTRAS, Command, CommandTree, PluginRegistry
-from atomscope.errors import AtomscopeError
+from atomscope.errors import AtomscopeError, UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,10 +46,19 @@ def _main(argv: Sequence[str] | None) -> int:
         part.register(own, tree)
     load_plugins(tree, warnings.complain)
     parser = build_parser(tree, warnings.complain)
-    args, unknown = parser.parse_known_args(argv)
-    command: Command = args.command
-    if unknown and not command.placeholder:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    try:
+        args, unknown = parser.parse_known_args(argv)
+        command: Command = args.command
+        if unknown and not command.placeholder:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    except UsageFault as fault:
+        # What asked for JSON gets it, though nothing else of its line could be understood.
+        failure, status = failure_of(UsageError(str(fault)))
+        if "--json" in (sys.argv[1:] if argv is None else argv):
+            StreamOutput(sys.stdout, sys.stderr, json=True).result({"error": failure})
+        else:
+            sys.stderr.write(f"{fault.usage}{fault}\n")
+        return status
     output = StreamOutput(sys.stdout, sys.stderr, json=args.json)
     try:
         return _call(command, args, output)

@@ -23,6 +23,9 @@ from atomscope.text import visible
 Vector = Mapping[str, NDArray[Any]]
 """One tensor for each LoRA parameter, named and shaped as in the adapter."""
 
+LARGEST = 100.0
+"""Strength, in norms of the adapter, beyond which nothing of the adapter would be left."""
+
 _SHOWN = 3
 
 
@@ -40,8 +43,8 @@ def steer(
     Memory: the result, and two float64 copies of the largest tensor.
 
     `vectors` holds the vector of every atom in `strengths`. Raises `SteeringError` when no strength is
-    given, one is not finite, a vector is missing, is zero, or does not match the adapter by name and
-    shape, and when the result is not finite in the adapter's dtype.
+    given, one is not finite or beyond `LARGEST`, a vector is missing, is zero, or does not match the adapter
+    by name and shape, and when the result is not finite in the adapter's dtype.
     """
     if not strengths:
         raise SteeringError("no strength was given: name at least one atom")
@@ -52,6 +55,10 @@ def steer(
     for atom, strength in sorted(strengths.items()):
         if not math.isfinite(strength):
             raise SteeringError(f"the strength of atom {atom} is {strength}, not a finite number")
+        if abs(strength) > LARGEST:
+            raise SteeringError(
+                f"the strength of atom {atom} is {strength:g}; at most {LARGEST:g} adapter norms are accepted"
+            )
         if atom not in vectors:
             raise SteeringError(f"there is no vector of atom {atom}")
         check_match(adapter, vectors[atom], f"the vector of atom {atom}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from atomscope.cli import main
 from atomscope.cli.output import json_text
 from tests.sdk.cli.running import COMMAND, Run, environment, in_another
 from tests.sdk.client.samples import AUDIT, audit, model
@@ -153,3 +155,14 @@ def test_an_answer_that_is_no_json_exits_with_1(run: Run, server: ScriptedServer
     assert run("audit", "list").status == 1
     server.on("GET", "/v1/audits", Answer(200, page([model()])))
     assert run("audit", "list", "--json").json()["error"]["code"] == "api_error"
+
+
+@pytest.mark.parametrize("line", [["audit", "list", "--status", "bogus"], ["audit", "run"], ["nothing"]])
+def test_a_usage_error_is_one_json_document_where_json_is_asked_for(
+    line: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*line, "--json"]) == 4
+    told = capsys.readouterr()
+    assert told.err == ""
+    error = json.loads(told.out)["error"]
+    assert error["detail"].startswith("atomscope")

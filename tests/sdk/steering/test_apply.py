@@ -146,5 +146,13 @@ def test_names_and_shapes_that_differ_are_named() -> None:
 
 
 def test_a_step_that_the_dtype_cannot_hold_is_refused() -> None:
+    large = {name: (tensor * 1e3).astype(np.float16) for name, tensor in tensors(0).items()}
     with pytest.raises(SteeringError, match="does not fit float16: use a smaller strength"):
-        steer(tensors(0, np.float16), {7: tensors(1)}, {7: 1e6})
+        steer(large, {7: tensors(1)}, {7: 99.0})
+
+
+@pytest.mark.parametrize("strength", [100.5, -1e30])
+def test_a_strength_beyond_all_sense_is_refused_with_the_limit(strength: float) -> None:
+    weights = {"a": np.ones((2, 2), np.float32)}
+    with pytest.raises(SteeringError, match="at most 100 adapter norms"):
+        steer(weights, {0: weights}, {0: strength})
