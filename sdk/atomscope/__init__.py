@@ -40,6 +40,7 @@ from atomscope.errors import (
     WaitTimeout,
 )
 from atomscope.store import ObjectNotFound, StoreError
+from atomscope.types.presets import preset
 from atomscope.types.spec import AuditConfig
 
 __version__ = version("atomscope")
@@ -81,4 +82,5 @@ __all__ = [
     "WaitTimeout",
     "__version__",
     "open",
+    "preset",
 ]

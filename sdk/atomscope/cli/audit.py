@@ -18,6 +18,7 @@ from atomscope.cli.tables import card, columns
 from atomscope.cli.tree import CommandTree, PluginRegistry
 from atomscope.client import Audit
 from atomscope.errors import UsageError
+from atomscope.types.presets import PresetName
 from atomscope.types.resources import AuditStatus
 
 
@@ -46,6 +47,9 @@ def _configure_run(parser: ArgumentParser) -> None:
     inputs.add_argument("--adapter", required=True, metavar="ID|DIR")
     inputs.add_argument("--dataset", required=True, metavar="ID|FILE", help=".jsonl or .parquet")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings of the audit, JSON or TOML")
+    parser.add_argument(
+        "--preset", choices=get_args(PresetName), default="default", help="settings that --config may replace"
+    )
     parser.add_argument("--limit", type=number(int, 1), default=20, help="atoms to print (default 20)")
     local = parser.add_argument_group("on this machine, without a service")
     local.add_argument(
@@ -73,7 +77,7 @@ def _run(args: Namespace, output: Output) -> int:
     metadata = dict(args.metadata or [])
     if len(metadata) != len(args.metadata or []):
         raise UsageError("--metadata names one key twice")
-    config = read_config(args.config)
+    config = read_config(args.config, args.preset)
     with connect(args) as client:
         audit = client.audits.create(
             base_model=args.base_model,

@@ -35,7 +35,7 @@ def run_locally(args: Namespace, output: Output, load: Callable[[], LocalRunner]
         dataset=_file(args.dataset),
         # An estimate writes nothing; the name is only what the bundle would have been called.
         out=Path("bundle") if args.out is None else args.out,
-        config=read_config(args.config),
+        config=read_config(args.config, args.preset),
     )
     try:
         if load is None:

@@ -9,20 +9,25 @@ from typing import Any
 import msgspec
 
 from atomscope.errors import UsageError
+from atomscope.types.presets import PRESETS, PresetName
+from atomscope.types.presets import preset as make_preset
 from atomscope.types.spec import AuditConfig
 
 _MAX_BYTES = 1024 * 1024
 
 
-def read_config(path: Path | None) -> AuditConfig:
-    """The settings of a file (`.toml`, else JSON), or the defaults without one.
+def read_config(path: Path | None, preset: PresetName = "default") -> AuditConfig:
+    """The settings of a preset with those of a file (`.toml`, else JSON) in their place.
 
     Raises `UsageError` that names the file and the field: an unknown name, a wrong type, out of range.
     """
     if path is None:
-        return AuditConfig()
+        return make_preset(preset)
+    settings = _read(path)
+    if not isinstance(settings, dict):
+        raise UsageError(f"{path}: an object of settings is expected")
     try:
-        return msgspec.convert(_read(path), AuditConfig)
+        return msgspec.convert(PRESETS[preset] | settings, AuditConfig)
     except msgspec.ValidationError as error:
         raise UsageError(f"{path}: {error}") from error
 

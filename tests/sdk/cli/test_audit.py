@@ -161,6 +161,16 @@ def test_settings_come_from_json_or_toml(
     assert (sent["alpha"], sent["n_atoms"], sent["seed"]) == (0.2, 9, AuditConfig().seed)
 
 
+def test_a_preset_is_what_a_file_changes(run: Run, server: ScriptedServer, tmp_path: Path) -> None:
+    _audited(server)
+    (tmp_path / "c.json").write_text('{"n_atoms": 9}')
+    command = ("audit", "run", *INPUTS, "--no-wait", "--preset", "paper")
+    assert run(*command, "--config", tmp_path / "c.json").status == 0
+    sent = server.to("POST", "/v1/audits")[0].json()["config"]
+    assert (sent["preconditioner"], sent["solver"], sent["codes"]) == ("kfac", "sklearn", "signed")
+    assert (sent["n_atoms"], sent["alpha"], sent["vector_power"]) == (9, 0.1, "+1/2")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
