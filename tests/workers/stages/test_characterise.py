@@ -150,6 +150,7 @@ def test_two_documents_are_audited(tmp_path: Path) -> None:
     report = _report(audit)
     assert report.n_documents == 2
     assert all(0 < atom.n_active <= 2 for atom in report.atoms)
+    assert any(warning.startswith("only 2 documents") for warning in report.warnings)
     assert all(np.isfinite(atom.coherence) for atom in report.atoms)
 
 

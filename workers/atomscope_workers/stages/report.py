@@ -19,6 +19,8 @@ from atomscope_workers.stages.inputs import read_plan, read_rows
 from atomscope_workers.stages.warned import earlier
 
 DROPPED_LISTED = 1000
+FEW_DOCUMENTS = 100
+"""Documents below which the report warns that its evidence is weak."""
 
 
 def run(ctx: StageContext) -> UnitResult:
@@ -60,6 +62,11 @@ def run(ctx: StageContext) -> UnitResult:
             f"it, {loss_base:.3f} without): it may not have been trained on it"
         )
     atoms = msgspec.json.decode(ctx.read(layout.ATOMS).read_bytes(), type=list[Atom])
+    if atoms and plan.n_documents < FEW_DOCUMENTS:
+        warnings.append(
+            f"only {plan.n_documents} documents: whatever so few share, a system turn even, passes for a "
+            "finding; false-discovery rates mean little here"
+        )
     behaviours = msgspec.json.decode(ctx.read(layout.BEHAVIOURS).read_bytes(), type=list[Behaviour])
     q_values = [atom.evidence.q_value for atom in atoms if atom.evidence.q_value is not None]
     dropped = msgspec.json.decode(ctx.read(layout.DROPPED).read_bytes(), type=list[DroppedDocument])
