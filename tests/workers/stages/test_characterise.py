@@ -145,12 +145,17 @@ def test_copies_of_one_document_are_one_atom_of_coherence_one_that_chance_explai
     assert atom.null_coherence == pytest.approx(1.0, abs=1e-6)
 
 
+def test_findings_in_few_documents_come_with_a_warning(tmp_path: Path) -> None:
+    audit, _ = _characterised(tmp_path / "work", clustered_gradients([0, 1] * 6, noise=0.3))
+    assert audit.atoms() != []
+    assert any(warning.startswith("only 12 documents") for warning in _report(audit).warnings)
+
+
 def test_two_documents_are_audited(tmp_path: Path) -> None:
     audit, _ = _characterised(tmp_path / "work", clustered_gradients([0, 0], noise=0.1))
     report = _report(audit)
     assert report.n_documents == 2
     assert all(0 < atom.n_active <= 2 for atom in report.atoms)
-    assert any(warning.startswith("only 2 documents") for warning in report.warnings)
     assert all(np.isfinite(atom.coherence) for atom in report.atoms)
 
 
