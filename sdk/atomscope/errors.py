@@ -9,6 +9,7 @@ AtomscopeError
 ├── SteeringError              a steering request that cannot be met
 ├── AuditFailed                `wait()` ended on an audit that failed
 ├── AuditCanceled              `wait()` ended on an audit that was canceled
+├── AttributionFailed          an attribution ended on an error
 ├── WaitTimeout                `wait(timeout=)` ran out
 └── APIError                   the service answered, or could not be reached
     ├── APIConnectionError
@@ -87,6 +88,17 @@ class AuditFailed(AtomscopeError):  # noqa: N818
         self.code = code
         self.detail = detail
         self.errors = errors or []
+
+
+class AttributionFailed(AtomscopeError):  # noqa: N818
+    """An attribution ended as `failed`. `code` and `errors` are those of the attribution."""
+
+    def __init__(self, attribution_id: str, code: str, detail: str, errors: list[dict[str, Any]]) -> None:
+        super().__init__(f"attribution {attribution_id} failed ({code}): {detail}")
+        self.attribution_id = attribution_id
+        self.code = code
+        self.detail = detail
+        self.errors = errors
 
 
 class AuditCanceled(AtomscopeError):  # noqa: N818

@@ -12,6 +12,7 @@ from litestar.di import Provide
 from atomscope.store import ObjectStore, open_store
 from atomscope_service.api.adapters import AdapterController
 from atomscope_service.api.atoms import FindingsController
+from atomscope_service.api.attributions import AttributionController
 from atomscope_service.api.audits import AuditController
 from atomscope_service.api.body import StrictBody
 from atomscope_service.api.bundles import BundleCache
@@ -44,6 +45,7 @@ CONTROLLERS = [
     AuditController,
     EventController,
     FindingsController,
+    AttributionController,
     SteeredAdapterController,
     KeyController,
     FileController,

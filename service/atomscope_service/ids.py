@@ -8,7 +8,9 @@ import threading
 import time
 from typing import Literal
 
-Prefix = Literal["aud", "mdl", "ds", "ada", "str", "key", "upl", "evt", "prj", "unt", "idm", "del", "req"]
+Prefix = Literal[
+    "aud", "atr", "mdl", "ds", "ada", "str", "key", "upl", "evt", "prj", "unt", "idm", "del", "req"
+]
 
 _ID = re.compile(r"[a-z]{2,3}_[0-9a-f]{32}")
 _lock = threading.Lock()

@@ -78,6 +78,11 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     """Times a unit is sent before its audit fails."""
 
 
+def queued_seconds(settings: Settings) -> float:
+    """After how long a queued unit's message is looked for: `ATOMSCOPE_QUEUED_SECONDS`, else half a lease."""
+    return settings.queued_seconds or settings.lease_seconds / 2
+
+
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings from the environment; raises `SettingsError` that names every fault at once.
 

@@ -49,6 +49,9 @@ class RecordingQueue:
     def deletions_added(self) -> None:
         self._tell("deletions_added")
 
+    def job_added(self, project_id: str, job_id: str) -> None:
+        self._tell("job_added", project_id, job_id)
+
     def hub_import_requested(self, project_id: str, model_id: str) -> None:
         self._tell("hub_import_requested", project_id, model_id)
 

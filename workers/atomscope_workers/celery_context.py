@@ -103,12 +103,7 @@ class StoreContext:
         return {path: self._own + path for path in self._written}
 
     def input(self, ref: InputRef) -> Path:
-        local = self._store.local_path(ref.location)
-        if local is not None:
-            if not local.exists():
-                raise InvalidInput("input_missing", f"{ref.id} is not in the store")
-            return local
-        return _fetched(self._store, ref)
+        return fetched_input(self._store, ref)
 
     def read(self, path: str) -> Path:
         key = self._find(path)
@@ -148,6 +143,19 @@ class StoreContext:
     def commit(self) -> None:
         """Write `unit.json`: the outputs are whole."""
         self._store.put_bytes(self._own + layout.UNIT, msgspec.json.encode(UnitRecord(paths=self._written)))
+
+
+def fetched_input(store: ObjectStore, ref: InputRef) -> Path:
+    """An input as a local file or folder.
+
+    Raises `InvalidInput`: `input_missing` when it is not in the store, `input_changed` when it differs.
+    """
+    local = store.local_path(ref.location)
+    if local is None:
+        return _fetched(store, ref)
+    if not local.exists():
+        raise InvalidInput("input_missing", f"{ref.id} is not in the store")
+    return local
 
 
 def _fetched(store: ObjectStore, ref: InputRef) -> Path:

@@ -14,22 +14,24 @@ from pathlib import Path
 
 import msgspec
 
-from atomscope.bundle import layout, open_bundle
+from atomscope.bundle import Bundle, layout, open_bundle
 from atomscope.cli.registry import Estimate, LocalRun
 from atomscope.errors import BundleError, InvalidInput
-from atomscope.input_files import ADAPTER_FILES, file_digest, folder_digest, is_model_file
 from atomscope.store import LocalStore, ObjectNotFound
+from atomscope.types.attribution import AttributionQuery, AttributionResult
 from atomscope.types.resources import Progress
 from atomscope.types.spec import AuditSpec, InputRef
 from atomscope.types.work import FAN_OUT, STAGES, Stage
+from atomscope_workers.attribution import attribute
 from atomscope_workers.estimate import estimate_audit
+from atomscope_workers.local_inputs import local_spec
+from atomscope_workers.opened_audit import OnSteps, OpenedAudit
 from atomscope_workers.stages.assemble import assemble_bundle
 from atomscope_workers.stages.context import UnitResult
 from atomscope_workers.stages.registry import STAGE_FUNCTIONS
 from atomscope_workers.stages.versions import software_versions
 from atomscope_workers.work_folder import FILES, UNITS, claim, held, is_work_of, work_folder
 
-LOCAL_PROJECT = "prj_local"
 MAX_ROWS = 2_000_000
 
 OnProgress = Callable[[Stage, Progress], None]
@@ -133,56 +135,6 @@ def _audit(spec: AuditSpec, work: Path, out: Path, on_progress: OnProgress) -> N
     (work / "bundle").rename(out)
 
 
-def local_spec(request: LocalRun) -> AuditSpec:
-    """The spec of a local audit; its id follows from the content of its inputs and its settings.
-
-    Raises `InvalidInput` when a path is missing.
-    """
-    base = _folder(request.base_model, "base model", is_model_file)
-    adapter = _folder(request.adapter, "adapter", ADAPTER_FILES.__contains__)
-    dataset = request.dataset.expanduser().absolute()
-    if not dataset.is_file():
-        raise InvalidInput("bad_path", f"no such data set: {request.dataset}")
-    data = InputRef(
-        id="local",
-        location=str(dataset),
-        sha256=file_digest(dataset),
-        size=dataset.stat().st_size,
-        name=dataset.name,
-    )
-    key = folder_digest(
-        {
-            "base": base.sha256,
-            "adapter": adapter.sha256,
-            "data": data.sha256,
-            "config": msgspec.json.encode(request.config).hex(),
-        }
-    )
-    return AuditSpec(
-        audit_id=f"local_{key[:32]}",
-        project_id=LOCAL_PROJECT,
-        base_model=base,
-        adapter=adapter,
-        dataset=data,
-        config=request.config,
-    )
-
-
-def _folder(path: Path, what: str, belongs: Callable[[str], bool]) -> InputRef:
-    """A folder of `--local`; its digest is that of the files that belong to it, as in the service."""
-    folder = path.expanduser().absolute()
-    if not folder.is_dir():
-        raise InvalidInput("bad_path", f"no such {what} folder: {path}")
-    files = {file.name: file for file in sorted(folder.iterdir()) if belongs(file.name)}
-    return InputRef(
-        id="local",
-        location=str(folder),
-        sha256=folder_digest({name: file_digest(file) for name, file in files.items()}),
-        size=sum(file.stat().st_size for file in files.values()),
-        name=folder.name,
-    )
-
-
 def _holds(out: Path, spec: AuditSpec) -> bool:
     """Whether `out` holds this audit's bundle; raises `InvalidInput` when it holds anything else."""
     if not out.exists():
@@ -277,6 +229,11 @@ class InProcess:
 
     def estimate(self, request: LocalRun) -> Estimate:
         return estimate_audit(local_spec(request), _validating)
+
+    def attribute(
+        self, bundle: Bundle, base_model: Path, query: AttributionQuery, on_progress: OnSteps
+    ) -> AttributionResult:
+        return attribute(OpenedAudit(bundle, base_model, on_progress), query)
 
 
 def _validating(spec: AuditSpec, work: Path) -> LocalContext:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import kombu.exceptions
@@ -12,6 +14,7 @@ import msgspec
 import redis
 from celery import Celery
 
+from atomscope.types.jobs import JOB_REPORT_TASK, JobHeartbeat, JobOrder, JobReport
 from atomscope.types.work import (
     CONTROL_QUEUE,
     REPORT_TASK,
@@ -37,15 +40,59 @@ UNREACHED = (redis.RedisError, kombu.exceptions.OperationalError, OSError)
 """What a broker that is down makes its clients raise."""
 
 
+@dataclass(frozen=True)
+class Lease:
+    """What a worker holds while it runs an order."""
+
+    subject: str
+    """Id of the unit or job."""
+    fence: int
+    heartbeat_seconds: float
+    audit_id: str
+    identity: Mapping[str, Any]
+    """Fields by which each of its reports names it."""
+    heartbeat: type[UnitHeartbeat | JobHeartbeat]
+    task: str
+    """The task of control that takes the reports."""
+
+
+def unit_lease(order: UnitOrder) -> Lease:
+    """The lease of a unit of an audit."""
+    names = ("project_id", "audit_id", "attempt", "unit_id", "stage", "index", "fence")
+    return Lease(
+        order.unit_id,
+        order.fence,
+        order.heartbeat_seconds,
+        order.audit_id,
+        {name: getattr(order, name) for name in names},
+        UnitHeartbeat,
+        REPORT_TASK,
+    )
+
+
+def job_lease(order: JobOrder) -> Lease:
+    """The lease of a job."""
+    names = ("project_id", "job_id", "fence")
+    return Lease(
+        order.job_id,
+        order.fence,
+        order.heartbeat_seconds,
+        order.audit_id,
+        {name: getattr(order, name) for name in names},
+        JobHeartbeat,
+        JOB_REPORT_TASK,
+    )
+
+
 class Pulse:
-    """Reports of one unit, numbered, and its heartbeats, sent by a thread while the unit runs."""
+    """Reports on what is held, numbered, and its heartbeats, sent by a thread while it runs."""
 
     def __init__(
-        self, app: Celery, client: redis.Redis, order: UnitOrder, worker: str, closing: threading.Event
+        self, app: Celery, client: redis.Redis, lease: Lease, worker: str, closing: threading.Event
     ) -> None:
         self._app = app
         self._redis = client
-        self._order = order
+        self._lease = lease
         self._worker = worker
         self._closing = closing
         self._lock = threading.Lock()
@@ -65,29 +112,17 @@ class Pulse:
         self._ended.set()
         self._thread.join()
 
-    def send(self, kind: type[UnitReport], **facts: Any) -> None:  # noqa: ANN401
+    def send(self, kind: type[UnitReport | JobReport], **facts: Any) -> None:  # noqa: ANN401
         """Send a report; raises one of `UNREACHED` when the broker is down."""
         with self._lock:
             self._sequence += 1
-            order = self._order
-            report = kind(
-                project_id=order.project_id,
-                audit_id=order.audit_id,
-                attempt=order.attempt,
-                unit_id=order.unit_id,
-                stage=order.stage,
-                index=order.index,
-                fence=order.fence,
-                sequence=self._sequence,
-                worker=self._worker,
-                **facts,
-            )
-            self._app.send_task(REPORT_TASK, args=[msgspec.to_builtins(report)], queue=CONTROL_QUEUE)
+            report = kind(**self._lease.identity, sequence=self._sequence, worker=self._worker, **facts)
+            self._app.send_task(self._lease.task, args=[msgspec.to_builtins(report)], queue=CONTROL_QUEUE)
 
-    def insist(self, kind: type[UnitReport], **facts: Any) -> None:  # noqa: ANN401
-        """Send the report that ends the unit, again and again for `PERSIST_SECONDS` while the broker is down.
+    def insist(self, kind: type[UnitReport | JobReport], **facts: Any) -> None:  # noqa: ANN401
+        """Send the report that ends it, again and again for `PERSIST_SECONDS` while the broker is down.
 
-        After that the unit is given up: its lease has run out, and control has it done by another.
+        After that it is given up: its lease has run out, and control has it done by another.
         """
         deadline = time.monotonic() + PERSIST_SECONDS
         while True:
@@ -95,7 +130,7 @@ class Pulse:
                 self.send(kind, **facts)
             except UNREACHED as error:
                 if time.monotonic() > deadline or self._closing.is_set():
-                    logger.warning("the end of %s could not be told: %s", self._order.unit_id, error)
+                    logger.warning("the end of %s could not be told: %s", self._lease.subject, error)
                     return
                 time.sleep(_AGAIN_SECONDS)
             else:
@@ -118,32 +153,32 @@ class Pulse:
         with self._look_lock:
             if self._stopped is not None or time.monotonic() - self._looked < LOOK_SECONDS:
                 return
-            keys = [live_fence_key(self._order.unit_id), cancel_key(self._order.audit_id)]
+            keys = [live_fence_key(self._lease.subject), cancel_key(self._lease.audit_id)]
             try:
                 fence, canceled = cast("list[str | None]", self._redis.mget(keys))
             except UNREACHED as error:
-                logger.warning("%s goes on without the broker: %s", self._order.unit_id, error)
+                logger.warning("%s goes on without the broker: %s", self._lease.subject, error)
             else:
                 if canceled is not None:
                     self._stopped = "the audit is being canceled"
-                elif fence is not None and fence != str(self._order.fence):
+                elif fence is not None and fence != str(self._lease.fence):
                     # A missing key says nothing: the broker lost it. The record decides in the end.
-                    self._stopped = f"the live fence is {fence}, not {self._order.fence}"
+                    self._stopped = f"the live fence is {fence}, not {self._lease.fence}"
             self._looked = time.monotonic()
 
     def _beat(self) -> None:
         """Tell counts soon after they change, and that the unit is alive when they do not."""
         told, beaten = self._counts, time.monotonic()
-        while not self._ended.wait(min(TELL_SECONDS, self._order.heartbeat_seconds)):
+        while not self._ended.wait(min(TELL_SECONDS, self._lease.heartbeat_seconds)):
             self._look()
-            due = time.monotonic() - beaten >= self._order.heartbeat_seconds
+            due = time.monotonic() - beaten >= self._lease.heartbeat_seconds
             counts = self._counts
             if not due and counts == told:
                 continue
             done, total, unit = counts
             try:
-                self.send(UnitHeartbeat, done=done, total=total, unit=unit)
+                self.send(self._lease.heartbeat, done=done, total=total, unit=unit)
             except UNREACHED as error:
-                logger.warning("a heartbeat of %s was not sent: %s", self._order.unit_id, error)
+                logger.warning("a heartbeat of %s was not sent: %s", self._lease.subject, error)
             else:
                 told, beaten = counts, time.monotonic()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import socket
 import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import redis
@@ -21,6 +20,7 @@ from kombu.entity import Queue
 from atomscope.bundle.layout import bundle_prefix
 from atomscope.errors import InvalidInput, NothingToAudit
 from atomscope.store import ObjectStore, open_store
+from atomscope.types.jobs import JOB_MESSAGE_VERSION, RUN_JOB_TASK, JobOrder
 from atomscope.types.work import (
     MESSAGE_VERSION,
     PIPELINE_QUEUE,
@@ -36,7 +36,9 @@ from atomscope.types.work import (
     redis_url,
 )
 from atomscope_workers.celery_context import StoreContext
-from atomscope_workers.pulse import UNREACHED, Pulse
+from atomscope_workers.failures import failure
+from atomscope_workers.jobs import run_job_order
+from atomscope_workers.pulse import UNREACHED, Pulse, job_lease, unit_lease
 from atomscope_workers.stages.assemble import assemble_bundle
 from atomscope_workers.stages.context import StageFunction, Stopped
 
@@ -46,9 +48,8 @@ VISIBILITY_SECONDS = 86_400
 """Far above the longest shard: kombu is never what brings an order back. Leases are."""
 CLAIM_SECONDS = 2 * VISIBILITY_SECONDS
 SOCKET_SECONDS = 10.0
-DETAIL = 500
-"""Characters of an unexpected error that are reported."""
-_FOLDERS = re.compile(r"(?<![\w/.:])/(?:[\w.@+=~-]+/)+")
+
+Order = TypeVar("Order", UnitOrder, JobOrder)
 
 
 def make_app(broker_url: str) -> Celery:
@@ -89,19 +90,28 @@ def add_tasks(app: Celery, broker_url: str, store_uri: str, stages: Mapping[Stag
 
     signals.worker_shutting_down.connect(close, weak=False)
 
+    def taken(subject: str, fence: int) -> bool:
+        try:
+            return claim(client, subject, fence, worker)
+        except UNREACHED as error:
+            raise Reject(f"the broker cannot be reached: {error}", requeue=True) from error
+
     @app.task(name=RUN_UNIT_TASK)
     def run_unit(order: dict[str, Any]) -> None:  # pyright: ignore[reportUnusedFunction]
         if closing.is_set():
             raise Reject("the worker is shutting down", requeue=True)
         decoded = decode_order(order)
-        if decoded is None:
+        if decoded is None or not taken(decoded.unit_id, decoded.fence):
             return
-        try:
-            if not claim(client, decoded, worker):
-                return
-        except UNREACHED as error:
-            raise Reject(f"the broker cannot be reached: {error}", requeue=True) from error
-        run_order(store, decoded, Pulse(app, client, decoded, worker, closing), stages)
+        run_order(store, decoded, Pulse(app, client, unit_lease(decoded), worker, closing), stages)
+
+    @app.task(name=RUN_JOB_TASK)
+    def run_job(order: dict[str, Any]) -> None:  # pyright: ignore[reportUnusedFunction]
+        if closing.is_set():
+            raise Reject("the worker is shutting down", requeue=True)
+        decoded = decode_job(order)
+        if decoded is not None and taken(decoded.job_id, decoded.fence):
+            run_job_order(store, decoded, Pulse(app, client, job_lease(decoded), worker, closing))
 
 
 def decode_order(message: Any) -> UnitOrder | None:  # noqa: ANN401
@@ -109,25 +119,34 @@ def decode_order(message: Any) -> UnitOrder | None:  # noqa: ANN401
 
     Control misses the claim of an order that nobody took and sends it again.
     """
+    return _decoded(message, UnitOrder, MESSAGE_VERSION)
+
+
+def decode_job(message: Any) -> JobOrder | None:  # noqa: ANN401
+    """The same of a job."""
+    return _decoded(message, JobOrder, JOB_MESSAGE_VERSION)
+
+
+def _decoded(message: Any, kind: type[Order], version: int) -> Order | None:  # noqa: ANN401
     try:
-        order = msgspec.convert(message, UnitOrder, strict=True)
+        order = msgspec.convert(message, kind, strict=True)
     except msgspec.ValidationError as error:
         logger.error("an order could not be read: %s", error)
         return None
-    if order.v != MESSAGE_VERSION:
-        logger.error("an order is of version %d, not %d", order.v, MESSAGE_VERSION)
+    if order.v != version:
+        logger.error("an order is of version %d, not %d", order.v, version)
         return None
     return order
 
 
-def claim(client: redis.Redis, order: UnitOrder, worker: str) -> bool:
-    """Whether this worker may run the order: its fence is live, and nobody took it up before."""
-    live = client.get(live_fence_key(order.unit_id))
-    if live is not None and live != str(order.fence):
-        logger.info("an order of %s is out of date: fence %d, live is %s", order.unit_id, order.fence, live)
+def claim(client: redis.Redis, subject: str, fence: int, worker: str) -> bool:
+    """Whether this worker may run a unit or job: the fence is live, and nobody took it up before."""
+    live = client.get(live_fence_key(subject))
+    if live is not None and live != str(fence):
+        logger.info("an order of %s is out of date: fence %d, live is %s", subject, fence, live)
         return False
-    if not client.set(claim_key(order.unit_id, order.fence), worker, nx=True, ex=CLAIM_SECONDS):
-        logger.info("%s under fence %d has been taken already", order.unit_id, order.fence)
+    if not client.set(claim_key(subject, fence), worker, nx=True, ex=CLAIM_SECONDS):
+        logger.info("%s under fence %d has been taken already", subject, fence)
         return False
     return True
 
@@ -148,28 +167,13 @@ def run_order(
         logger.info("%s %d stopped: %s", order.stage, order.index, stop)
         kind, facts = UnitAbandoned, {}
     except InvalidInput as error:
-        facts = {
-            "code": error.code,
-            "detail": error.detail,
-            "retryable": False,
-            "errors": [msgspec.to_builtins(problem) for problem in error.problems],
-            "nothing_to_audit": isinstance(error, NothingToAudit),
-        }
+        facts = failure(error) | {"nothing_to_audit": isinstance(error, NothingToAudit)}
     except Exception as error:  # whatever a hostile input provokes must reach the record of the audit
         logger.exception("%s %d failed", order.stage, order.index)
-        facts = {
-            "code": "worker_error",
-            "detail": describe(error),
-            "retryable": True,
-        }
+        facts = failure(error)
     finally:
         pulse.stop()
     pulse.insist(kind, **facts)
-
-
-def describe(error: Exception) -> str:
-    """The class and message of an unexpected error, without the folders of this machine, cut to size."""
-    return _FOLDERS.sub("", f"{type(error).__name__}: {error}")[:DETAIL]
 
 
 def _run(

@@ -11,6 +11,8 @@ Every key of a project begins with `projects/<project_id>/`, so that a store pre
     ....................................../units/<stage>/NNNN/f<fence>/<bundle path>, unit.json
     projects/<project>/audits/<aud>/bundle-a<attempt>-f<fence>/   the bundle, manifest.json last
 
+    projects/<project>/audits/<aud>/jobs/<job>/f<fence>.json  results of jobs on it
+
 A unit writes its outputs under its own fence at the path they will have in the bundle; the `report`
 stage copies the winners' into the bundle. Paths that begin with `work/` never reach the bundle.
 """

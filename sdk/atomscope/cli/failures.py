@@ -12,6 +12,7 @@ from atomscope.errors import (
     APIError,
     APIStatusError,
     AtomscopeError,
+    AttributionFailed,
     AuditCanceled,
     AuditFailed,
     BadRequestError,
@@ -71,7 +72,7 @@ def _failure(error: AtomscopeError | OSError) -> Failure:
         )
     if isinstance(error, APIError):
         return Failure(code="api_error", detail=str(error), request_id=error.request_id)
-    if isinstance(error, AuditFailed):
+    if isinstance(error, (AuditFailed, AttributionFailed)):
         return Failure(code=error.code, detail=str(error), errors=list(error.errors))
     if isinstance(error, InvalidInput):
         return Failure(code=error.code, detail=error.detail, errors=msgspec.to_builtins(error.problems))
@@ -88,7 +89,7 @@ def _status(error: AtomscopeError | OSError) -> int:
     if isinstance(error, Interrupted):
         return EXIT_INTERRUPTED
     refused = (BadRequestError, PayloadTooLargeError, UnprocessableEntityError)
-    if isinstance(error, (AuditFailed, AuditCanceled, InvalidInput, *refused)):
+    if isinstance(error, (AuditFailed, AuditCanceled, AttributionFailed, InvalidInput, *refused)):
         return EXIT_FAILED
     return EXIT_ERROR
 

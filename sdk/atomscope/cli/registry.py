@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from atomscope.bundle import Bundle
+from atomscope.types.attribution import AttributionQuery, AttributionResult
 from atomscope.types.resources import Progress
 from atomscope.types.spec import AuditConfig
 from atomscope.types.work import Stage
@@ -60,6 +62,16 @@ class LocalRunner(Protocol):
         ...
 
     def estimate(self, request: LocalRun) -> Estimate: ...
+
+    def attribute(
+        self,
+        bundle: Bundle,
+        base_model: Path,
+        query: AttributionQuery,
+        on_progress: Callable[[Progress], None],
+    ) -> AttributionResult:
+        """Trace a query in a bundle; raises `InvalidInput`, `BundleError`."""
+        ...
 
 
 class Output(Protocol):

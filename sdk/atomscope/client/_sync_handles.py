@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from atomscope.bundle.atom_list import AtomAttributes, AtomList, strengths_by_index
 from atomscope.bundle.behaviour_list import BehaviourAttributes, BehaviourList
 from atomscope.client import _audits, _core
+from atomscope.client._attributions import attribute, make_query
 from atomscope.client._downloads import download_bundle, download_steered
 from atomscope.client._handles import AuditAttributes, SteeredAttributes
 from atomscope.client._progress import display
 from atomscope.client._service import Service
 from atomscope.client._transport import run
 from atomscope.types.atoms import Atom, AuditReport, Behaviour
+from atomscope.types.attribution import AttributionQuery, AttributionResult
 from atomscope.types.resources import Audit as AuditResource
 from atomscope.types.resources import (
     DocumentMatch,
@@ -108,6 +110,27 @@ class Audit(AuditAttributes):
         """Have the adapter steered: atoms (or their indices) to strengths in units of the adapter's norm."""
         created = run(_core.steer_audit(self._service, self.id, strengths_by_index(strengths), name))
         return SteeredAdapter(self._service, created)
+
+    def attribute(
+        self,
+        prompt: str | None = None,
+        completion: str | None = None,
+        *,
+        messages: list[dict[str, Any]] | None = None,
+        exact: bool = False,
+        documents: int = 20,
+        timeout: float | None = None,
+    ) -> AttributionResult:
+        """Trace a prompt and its completion (or `messages`) to atoms, behaviours and documents.
+
+        `exact` ranks every document by the cosine of whitened gradients; otherwise documents are ranked by
+        their codes. Raises `AttributionFailed`, and `WaitTimeout` after `timeout` seconds (it goes on).
+        """
+        return self.ask(make_query(prompt, completion, messages, exact=exact, documents=documents), timeout)
+
+    def ask(self, query: AttributionQuery, timeout: float | None = None) -> AttributionResult:
+        """The same of a query that is made already."""
+        return run(attribute(self._service, self.id, query, timeout))
 
 
 class RemoteAtom(AtomAttributes):

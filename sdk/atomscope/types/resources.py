@@ -1,7 +1,7 @@
 """The REST API's requests and responses (`/v1`), shared by the service and the clients.
 
 Times are RFC 3339 in UTC. Ids are opaque: a prefix (`aud_`, `mdl_`, `ds_`, `ada_`, `str_`, `key_`,
-`upl_`, `evt_`) and a UUIDv7 in hexadecimal.
+`upl_`, `evt_`, `atr_`) and a UUIDv7 in hexadecimal.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import msgspec
 
 from atomscope.types.atoms import Atom, Behaviour
+from atomscope.types.attribution import AttributionQuery, AttributionResult
 from atomscope.types.spec import AuditConfig
 from atomscope.types.work import Stage
 
@@ -21,6 +22,7 @@ HUB_ID = "^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 AuditStatus = Literal["queued", "running", "canceling", "succeeded", "failed", "canceled"]
+JobStatus = Literal["queued", "running", "succeeded", "failed"]
 UploadPurpose = Literal["model", "adapter", "dataset"]
 UploadStatus = Literal["pending", "completed", "expired"]
 ModelSource = Literal["registered", "uploaded", "hub"]
@@ -247,6 +249,34 @@ class DocumentMatch(msgspec.Struct, kw_only=True, frozen=True):
     n_tokens: int
     n_target_tokens: int
     loss: float
+
+
+# ------------------------------------------------------------- attributions
+
+
+class AttributionCreate(AttributionQuery, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """`POST /v1/audits/{id}/attributions`."""
+
+
+class Attribution(msgspec.Struct, kw_only=True, frozen=True):
+    """The attribution of one query to what an audit found; a worker's job."""
+
+    id: str
+    audit: str
+    status: JobStatus
+    progress: Progress | None
+    """While it runs."""
+    query: AttributionQuery
+    result: AttributionResult | None
+    """Once it has succeeded; left out of lists."""
+    error: AuditError | None
+    created_at: str
+    started_at: str | None
+    ended_at: str | None
+    object: Literal["attribution"] = "attribution"
+
+
+# ------------------------------------------------------------------ findings
 
 
 class BehaviourPage(Page[Behaviour], kw_only=True):

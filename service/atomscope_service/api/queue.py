@@ -20,6 +20,10 @@ class WorkQueue(Protocol):
         """An audit is `canceling`."""
         ...
 
+    def job_added(self, project_id: str, job_id: str) -> None:
+        """A job is `queued`."""
+        ...
+
     def deletions_added(self) -> None:
         """There are key prefixes whose objects are to be removed."""
         ...

@@ -35,18 +35,31 @@ def text(value: object, limit: int) -> str:
     return shown if len(shown) <= limit else shown[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
+def pair(done: int, total: int) -> tuple[int, int]:
+    """Counts with 0 <= done <= total."""
+    total = min(max(total, 0), MAX_COUNT)
+    return min(max(done, 0), total), total
+
+
 def counts(report: UnitHeartbeat) -> tuple[int, int, str]:
     """Done, total and unit of a heartbeat, with 0 <= done <= total."""
-    total = min(max(report.total, 0), MAX_COUNT)
-    done = min(max(report.done, 0), total)
+    done, total = pair(report.done, report.total)
     return done, total, report.unit if report.unit in PROGRESS_UNITS else "steps"
 
 
-def error(report: UnitFailed) -> dict[str, Any]:
+def failure(code: str, detail: str, errors: list[dict[str, Any]]) -> dict[str, Any]:
     """`code`, `detail` and `errors` of a failure."""
-    code = "nothing_to_audit" if report.nothing_to_audit else text(report.code, 64)
-    errors = [_problem(problem) for problem in report.errors[:MAX_ERRORS]]
-    return {"code": code, "detail": text(report.detail, DETAIL), "errors": errors}
+    return {
+        "code": text(code, 64),
+        "detail": text(detail, DETAIL),
+        "errors": [_problem(problem) for problem in errors[:MAX_ERRORS]],
+    }
+
+
+def error(report: UnitFailed) -> dict[str, Any]:
+    """The same of a unit."""
+    code = "nothing_to_audit" if report.nothing_to_audit else report.code
+    return failure(code, report.detail, report.errors)
 
 
 def facts(report: UnitSucceeded) -> Facts | str:  # noqa: PLR0911  (one return a fault)

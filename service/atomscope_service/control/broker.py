@@ -12,6 +12,7 @@ import msgspec
 import redis
 
 from atomscope.errors import AtomscopeError
+from atomscope.types.jobs import RUN_JOB_TASK, JobOrder
 from atomscope.types.work import (
     PIPELINE_QUEUE,
     RUN_UNIT_TASK,
@@ -57,6 +58,17 @@ class Broker:
                 kwargs={"order": msgspec.to_builtins(order)},
                 queue=PIPELINE_QUEUE,
                 task_id=order_id(order.unit_id, order.fence),
+            )
+
+    def send_job(self, order: JobOrder) -> None:
+        """The same for a job."""
+        with reached():
+            self._redis.set(live_fence_key(order.job_id), order.fence, ex=KEY_SECONDS)
+            self._app.send_task(
+                RUN_JOB_TASK,
+                kwargs={"order": msgspec.to_builtins(order)},
+                queue=PIPELINE_QUEUE,
+                task_id=order_id(order.job_id, order.fence),
             )
 
     def retire(self, unit_ids: list[str]) -> None:

@@ -17,6 +17,7 @@ from atomscope.types.work import CONTROL_QUEUE
 
 AUDIT_CREATED_TASK = "atomscope.control.audit_created"
 CANCEL_TASK = "atomscope.control.cancel"
+JOB_ADDED_TASK = "atomscope.control.job_added"
 DELETIONS_TASK = "atomscope.control.deletions"
 HUB_IMPORT_TASK = "atomscope.control.hub_import"
 

@@ -11,6 +11,7 @@ from atomscope_service.control.celery import (
     CANCEL_TASK,
     DELETIONS_TASK,
     HUB_IMPORT_TASK,
+    JOB_ADDED_TASK,
     make_app,
 )
 
@@ -32,6 +33,9 @@ class ControlQueue:
 
     def cancel_requested(self, project_id: str, audit_id: str) -> None:
         self._send(CANCEL_TASK, project_id, audit_id)
+
+    def job_added(self, project_id: str, job_id: str) -> None:
+        self._send(JOB_ADDED_TASK, project_id, job_id)
 
     def deletions_added(self) -> None:
         self._send(DELETIONS_TASK)

@@ -20,15 +20,20 @@ logger = logging.getLogger(__name__)
 MAX_REPORT_BYTES = 256 * 1024
 
 
-def decode_report(message: Any) -> Report | str:  # noqa: ANN401
-    """The report in a message, or what is wrong with it."""
+def within_bounds(message: Any, kind: Any) -> Any:  # noqa: ANN401
+    """The report of this kind in a message, or what is wrong with it, as a string."""
     try:
         size = len(msgspec.json.encode(message))
         if size > MAX_REPORT_BYTES:
             return f"{size} bytes are more than {MAX_REPORT_BYTES}"
-        return msgspec.convert(message, Report, strict=True)
+        return msgspec.convert(message, kind, strict=True)
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
         return str(error)
+
+
+def decode_report(message: Any) -> Report | str:  # noqa: ANN401
+    """The report of a unit in a message, or what is wrong with it."""
+    return within_bounds(message, Report)
 
 
 def handle_report(scheduler: Scheduler, message: Any) -> bool:  # noqa: ANN401

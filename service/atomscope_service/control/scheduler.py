@@ -24,7 +24,7 @@ from atomscope_service.control.spec import InputMissing, audit_spec, spec_key
 from atomscope_service.control.state import Audit, Limits, Step, Unit, begin, fail, on_cancel
 from atomscope_service.db.engine import Database
 from atomscope_service.db.models import AuditRow, UnitRow
-from atomscope_service.settings import Settings
+from atomscope_service.settings import Settings, queued_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -151,8 +151,3 @@ class Scheduler:
             winners=winners,
             heartbeat_seconds=self.heartbeat_seconds,
         )
-
-
-def queued_seconds(settings: Settings) -> float:
-    """After how long a queued unit's message is looked for: `ATOMSCOPE_QUEUED_SECONDS`, else half a lease."""
-    return settings.queued_seconds or settings.lease_seconds / 2

@@ -11,6 +11,7 @@ from celery import Celery
 from sqlalchemy.exc import DBAPIError
 
 from atomscope.store import StoreError, open_store
+from atomscope.types.jobs import JOB_REPORT_TASK
 from atomscope.types.work import CONTROL_QUEUE, REPORT_TASK
 from atomscope_service.control.broker import Broker, BrokerUnavailable
 from atomscope_service.control.celery import (
@@ -18,10 +19,12 @@ from atomscope_service.control.celery import (
     CANCEL_TASK,
     DELETIONS_TASK,
     HUB_IMPORT_TASK,
+    JOB_ADDED_TASK,
     make_app,
 )
 from atomscope_service.control.deletions import forget_idempotency, remove_deleted
 from atomscope_service.control.hub import import_models
+from atomscope_service.control.job_scheduler import JobScheduler
 from atomscope_service.control.reports import handle_report
 from atomscope_service.control.rounds import Round
 from atomscope_service.control.scheduler import Scheduler
@@ -47,11 +50,12 @@ def run(settings: Settings) -> int:
     store, broker = open_store(settings.store), Broker(settings.broker_url)
     scheduler = Scheduler(database, store, broker, settings)
     # Each in a thread of its own: a large deletion or import must not hold up the leases.
-    leases = Round("sweep", settings.sweep_seconds, lambda: sweep(scheduler))
+    jobs = JobScheduler(scheduler)
+    leases = Round("sweep", settings.sweep_seconds, lambda: _sweep(scheduler, jobs))
     cleaning = Round("cleaning", settings.sweep_seconds, lambda: _clean(scheduler))
     imports = Round("import", HUB_SECONDS, lambda: import_models(database, store, broker, settings))
     app = make_app(settings.broker_url, settings.lease_seconds)
-    add_tasks(app, scheduler, cleaning, imports)
+    add_tasks(app, scheduler, jobs, cleaning, imports)
     rounds = (leases, cleaning, imports)
     for each in rounds:
         each.start()
@@ -76,7 +80,7 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def add_tasks(app: Celery, scheduler: Scheduler, cleaning: Round, imports: Round) -> None:
+def add_tasks(app: Celery, scheduler: Scheduler, jobs: JobScheduler, cleaning: Round, imports: Round) -> None:
     """Give the application the tasks of the `control` queue: short ones, the rest is left to the rounds."""
     again: dict[str, Any] = {
         "autoretry_for": PASSING,
@@ -96,6 +100,14 @@ def add_tasks(app: Celery, scheduler: Scheduler, cleaning: Round, imports: Round
     def cancel(project_id: str, audit_id: str) -> None:  # pyright: ignore[reportUnusedFunction]
         scheduler.cancel(project_id, audit_id)
 
+    @app.task(name=JOB_ADDED_TASK, **again)
+    def job_added(project_id: str, job_id: str) -> None:  # pyright: ignore[reportUnusedFunction]
+        jobs.start(project_id, job_id)
+
+    @app.task(name=JOB_REPORT_TASK, **again)
+    def job_report(message: dict[str, Any]) -> None:  # pyright: ignore[reportUnusedFunction]
+        jobs.report(message)
+
     @app.task(name=DELETIONS_TASK)
     def deletions() -> None:  # pyright: ignore[reportUnusedFunction]
         cleaning.wake()
@@ -103,6 +115,11 @@ def add_tasks(app: Celery, scheduler: Scheduler, cleaning: Round, imports: Round
     @app.task(name=HUB_IMPORT_TASK)
     def hub_import(_project_id: str, _model_id: str) -> None:  # pyright: ignore[reportUnusedFunction]
         imports.wake()
+
+
+def _sweep(scheduler: Scheduler, jobs: JobScheduler) -> None:
+    sweep(scheduler)
+    jobs.sweep()
 
 
 def _clean(scheduler: Scheduler) -> None:

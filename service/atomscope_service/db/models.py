@@ -194,6 +194,31 @@ class SteeredAdapterRow(ProjectRow, Base):
     size: Mapped[int] = mapped_column(BigInteger)
 
 
+class JobRow(ProjectRow, Base):
+    """Work that was asked of a finished audit: the request, and the record of who does it."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index("ix_jobs_lease", "status", "lease_expires_at"),)
+
+    audit_id: Mapped[str] = mapped_column(String(64), ForeignKey("audits.id", ondelete="CASCADE"), index=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    """`attribution`."""
+    status: Mapped[str] = mapped_column(String(16))
+    request: Mapped[dict[str, Any]]
+    fence: Mapped[int] = mapped_column(Integer)
+    """Rises with every send; reports under another fence are rejected."""
+    sequence: Mapped[int] = mapped_column(Integer)
+    worker: Mapped[str | None] = mapped_column(String(200))
+    lease_expires_at: Mapped[datetime | None]
+    """While `queued`, when a send that nobody took up is repeated; while `running`, when the lease ends."""
+    done: Mapped[int] = mapped_column(Integer)
+    total: Mapped[int] = mapped_column(Integer)
+    result_key: Mapped[str | None] = mapped_column(String(512))
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+
 class IdempotencyRow(ProjectRow, Base):
     __tablename__ = "idempotency_keys"
     __table_args__ = (UniqueConstraint("project_id", "route", "key"),)

@@ -23,6 +23,7 @@ from atomscope_service.db.models import (
     DeletionRow,
     EventRow,
     IdempotencyRow,
+    JobRow,
     ModelRow,
     ProjectRow,
     SteeredAdapterRow,
@@ -97,6 +98,16 @@ class Datasets(Repository[DatasetRow]):
 
 class SteeredAdapters(Repository[SteeredAdapterRow]):
     row = SteeredAdapterRow
+
+
+class Jobs(Repository[JobRow]):
+    row = JobRow
+
+    def live(self) -> int:
+        """Jobs of the project that have not ended."""
+        query = select(func.count()).select_from(JobRow)
+        query = query.where(JobRow.project_id == self.project_id, JobRow.ended_at.is_(None))
+        return self.session.scalar(query) or 0
 
 
 class Deletions(Repository[DeletionRow]):
@@ -225,6 +236,7 @@ class Repositories:
         self.datasets = Datasets(session, project_id)
         self.audits = Audits(session, project_id)
         self.events = Events(session, project_id)
+        self.jobs = Jobs(session, project_id)
         self.steered_adapters = SteeredAdapters(session, project_id)
         self.api_keys = APIKeys(session, project_id)
         self.idempotency_keys = IdempotencyKeys(session, project_id)

@@ -24,7 +24,7 @@ from atomscope_workers.pipeline.curvature import ModuleCurvature
 from atomscope_workers.pipeline.gram import LoadShard, blocks, whitened_block
 from atomscope_workers.pipeline.projection import columns
 
-_EXPONENTS: dict[VectorPower, float] = {"+1/2": 0.5, "0": 0.0, "-1/2": -0.5}
+EXPONENTS: dict[VectorPower, float] = {"+1/2": 0.5, "0": 0.0, "-1/2": -0.5}
 
 
 def steering_vector(
@@ -62,7 +62,7 @@ def combined_vectors(
         for block in blocks([module], sum(sizes)):
             whitened = whitened_block(block, load, sizes)
             coordinates = weights.to(whitened.device) @ whitened
-            total -= block.unwhiten(coordinates, _EXPONENTS[power]).cpu()
+            total -= block.unwhiten(coordinates, EXPONENTS[power]).cpu()
         for vector, tensor in zip(found, total, strict=True):
             vector[module.name] = tensor.clone().numpy()
     return found
@@ -76,4 +76,4 @@ def vector_norm(vector: Mapping[str, NDArray[np.float32]]) -> float:
 def _weighted(part: NDArray[np.floating], module: ModuleCurvature, power: VectorPower) -> NDArray[np.float64]:
     """Coordinates times (lambda + damping)^p; `scale` is the square root of that sum."""
     scale = module.scale.numpy()
-    return part.astype(np.float64) * scale ** (2 * _EXPONENTS[power])
+    return part.astype(np.float64) * scale ** (2 * EXPONENTS[power])

@@ -25,7 +25,9 @@ def run(ctx: StageContext) -> UnitResult:
     """Write `atoms/dictionary.safetensors` and `atoms/coefficients.parquet`.
 
     The dictionary holds `signs` (K) and, in the space of components, `atoms` (K, k_total); else `weights`
-    (K, N): an atom is then the sum of the documents' unit whitened gradients with these weights.
+    (K, N): an atom is then the sum of the documents' unit whitened gradients with these weights. Whatever the
+    space, `inner` (K, K) are the inner products of the atoms, `document` (N) the physical rows, in the order
+    of the shards, and `norm` (N) the lengths of their whitened gradients.
     """
     config = ctx.spec.config
     ctx.progress(0, 1, "steps")
@@ -59,15 +61,23 @@ def _write(ctx: StageContext, spanned: SpannedDocuments, found: Dictionary | Non
 
 def _arrays(spanned: SpannedDocuments, found: Dictionary | None) -> dict[str, NDArray[Any]]:
     """What the dictionary's file holds; safetensors writes memory as it lies, so all of it in C order."""
-    count = len(found.signs) if found is not None else 0
-    signs = found.signs if found is not None else np.zeros(0, dtype=np.int64)
+    arrays: dict[str, NDArray[Any]] = {
+        "document": spanned.documents,
+        "norm": np.sqrt(spanned.energy_kept),
+        "signs": found.signs if found is not None else np.zeros(0, dtype=np.int64),
+    }
+    span = spanned.span
+    vectors = found.atoms if found is not None else torch.zeros(0, span.width)
     if spanned.space == "components":
-        atoms = found.atoms.numpy() if found is not None else np.zeros((0, spanned.span.width), np.float32)
-        return {"atoms": np.ascontiguousarray(atoms), "signs": signs}
-    weights = np.zeros((count, len(spanned.documents)), dtype=np.float32)
-    if found is not None:
-        weights[:, spanned.used] = _weights(spanned, found).numpy()
-    return {"weights": weights, "signs": signs}
+        arrays["atoms"] = np.ascontiguousarray(vectors.numpy())
+    else:
+        arrays["weights"] = np.zeros((len(vectors), len(spanned.documents)), dtype=np.float32)
+        if found is not None:
+            weights = _weights(spanned, found)
+            vectors = span.combine(weights)
+            arrays["weights"][:, spanned.used] = weights.numpy()
+    arrays["inner"] = np.ascontiguousarray(span.inner(vectors, vectors).numpy())
+    return arrays
 
 
 def _weights(spanned: SpannedDocuments, found: Dictionary) -> torch.Tensor:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import msgspec
 import torch
 
 from atomscope.bundle import layout
 from atomscope.types.bundle import Plan
+from atomscope.types.spec import AuditSpec
 from atomscope_workers.models.device import choose_device
 from atomscope_workers.models.load import load_lora_model
 from atomscope_workers.models.lora import LoraModel
@@ -47,15 +51,18 @@ def plan_device(plan: Plan) -> torch.device:
 
 def lora_model(ctx: StageContext, plan: Plan) -> LoraModel:
     """Base and adapter in the plan's dtype and on its device, kept from one unit to the next."""
-    device = plan_device(plan)
     spec = ctx.spec
+    return kept_model(
+        spec, plan, plan_device(plan), lambda: ctx.input(spec.base_model), lambda: ctx.input(spec.adapter)
+    )
+
+
+def kept_model(
+    spec: AuditSpec, plan: Plan, device: torch.device, base: Callable[[], Path], adapter: Callable[[], Path]
+) -> LoraModel:
+    """An audit's model in the plan's dtype, loaded from these folders unless it is the last one used."""
     key = (spec.base_model.sha256, spec.adapter.sha256, plan.compute_dtype, device.type)
     if key not in _loaded:
         _loaded.clear()  # before loading: two models at once may not fit
-        _loaded[key] = load_lora_model(
-            ctx.input(spec.base_model),
-            ctx.input(spec.adapter),
-            dtype=_DTYPES[plan.compute_dtype],
-            device=device,
-        )
+        _loaded[key] = load_lora_model(base(), adapter(), dtype=_DTYPES[plan.compute_dtype], device=device)
     return _loaded[key]

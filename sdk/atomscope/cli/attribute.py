@@ -1,0 +1,150 @@
+"""`atomscope attribute`: from a prompt and its completion to atoms, behaviours and documents."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from atomscope.bundle import Bundle
+from atomscope.cli.connect import number
+from atomscope.cli.plugins import MissingExtra, is_missing_extra
+from atomscope.cli.registry import EXIT_DONE, LocalRunner, Output
+from atomscope.cli.tables import card
+from atomscope.cli.targets import add_target, opened
+from atomscope.cli.tree import CommandTree, PluginRegistry
+from atomscope.client._attributions import make_query
+from atomscope.errors import UsageError
+from atomscope.text import visible
+from atomscope.types.attribution import AttributionQuery, AttributionResult
+
+_ATOMS = 8
+_BEHAVIOURS = 5
+
+
+def register(registry: PluginRegistry, tree: CommandTree) -> None:
+    registry.add_command(
+        "attribute",
+        "trace a prompt and its completion to what the audit found",
+        _configure,
+        partial(_run, tree=tree),
+    )
+
+
+def _configure(parser: ArgumentParser) -> None:
+    add_target(parser)
+    parser.add_argument("--prompt", metavar="TEXT|@FILE", help="the prompt; @FILE reads it from a file")
+    parser.add_argument("--completion", metavar="TEXT|@FILE", help="what the model answered")
+    parser.add_argument(
+        "--messages", metavar="FILE", type=Path, help="a conversation instead: a JSON list of turns"
+    )
+    parser.add_argument(
+        "--exact",
+        action="store_true",
+        help="rank every document by the cosine of whitened gradients, which reads all of them",
+    )
+    parser.add_argument("--documents", type=number(int, 0), default=10, help="documents to list (default 10)")
+    parser.add_argument(
+        "--base-model", type=Path, metavar="DIR", help="of a bundle: the base model that was audited"
+    )
+    parser.add_argument("--timeout", type=number(float, 0), help="of an audit: seconds to wait")
+
+
+def _run(args: Namespace, output: Output, *, tree: CommandTree) -> int:
+    query = make_query(
+        _text(args.prompt, "--prompt"),
+        _text(args.completion, "--completion"),
+        _messages(args.messages),
+        exact=args.exact,
+        documents=args.documents,
+    )
+    with opened(args) as target:
+        if isinstance(target, Bundle):
+            if args.timeout is not None:
+                raise UsageError("--timeout has no meaning for a bundle")
+            if args.base_model is None:
+                raise UsageError("a bundle needs --base-model DIR, the base model that was audited")
+            found = _locally(target, args.base_model, query, tree.load_runner)
+        elif args.base_model is not None:
+            raise UsageError("--base-model is for a bundle: the service has the base model of its audits")
+        else:
+            found = target.ask(query, args.timeout)
+    for warning in found.warnings:
+        output.note(f"warning: {warning}")
+    output.result(found, _shown(found))
+    return EXIT_DONE
+
+
+def _locally(
+    bundle: Bundle, base: Path, query: AttributionQuery, load: Callable[[], LocalRunner] | None
+) -> AttributionResult:
+    try:
+        if load is None:
+            raise MissingExtra("attribute BUNDLE", "workers")
+        return load().attribute(bundle, base, query, lambda progress: None)
+    except ModuleNotFoundError as error:
+        if not is_missing_extra(error):
+            raise
+        raise MissingExtra("attribute BUNDLE", "workers") from error
+
+
+def _text(given: str | None, option: str) -> str | None:
+    if given is None or not given.startswith("@"):
+        return given
+    try:
+        return Path(given[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise UsageError(f"{option}: {given[1:]} cannot be read as UTF-8: {error}") from error
+
+
+def _messages(path: Path | None) -> list[dict[str, Any]] | None:
+    if path is None:
+        return None
+    try:
+        found: object = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--messages: {path} cannot be read as JSON: {error}") from error
+    if isinstance(found, dict):
+        found = found.get("messages")
+    if not isinstance(found, list):
+        raise UsageError(f"--messages: {path} holds no list of turns")
+    return found
+
+
+def _shown(found: AttributionResult) -> str:
+    tokens = found.n_target_tokens
+    head = card(
+        [
+            ("completion", f"{tokens} tokens"),
+            (
+                "loss",
+                f"{found.loss / tokens:.3f} nats a token, {found.base_loss / tokens:.3f} under the base",
+            ),
+            ("explained", f"{found.explained:.1%} of its direction by atoms"),
+        ]
+    )
+    parts = [head]
+    if not found.atoms:
+        parts.append("no atom pulls it: what it does is not in this data")
+    for title, lines in (
+        (
+            "behaviours",
+            [_line(i.strength, i.behaviour, i.label, i.keywords) for i in found.behaviours[:_BEHAVIOURS]],
+        ),
+        ("atoms", [_line(i.value, i.atom, i.label, i.keywords) for i in found.atoms[:_ATOMS]]),
+        (
+            f"documents, by cosine of {'whitened gradients' if found.exact else 'codes'}",
+            [_line(i.value, i.document, i.preview, []) for i in found.documents],
+        ),
+    ):
+        if lines:
+            parts.append(title + "\n" + "\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _line(value: float, index: int, label: str | None, keywords: list[str]) -> str:
+    title = label if label is not None else ", ".join(keywords)
+    return f"{value:7.3f}  {index:6d}  {visible(title)}"

@@ -1,0 +1,97 @@
+"""Jobs on finished audits: runs an order over the object store, and leaves its result there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from atomscope.bundle import Bundle
+from atomscope.errors import InvalidInput
+from atomscope.store import ObjectStore
+from atomscope.types.attribution import AttributionQuery
+from atomscope.types.jobs import JobAbandoned, JobFailed, JobOrder, JobStarted, JobSucceeded
+from atomscope.types.spec import AuditSpec
+from atomscope_workers.attribution import attribute
+from atomscope_workers.celery_context import fetched_input
+from atomscope_workers.failures import failure
+from atomscope_workers.pulse import UNREACHED, Pulse
+from atomscope_workers.stages.context import Stopped
+
+logger = logging.getLogger(__name__)
+
+_opened: dict[str, Bundle] = {}
+"""The bundle this process used last, with the files that it fetched: queries come in rows."""
+
+
+class StoredAudit:
+    """The `AuditFiles` of `atomscope_workers.attribution` over an object store."""
+
+    def __init__(self, store: ObjectStore, order: JobOrder, pulse: Pulse) -> None:
+        self._store = store
+        self._pulse = pulse
+        self._bundle = _bundle(store, order.bundle_prefix)
+
+    @property
+    def spec(self) -> AuditSpec:
+        return self._bundle.spec
+
+    def read(self, path: str) -> Path:
+        return self._bundle.file(path)
+
+    def base(self) -> Path:
+        return fetched_input(self._store, self.spec.base_model)
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        self._pulse.progress(done, total, unit)
+
+    def checkpoint(self) -> None:
+        self._pulse.checkpoint()
+
+
+def run_job_order(store: ObjectStore, order: JobOrder, pulse: Pulse) -> None:
+    """Do one job and report how it ended."""
+    kind, facts = JobFailed, dict[str, Any]()
+    try:
+        pulse.send(JobStarted)
+    except UNREACHED as error:  # the first heartbeat will say the same
+        logger.warning("the start of %s was not told: %s", order.job_id, error)
+    pulse.start()
+    try:
+        pulse.checkpoint()
+        result = _WORK[order.kind](StoredAudit(store, order, pulse), order)
+        pulse.checkpoint()
+        store.put_bytes(order.result_key, msgspec.json.encode(result))
+        kind = JobSucceeded
+    except Stopped as stop:
+        logger.info("%s stopped: %s", order.job_id, stop)
+        kind = JobAbandoned
+    except InvalidInput as error:
+        facts = failure(error)
+    except Exception as error:  # whatever a hostile input provokes must reach the record of the job
+        logger.exception("%s failed", order.job_id)
+        facts = failure(error)
+    finally:
+        pulse.stop()
+    pulse.insist(kind, **facts)
+
+
+def _attribution(files: StoredAudit, order: JobOrder) -> object:
+    try:
+        query = msgspec.convert(order.request, AttributionQuery)
+    except msgspec.ValidationError as error:
+        raise InvalidInput("bad_request", f"the query cannot be read: {error}") from error
+    return attribute(files, query)
+
+
+_WORK: dict[str, Callable[[StoredAudit, JobOrder], object]] = {"attribution": _attribution}
+
+
+def _bundle(store: ObjectStore, prefix: str) -> Bundle:
+    if prefix not in _opened:
+        _opened.clear()
+        _opened[prefix] = Bundle(store, prefix)
+    return _opened[prefix]

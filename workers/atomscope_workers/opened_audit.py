@@ -1,0 +1,44 @@
+"""A finished audit on this machine: its bundle, wherever that lies, and the folder of its base model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from atomscope.bundle import Bundle
+from atomscope.errors import InvalidInput
+from atomscope.input_files import is_model_file
+from atomscope.types.resources import Progress
+from atomscope.types.spec import AuditSpec
+from atomscope_workers.local_inputs import input_folder
+
+OnSteps = Callable[[Progress], None]
+
+
+class OpenedAudit:
+    """The `AuditFiles` of `atomscope_workers.attribution` over an opened bundle."""
+
+    def __init__(self, bundle: Bundle, base_model: Path, on_progress: OnSteps) -> None:
+        """Raises `InvalidInput`: `bad_path` for no folder, `input_changed` for another base model."""
+        self._bundle = bundle
+        self._on_progress = on_progress
+        found = input_folder(base_model, "base model", is_model_file)
+        self._base = Path(found.location)
+        if found.sha256 != self.spec.base_model.sha256:
+            raise InvalidInput("input_changed", f"{base_model} is not the base model that was audited")
+
+    @property
+    def spec(self) -> AuditSpec:
+        return self._bundle.spec
+
+    def read(self, path: str) -> Path:
+        return self._bundle.file(path)
+
+    def base(self) -> Path:
+        return self._base
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        self._on_progress(Progress(done=done, total=total, unit=unit))
+
+    def checkpoint(self) -> None:
+        """Nothing stops a query but an interrupt, which raises by itself."""
