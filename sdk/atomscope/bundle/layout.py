@@ -5,7 +5,7 @@ Every key of a project begins with `projects/<project_id>/`, so that a store pre
     projects/<project>/uploads/<upl>/<file number>            while an upload is open
     projects/<project>/models/<mdl>/<files>                   base models
     projects/<project>/adapters/<ada>/<files>                 adapters
-    projects/<project>/datasets/<ds>/data.jsonl|data.parquet  data sets
+    projects/<project>/datasets/<ds>/data.<format>  data sets
     projects/<project>/steered/<str>/<files>                  steered adapters
     projects/<project>/audits/<aud>/a<attempt>/spec.json      one attempt at an audit
     ....................................../units/<stage>/NNNN/f<fence>/<bundle path>, unit.json
@@ -29,6 +29,8 @@ DOCUMENTS = "documents/documents.parquet"
 DROPPED = "documents/dropped.json"
 ATOMS = "atoms/atoms.json"
 BEHAVIOURS = "atoms/behaviours.json"
+LABELS = "atoms/labels.json"
+"""What the endpoint for labels was asked and answered, where labels were asked for."""
 DICTIONARY = "atoms/dictionary.safetensors"
 COEFFICIENTS = "atoms/coefficients.parquet"
 ADAPTER_CONFIG = "adapter/adapter_config.json"

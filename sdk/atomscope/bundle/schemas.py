@@ -10,6 +10,7 @@ from atomscope.bundle import layout
 from atomscope.bundle._json import encode
 from atomscope.types.atoms import Atom, AuditReport, Behaviour, DroppedDocument
 from atomscope.types.bundle import Manifest, Plan
+from atomscope.types.labels import Labels
 from atomscope.types.spec import AuditSpec
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -21,6 +22,7 @@ TYPES: dict[str, Any] = {
     layout.REPORT: AuditReport,
     layout.ATOMS: list[Atom],
     layout.BEHAVIOURS: list[Behaviour],
+    layout.LABELS: Labels,
     layout.DROPPED: list[DroppedDocument],
 }
 """Bundle path of a JSON file -> what it holds."""

@@ -18,6 +18,15 @@ class DocumentRef(msgspec.Struct, kw_only=True, frozen=True):
     """The beginning of its text, as it is in the data: escape it wherever it is shown."""
 
 
+class Exemplars(msgspec.Struct, kw_only=True, frozen=True):
+    """Documents from one part of the range of codes, so that a reviewer sees where an atom frays."""
+
+    quantile: float
+    """Where they begin in the positive codes of its documents: 1 is the strongest part, 0.25 the last."""
+    documents: list[DocumentRef]
+    """The strongest of that part, strongest first; no document is in two parts."""
+
+
 class Evidence(msgspec.Struct, kw_only=True, frozen=True):
     """How far to trust an atom or a behaviour. What was not measured is null."""
 
@@ -65,7 +74,7 @@ class Atom(msgspec.Struct, kw_only=True, frozen=True):
     vector_norm: float
     """Euclidean norm of its steering vector."""
     keywords: list[str]
-    """Terms that distinguish its documents (class-based TF-IDF)."""
+    """Terms that more of its documents hold than of all others (weighted log-odds), strongest first."""
     top_documents: list[DocumentRef]
     """Documents of positive code, strongest first."""
     bottom_documents: list[DocumentRef]
@@ -77,7 +86,14 @@ class Atom(msgspec.Struct, kw_only=True, frozen=True):
     evidence: Evidence = Evidence()
     behaviour: int | None = None
     """Index of the behaviour that it belongs to."""
+    prompt_keywords: list[str] = []
+    """The same of the prompts alone (every turn that is not a response)."""
+    response_keywords: list[str] = []
+    """The same of the responses alone."""
+    exemplars: list[Exemplars] = []
+    """Documents of positive code from the quantiles 1, 0.75, 0.5 and 0.25, where there are any."""
     label: str | None = None
+    """One line by the operator's language model, null where none was asked for or none came."""
 
 
 class DocumentStrength(msgspec.Struct, kw_only=True, frozen=True):
@@ -110,12 +126,19 @@ class Behaviour(msgspec.Struct, kw_only=True, frozen=True):
     null_coherence_95: float
     evidence: Evidence
     keywords: list[str]
-    """Terms that distinguish its documents (class-based TF-IDF)."""
+    """Terms that more of its documents hold than of all others (weighted log-odds), strongest first."""
     top_documents: list[DocumentRef]
     """Its strongest documents; `value` is the strength."""
     documents: list[DocumentStrength]
     """All `n_documents` of them, strongest first. Left empty where the API lists behaviours."""
+    prompt_keywords: list[str] = []
+    """The same of the prompts alone (every turn that is not a response)."""
+    response_keywords: list[str] = []
+    """The same of the responses alone."""
+    exemplars: list[Exemplars] = []
+    """Documents of its strength from the quantiles 1, 0.75, 0.5 and 0.25, where there are any."""
     label: str | None = None
+    """One line by the operator's language model, null where none was asked for or none came."""
 
 
 class DocumentRecord(msgspec.Struct, kw_only=True, frozen=True):

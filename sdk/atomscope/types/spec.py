@@ -74,6 +74,9 @@ class AuditConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     vector_power: VectorPower = "0"
     """Power of (lambda + damping) in the unprojection: `+1/2` is the paper's, `0` leaves it half-whitened."""
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
+    labels: bool = False
+    """Whether the language model that the operator named gives atoms and behaviours a label each; excerpts of
+    documents are sent to it. Refused (`labels_unavailable`) where none was named."""
 
     def __post_init__(self) -> None:
         if self.solver == "sklearn" and self.codes != "signed":

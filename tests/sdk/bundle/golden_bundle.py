@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ml_dtypes
 import msgspec
@@ -36,8 +36,10 @@ from atomscope.types.atoms import (
     DocumentStrength,
     DroppedDocument,
     Evidence,
+    Exemplars,
 )
 from atomscope.types.bundle import FileEntry, Manifest, Plan, ShardPlan
+from atomscope.types.labels import LabelRequest, Labels
 from atomscope.types.spec import AuditConfig, AuditSpec, InputRef
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -126,6 +128,9 @@ def _atom(index: int, rank: int, first: DocumentRef, *others: DocumentRef, label
         share=0.5,
         evidence=EVIDENCE,
         behaviour=0,
+        prompt_keywords=["tea"],
+        response_keywords=["你好"],
+        exemplars=[Exemplars(quantile=1.0, documents=[first])],
         label=label,
     )
 
@@ -155,8 +160,38 @@ BEHAVIOURS = [
         keywords=["tea"],
         top_documents=[DocumentRef(document=0, value=0.75, preview="tea")],
         documents=[DocumentStrength(document=0, strength=0.75), DocumentStrength(document=2, strength=0.5)],
+        exemplars=[
+            Exemplars(quantile=1.0, documents=[DocumentRef(document=0, value=0.75, preview="tea")]),
+            Exemplars(quantile=0.5, documents=[DocumentRef(document=2, value=0.5)]),
+        ],
     )
 ]
+
+
+def _request(kind: Literal["behaviour", "atom"], index: int, label: str | None) -> LabelRequest:
+    return LabelRequest(
+        kind=kind,
+        index=index,
+        label=label,
+        documents=[0],
+        contrast=[2],
+        messages=[{"role": "system", "content": "name it"}, {"role": "user", "content": "tea"}],
+        answer=label and f"{label}\n",
+        answered_model=label and "small-1",
+        failure=None if label else "HTTP 500",
+        attempts=1 if label else 3,
+        asked_at=CREATED_AT,
+    )
+
+
+LABELS = Labels(
+    url="https://models.example/v1",
+    model="small",
+    prompt_version=1,
+    options={"temperature": 0},
+    requests=[_request("behaviour", 0, None), _request("atom", 1, "drinks tea")],
+    not_asked=1,
+)
 REPORT = AuditReport(
     audit_id=AUDIT_ID,
     n_documents=3,
@@ -201,6 +236,7 @@ def make_bundle(folder: Path) -> Path:
         (layout.REPORT, REPORT),
         (layout.ATOMS, ATOMS),
         (layout.BEHAVIOURS, BEHAVIOURS),
+        (layout.LABELS, LABELS),
         (layout.DROPPED, DROPPED),
         (layout.ADAPTER_CONFIG, {"peft_type": "LORA", "r": 2}),
     ):

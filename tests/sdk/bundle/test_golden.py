@@ -20,6 +20,7 @@ from atomscope.bundle import json_schemas, layout, read_coefficients, read_docum
 from atomscope.steering import read_tensors
 from atomscope.types.atoms import DroppedDocument
 from atomscope.types.bundle import Manifest
+from atomscope.types.labels import Labels
 from tests.sdk.bundle import golden_bundle as made
 from tests.sdk.bundle.golden_bundle import GOLDEN
 
@@ -29,6 +30,7 @@ JSON_FILES = [
     layout.REPORT,
     layout.ATOMS,
     layout.BEHAVIOURS,
+    layout.LABELS,
     layout.DROPPED,
     layout.ADAPTER_CONFIG,
 ]
@@ -59,6 +61,8 @@ def test_its_json_files_are_read_to_what_they_were_made_of(bundle: atomscope.Bun
     assert bundle.report == made.REPORT
     assert [atom.atom for atom in bundle.atoms] == made.ATOMS
     assert [item.behaviour for item in bundle.behaviours] == made.BEHAVIOURS
+    labels = bundle.file(layout.LABELS).read_bytes()
+    assert msgspec.json.decode(labels, type=Labels) == made.LABELS
     dropped = bundle.file(layout.DROPPED).read_bytes()
     assert msgspec.json.decode(dropped, type=list[DroppedDocument]) == made.DROPPED
     assert msgspec.structs.replace(bundle.spec, config=made.SPEC.config) == made.SPEC

@@ -40,6 +40,7 @@ EDGES = {
     "vector_power": ["+1/2", "0", "-1/2"],
     "on_bad_row": ["fail", "skip"],
     "solver": ["torch", "sklearn"],
+    "labels": [True, False],
 }
 NEEDED = {"sklearn": {"codes": "signed", "alpha": 0.1}}
 """What else a value asks for."""
@@ -67,6 +68,7 @@ BEYOND = {
     "vector_power": ["1/2", 0],
     "on_bad_row": [True],
     "solver": ["fista"],
+    "labels": ["yes", 1, None],
 }
 
 
