@@ -10,7 +10,7 @@ from litestar import Controller, Request, Response, delete, get, post
 from litestar.params import FromPath, JSONBody
 
 from atomscope.store import ObjectStore
-from atomscope.types.attribution import AttributionQuery, AttributionResult
+from atomscope.types.attribution import AttributionQuery
 from atomscope.types.jobs import job_prefix
 from atomscope.types.resources import Attribution, AttributionCreate, AuditError, Deleted, Page, Progress
 from atomscope_service.api.announce import announce
@@ -22,6 +22,7 @@ from atomscope_service.api.times import rfc3339, rfc3339_or_none
 from atomscope_service.db.models import JobRow
 from atomscope_service.db.repositories import Repositories
 from atomscope_service.ids import new_id
+from atomscope_service.job_results import BadResult, read_result
 from atomscope_service.settings import queued_seconds
 
 MOST_LIVE = 100
@@ -32,7 +33,11 @@ def render_attribution(row: JobRow, store: ObjectStore | None = None) -> Attribu
     """A row as the API shows it; with its result when a store is given."""
     result = None
     if store is not None and row.status == "succeeded" and row.result_key is not None:
-        result = msgspec.json.decode(store.get_bytes(row.result_key), type=AttributionResult)
+        try:
+            result = read_result(store, row.result_key, "attribution")
+        except BadResult as error:
+            detail = f"The store holds {error}: delete this attribution and ask again."
+            raise ProblemError(500, "result_unreadable", detail) from error
     running = row.status == "running"
     return Attribution(
         id=row.id,
@@ -57,7 +62,7 @@ def create_attribution(tenant: Tenant, audit_id: str, request: AttributionCreate
             raise ProblemError(409, "audit_not_succeeded", f"This audit is {audit.status}, not succeeded.")
         if repositories.jobs.live() >= MOST_LIVE:
             detail = f"{MOST_LIVE} attributions of this project wait or run: wait for one to end."
-            raise ProblemError(429, "too_many_attributions", detail)
+            raise ProblemError(429, "too_many_attributions", detail, headers={"Retry-After": "5"})
         row = repositories.jobs.add(
             JobRow(
                 id=new_id("atr"),

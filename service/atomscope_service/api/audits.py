@@ -10,6 +10,7 @@ from litestar import Controller, Request, Response, delete, get, post
 from litestar.params import FromPath, FromQuery, JSONBody
 
 from atomscope.bundle.layout import audit_prefix
+from atomscope.types.jobs import job_prefix
 from atomscope.types.resources import (
     TERMINAL,
     Audit,
@@ -109,6 +110,9 @@ def delete_audit(tenant: Tenant, audit_id: str) -> None:
             detail = f"This audit is {row.status}: cancel it and wait for its end first."
             raise ProblemError(409, "audit_not_ended", detail)
         repositories.deletions.add_prefix(audit_prefix(tenant.project_id, audit_id))
+        for job_id in repositories.jobs.live_of(audit_id):
+            # Its worker may still write after the audit's own prefix has been removed.
+            repositories.deletions.add_prefix(job_prefix(tenant.project_id, audit_id, job_id))
         repositories.audits.remove(row)
     tenant.services.bundles.forget(audit_prefix(tenant.project_id, audit_id))
     announce(tenant.services.queue.deletions_added)

@@ -15,15 +15,15 @@ from atomscope_service.db.models import DeletionRow, IdempotencyRow
 logger = logging.getLogger(__name__)
 
 BATCH = 100
-_OF_AN_ATTEMPT = re.compile(r"projects/[^/]+/audits/[^/]+/(a\d+|bundle-a\d+-f\d+)/")
+_OF_A_WORKER = re.compile(r"projects/[^/]+/audits/[^/]+/(a\d+|bundle-a\d+-f\d+|jobs/[^/]+)/")
 
 
 def remove_deleted(database: Database, store: ObjectStore, grace: timedelta) -> int:
     """Remove the objects of the waiting deletions; how many deletions were done.
 
-    What an attempt left is given `grace` first: a worker that has not yet noticed that the audit ended
-    may still be writing there. A deletion that the store refuses stays recorded and is tried again; it
-    does not hold up the others.
+    What an attempt or a job left is given `grace` first: a worker that has not yet noticed that it ended, or
+    was deleted, may still be writing there. A deletion that the store refuses stays recorded and is tried
+    again; it does not hold up the others.
     """
     done = 0
     last = ""
@@ -34,7 +34,7 @@ def remove_deleted(database: Database, store: ObjectStore, grace: timedelta) -> 
             ).all()
         for row in rows:
             last = row.id
-            if _OF_AN_ATTEMPT.fullmatch(row.prefix) and row.created_at + grace > datetime.now(UTC):
+            if _OF_A_WORKER.fullmatch(row.prefix) and row.created_at + grace > datetime.now(UTC):
                 continue
             try:
                 _remove(store, row.prefix)

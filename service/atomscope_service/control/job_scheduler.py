@@ -3,47 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, cast
 
-import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from atomscope.store import ObjectNotFound
-from atomscope.types.attribution import AttributionResult
-from atomscope.types.jobs import (
-    AnyJobReport,
-    JobFailed,
-    JobKind,
-    JobOrder,
-    JobSucceeded,
-    result_key,
-)
+from atomscope.types.jobs import AnyJobReport, JobFailed, JobKind, JobOrder, JobSucceeded, result_key
 from atomscope.types.resources import JobStatus
 from atomscope.types.work import order_id
 from atomscope_service.control.broker import BrokerUnavailable
-from atomscope_service.control.jobs import (
-    ENDED,
-    Job,
-    JobStep,
-    fail_job,
-    on_job_expiry,
-    on_job_report,
-)
+from atomscope_service.control.jobs import ENDED, Job, JobStep, fail_job, on_job_expiry, on_job_report
 from atomscope_service.control.reports import within_bounds
 from atomscope_service.control.scheduler import Scheduler
 from atomscope_service.control.state import Delivery, Rejected
 from atomscope_service.db.models import AuditRow, JobRow
+from atomscope_service.ids import is_id
+from atomscope_service.job_results import BadResult, read_result
 
 logger = logging.getLogger(__name__)
 
-MAX_RESULT_BYTES = 8 * 2**20
 BATCH = 500
 """Jobs looked after in one sweep; the others wait for the next one."""
-
-RESULTS: dict[JobKind, Any] = {"attribution": AttributionResult}
 
 Decide = Callable[[Job], JobStep | None]
 
@@ -71,26 +54,29 @@ class JobScheduler:
         if isinstance(decoded, str):
             logger.warning("a report of a job was refused: %s", decoded)
             return False
-        report = cast(AnyJobReport, decoded)
+        report = self._with_its_result(cast(AnyJobReport, decoded))
         refused: list[str] = []
 
         def decide(job: Job) -> JobStep | None:
-            outcome = on_job_report(
-                job, self._with_its_result(job, report), datetime.now(UTC), self._scheduler.limits
-            )
+            outcome = on_job_report(job, report, datetime.now(UTC), self._scheduler.limits)
             if isinstance(outcome, Rejected):
                 refused.append(outcome.reason)
                 return None
             return outcome
 
-        if self.change(report.project_id, report.job_id, decide) is None:
-            reason = refused[0] if refused else "no such job"
-            logger.info("a report was refused: %s of %s: %s", type(report).__name__, report.job_id, reason)
-            return False
-        return True
+        if self.change(report.project_id, report.job_id, decide) is not None:
+            return True
+        if not refused and is_id(report.job_id, "atr"):
+            self._retire(report.job_id)  # deleted while it ran: whoever is at it may stop
+        reason = refused[0] if refused else "no such job"
+        logger.info("a report was refused: %s of %s: %s", type(report).__name__, report.job_id, reason)
+        return False
 
     def sweep(self) -> int:
-        """Look after the jobs whose deadline has passed; how many changed."""
+        """Look after the jobs whose deadline has passed; how many changed.
+
+        Raises `BrokerUnavailable` when an overdue job's message cannot be looked for.
+        """
         now = datetime.now(UTC)
         with self._scheduler.database.read() as session:
             rows = session.scalars(
@@ -110,7 +96,8 @@ class JobScheduler:
                     delivery = "waiting"
                 elif self._scheduler.broker.claimed(job.id, job.fence):
                     delivery = "taken"
-            changed += self._expire(job, delivery)
+            with _apart(job.id):
+                changed += self._expire(job, delivery)
         return changed
 
     def change(self, project_id: str, job_id: str, decide: Decide) -> Job | None:
@@ -123,7 +110,7 @@ class JobScheduler:
             for field in _CHANGING:
                 setattr(row, field, getattr(step.job, field))
         if step.job.status in ENDED:
-            self._retire(step.job)
+            self._retire(step.job.id)
         if step.send:
             self._send(step.job)
         return step.job
@@ -139,23 +126,26 @@ class JobScheduler:
             logger.info("job %s is %s, fence %d", changed.id, changed.status, changed.fence)
         return changed is not None
 
-    def _with_its_result(self, job: Job, report: AnyJobReport) -> AnyJobReport:
-        """A job that succeeded has left a result of its kind; one that has not, failed."""
+    def _with_its_result(self, report: AnyJobReport) -> AnyJobReport:
+        """A job that succeeded has left a result of its kind; one that has not, failed.
+
+        The store is read before the record is locked, and not at all for a report that will be refused.
+        """
         if not isinstance(report, JobSucceeded):
             return report
-        key = result_key(job.project_id, job.audit_id, job.id, report.fence)
-        fault: str | None = None
+        with self._scheduler.database.read() as session:
+            row = _row(session, report.project_id, report.job_id)
+            job = None if row is None else job_of(row)
+        if job is None or isinstance(
+            on_job_report(job, report, datetime.now(UTC), self._scheduler.limits), Rejected
+        ):
+            return report
+        key = result_key(job.project_id, job.audit_id, job.id, job.fence)
         try:
-            size = self._scheduler.store.size(key)
-            if size > MAX_RESULT_BYTES:
-                fault = f"a result of {size} bytes, more than {MAX_RESULT_BYTES}"
-            else:
-                msgspec.json.decode(self._scheduler.store.get_bytes(key), type=RESULTS[job.kind])
-        except ObjectNotFound:
-            fault = "a result that is not in the store"
-        except msgspec.MsgspecError as error:
-            fault = f"a result that cannot be read: {error}"
-        if fault is None:
+            read_result(self._scheduler.store, key, job.kind)
+        except BadResult as error:
+            fault = str(error)
+        else:
             return report
         return JobFailed(
             project_id=report.project_id,
@@ -169,11 +159,11 @@ class JobScheduler:
             retryable=True,
         )
 
-    def _retire(self, job: Job) -> None:
+    def _retire(self, job_id: str) -> None:
         try:
-            self._scheduler.broker.retire([job.id])
+            self._scheduler.broker.retire([job_id])
         except BrokerUnavailable as error:
-            logger.warning("job %s: its worker could not be told of its end: %s", job.id, error)
+            logger.warning("job %s: its worker could not be told of its end: %s", job_id, error)
 
     def _send(self, job: Job) -> None:
         with self._scheduler.database.read() as session:
@@ -201,6 +191,15 @@ class JobScheduler:
             self._scheduler.broker.send_job(order)
         except BrokerUnavailable as error:
             logger.warning("job %s: its order is left to the sweeper: %s", job.id, error)
+
+
+@contextmanager
+def _apart(job_id: str) -> Generator[None]:
+    """Keep what is wrong with one job from the others."""
+    try:
+        yield
+    except Exception:
+        logger.exception("job %s could not be looked after", job_id)
 
 
 _CHANGING: Sequence[str] = (

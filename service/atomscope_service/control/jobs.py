@@ -1,8 +1,8 @@
 """The state machine of jobs, as pure functions: `queued -> running -> succeeded | failed`.
 
-A running job goes back to `queued` under a higher fence when its lease runs out or its worker gives it up,
-until it was sent too often. Whatever the order, repetition or loss of messages: its fence only rises, a
-report of another fence changes nothing, and a job ends once.
+A running job goes back to `queued` under a higher fence when its lease runs out, its worker gives it up or an
+attempt fails that may do better the next time, until it was sent too often. Whatever the order, repetition or
+loss of messages: its fence only rises, a report of another fence changes nothing, and a job ends once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from atomscope.types.jobs import (
 )
 from atomscope.types.resources import JobStatus
 from atomscope_service.control import bounds
-from atomscope_service.control.state import Delivery, Limits, Rejected
+from atomscope_service.control.state import MAX_EXCUSED, Delivery, Limits, Rejected
 
 ENDED: frozenset[JobStatus] = frozenset({"succeeded", "failed"})
 
@@ -49,6 +49,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     error: dict[str, Any] | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
+
+    @property
+    def excused(self) -> int:
+        """Sends again that were no fault of the job: its worker was stopped."""
+        return int((self.error or {}).get("excused", 0))
 
 
 class JobStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +86,7 @@ def on_job_report(job: Job, report: AnyJobReport, now: datetime, limits: Limits)
                 return JobStep(job=_ended(job, now, "failed", error=error))
         case JobAbandoned():
             error = {"code": "worker_stopped", "detail": "the worker was stopped", "errors": []}
-    return _again(job, error, now, limits)
+    return _again(job, error, now, limits, excuse=isinstance(report, JobAbandoned))
 
 
 def on_job_expiry(job: Job, delivery: Delivery, now: datetime, limits: Limits) -> JobStep | None:
@@ -131,9 +136,15 @@ def _ended(job: Job, now: datetime, status: JobStatus, **facts: Any) -> Job:  # 
     )
 
 
-def _again(job: Job, error: dict[str, Any], now: datetime, limits: Limits) -> JobStep:
-    """Send a job again under a higher fence, or fail it on the last attempt."""
-    if job.fence >= limits.max_attempts:
+def _again(
+    job: Job, error: dict[str, Any], now: datetime, limits: Limits, *, excuse: bool = False
+) -> JobStep:
+    """Send a job again under a higher fence, or fail it on the last attempt.
+
+    An excused attempt counts for nothing, up to `MAX_EXCUSED` of them.
+    """
+    excused = job.excused + excuse
+    if job.fence - min(excused, MAX_EXCUSED) >= limits.max_attempts:
         detail = f"it failed {limits.max_attempts} times, the last time: {error['detail']}"
         exhausted = {"code": "job_attempts_exhausted", "detail": detail, "errors": error["errors"]}
         return JobStep(job=_ended(job, now, "failed", error=exhausted))
@@ -145,6 +156,6 @@ def _again(job: Job, error: dict[str, Any], now: datetime, limits: Limits) -> Jo
         worker=None,
         lease_expires_at=now + limits.queued,
         done=0,
-        error=error,
+        error=error | {"excused": excused},
     )
     return JobStep(job=queued, send=True)

@@ -109,6 +109,11 @@ class Jobs(Repository[JobRow]):
         query = query.where(JobRow.project_id == self.project_id, JobRow.ended_at.is_(None))
         return self.session.scalar(query) or 0
 
+    def live_of(self, audit_id: str) -> list[str]:
+        """Ids of an audit's jobs that have not ended."""
+        query = select(JobRow.id).where(JobRow.project_id == self.project_id, JobRow.audit_id == audit_id)
+        return list(self.session.scalars(query.where(JobRow.ended_at.is_(None))))
+
 
 class Deletions(Repository[DeletionRow]):
     row = DeletionRow
