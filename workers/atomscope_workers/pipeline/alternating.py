@@ -111,8 +111,12 @@ def fista(
 
 
 def _largest_eigenvalue(matrix: torch.Tensor, steps: int = 30, margin: float = 1.05) -> float:
-    """Of a positive semi-definite matrix (K, K), by power iteration from a fixed vector, a little above."""
-    vector = torch.ones(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    """Of a positive semi-definite matrix (K, K), by power iteration from a fixed vector, a little above.
+
+    The entries of the vector differ: a constant one is at right angles to what two opposed atoms share, and
+    never finds it.
+    """
+    vector = torch.linspace(1.0, 2.0, len(matrix), dtype=matrix.dtype, device=matrix.device)
     value = 1.0
     for _ in range(steps):
         vector = matrix @ vector
