@@ -43,6 +43,10 @@ class BundleFiles:
     def __contains__(self, path: str) -> bool:
         return path in self._entries
 
+    def holds(self, path: str) -> bool:
+        """Whether `path` is listed and in the store."""
+        return path in self._entries and self._store.exists(f"{self._prefix}{path}")
+
     def path(self, path: str) -> Path:
         """A local file with the content of `path`, fetched and kept when the store is not a folder.
 

@@ -176,6 +176,14 @@ class Bundle:
         """A local file with the content of `path` (fetched and kept when the store is not a folder)."""
         return self._files.path(path)
 
+    def holds(self, path: str) -> bool:
+        """Whether `file(path)` is there: what is large may have been left out of a copy."""
+        return self._files.holds(path)
+
+    def forget(self, path: str) -> None:
+        """Remove the copy that `file(path)` fetched; a folder's own file is left alone."""
+        self._files.forget(path)
+
     def verify(self) -> None:
         """Read every file and compare its SHA-256; raises `BundleError` naming those that differ.
 

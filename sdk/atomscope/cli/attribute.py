@@ -105,7 +105,7 @@ def _messages(path: Path | None) -> list[dict[str, Any]] | None:
         return None
     try:
         found: object = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"--messages: {path} cannot be read as JSON: {error}") from error
     if isinstance(found, dict):
         found = found.get("messages")

@@ -31,9 +31,11 @@ def make_query(
     given = {"prompt": prompt, "completion": completion, "messages": messages}
     given = {name: value for name, value in given.items() if value is not None}
     try:
-        return msgspec.convert(given | {"exact": exact, "documents": documents}, AttributionQuery)
-    except msgspec.ValidationError as error:
+        query = msgspec.convert(given | {"exact": exact, "documents": documents}, AttributionQuery)
+        msgspec.json.encode(query)
+    except (msgspec.MsgspecError, TypeError, UnicodeEncodeError, RecursionError) as error:
         raise UsageError(f"not a query: {error}") from error
+    return query
 
 
 async def attribute(

@@ -10,15 +10,18 @@ from atomscope.types.atoms import DocumentRef
 
 MAX_QUERY_DOCUMENTS = 1000
 MAX_QUERY_CHARACTERS = 1_000_000
+MAX_QUERY_DEPTH = 32
+"""Levels of lists and objects within `messages`."""
 
 QueryText = Annotated[str, msgspec.Meta(max_length=MAX_QUERY_CHARACTERS)]
 
 
 class AttributionQuery(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """What is attributed: `prompt` and `completion`, or `messages` that end with the assistant's turn.
+    """What is attributed: `prompt` and `completion`, or `messages`, as a row of a data set has them.
 
-    Two strings take the form that the audited data set has: a conversation of one question and one answer,
-    or plain text. Raises `msgspec.ValidationError` where neither or both are given.
+    Of messages, the assistant's turns are the completion. Two strings take the form that the audited data
+    set has: a conversation of one question and one answer, or plain text. Raises `msgspec.ValidationError`
+    where neither or both are given.
     """
 
     prompt: QueryText | None = None
@@ -36,6 +39,20 @@ class AttributionQuery(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
             raise ValueError("`prompt` and `completion`, or `messages`, are expected")
         if strings and (self.prompt is None or not self.completion):
             raise ValueError("`prompt` and a `completion` that is not empty are expected together")
+        if _deeper_than(MAX_QUERY_DEPTH, self.messages):
+            raise ValueError(f"`messages` are nested deeper than {MAX_QUERY_DEPTH} levels")
+
+
+def _deeper_than(limit: int, value: object) -> bool:
+    level: list[Any] = [value]
+    for _ in range(limit + 1):
+        level = [
+            item
+            for each in level
+            if isinstance(each, dict | list)
+            for item in (each.values() if isinstance(each, dict) else each)
+        ]
+    return bool(level)
 
 
 class AttributedAtom(msgspec.Struct, kw_only=True, frozen=True):
@@ -47,7 +64,8 @@ class AttributedAtom(msgspec.Struct, kw_only=True, frozen=True):
     value: float
     """The query's code, as `coefficients.parquet` has them of documents."""
     cosine: float
-    """Cosine of the query's whitened gradient with the atom."""
+    """Cosine of the query's whitened gradient with the atom; nearly so past `exact_documents`, where
+    atoms are learned in a sketch."""
     behaviour: int | None
     keywords: list[str]
     label: str | None
@@ -60,7 +78,8 @@ class AttributedBehaviour(msgspec.Struct, kw_only=True, frozen=True):
     """Index of the behaviour."""
     rank: int
     strength: float
-    """Sum of the query's codes on its atoms, as documents have them."""
+    """Sum of the query's positive codes on its atoms, as documents have them; of a document only the three
+    strongest are kept."""
     keywords: list[str]
     label: str | None
 
