@@ -202,7 +202,9 @@ def test_a_steered_adapter_is_the_adapter_plus_its_vectors(owner: Tenant, audit:
     one, two = load(vector(1)), load(vector(2))
     for name, tensor in base.items():
         step = 0.5 * one[name] / length(one) - 0.25 * two[name] / length(two)
-        np.testing.assert_allclose(moved[name], tensor + length(base) * step, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            moved[f"base_model.model.{name}"], tensor + length(base) * step, rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize(

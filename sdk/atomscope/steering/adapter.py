@@ -12,7 +12,9 @@ import msgspec
 
 from atomscope.errors import SteeringError
 from atomscope.steering.apply import Vector, steer
+from atomscope.steering.names import parse_lora_name, peft_name
 from atomscope.steering.tensors import read_tensors, write_tensors
+from atomscope.text import visible
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -42,7 +44,7 @@ class SteeredAdapter:
         self.config = config
         """`adapter_config.json`, as it was."""
         self.tensors = dict(tensors)
-        """Weights by name, in the adapter's own dtypes."""
+        """Weights by the adapter's own names, in its own dtypes."""
         self.provenance = provenance
 
     def __repr__(self) -> str:
@@ -51,21 +53,34 @@ class SteeredAdapter:
     def save(self, folder: str | Path) -> Path:
         """Write the PEFT folder and return it; an earlier save there is replaced, file by file.
 
+        Tensors get the names that PEFT loads: where wrappers of a trainer had left marks in the adapter's
+        names, these are taken out, since PEFT would load nothing under such a name.
+
         Raises `SteeringError` when the folder holds anything that a save did not put there, or cannot be
         written.
         """
         target = Path(folder)
         claim_folder(target)
+        tensors = _named_for_peft(self.tensors)
         provenance = msgspec.json.format(msgspec.json.encode(self.provenance), indent=2) + b"\n"
         try:
             target.mkdir(parents=True, exist_ok=True)
             # Provenance first: whatever breaks off the save, the folder is known to be ours afterwards.
             _replace(target / PROVENANCE, lambda path: path.write_bytes(provenance))
             _replace(target / CONFIG, lambda path: path.write_bytes(self.config))
-            _replace(target / WEIGHTS, lambda path: write_tensors(self.tensors, path))
+            _replace(target / WEIGHTS, lambda path: write_tensors(tensors, path))
         except OSError as error:
             raise SteeringError(f"cannot write the adapter: {error}") from error
         return target
+
+
+def _named_for_peft(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    named = {peft_name(name): tensor for name, tensor in tensors.items()}
+    if len(named) != len(tensors):
+        raise SteeringError(
+            "two tensors of the adapter are one and the same to PEFT: it holds several adapters"
+        )
+    return named
 
 
 def _replace(path: Path, fill: Callable[[Path], object]) -> None:
@@ -92,7 +107,11 @@ def claim_folder(folder: Path) -> None:
 def steer_folder(
     adapter: Path, vectors: Mapping[int, Vector], strengths: Mapping[int, float], audit_id: str
 ) -> SteeredAdapter:
-    """Steer the PEFT folder `adapter`; raises `SteeringError`, also when a file of it is unusable."""
+    """Steer the PEFT folder `adapter`; raises `SteeringError`, also when a file of it is unusable.
+
+    Only LoRA tensors are moved, and strengths are in units of their norm. PEFT saves a copy of the base's
+    output head or embeddings beside a LoRA on them: such a copy is kept as it is.
+    """
     config, weights = adapter / CONFIG, adapter / WEIGHTS
     for path in (config, weights):
         if not path.is_file():
@@ -104,7 +123,13 @@ def steer_folder(
         msgspec.json.decode(content, type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise SteeringError(f"cannot read {CONFIG}: {error}") from error
-    tensors = steer(read_tensors(weights), vectors, strengths)
+    held = read_tensors(weights)
+    copies = {name: tensor for name, tensor in held.items() if parse_lora_name(name) is None}
+    unknown = [name for name in copies if "lora_" in name]
+    if unknown:
+        raise SteeringError(f"{WEIGHTS}: {visible(unknown[0])} is no tensor of a plain LoRA")
+    lora = {name: tensor for name, tensor in held.items() if name not in copies}
+    tensors = steer(lora, vectors, strengths) | copies
     with weights.open("rb") as source:
         digest = hashlib.file_digest(source, "sha256").hexdigest()
     return SteeredAdapter(

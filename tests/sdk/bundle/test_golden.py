@@ -97,9 +97,9 @@ def test_its_tensors_are_read_by_name(bundle: atomscope.Bundle) -> None:
 
 def test_it_holds_the_adapter_that_was_audited(bundle: atomscope.Bundle, tmp_path: Path) -> None:
     adapter = read_tensors(bundle.steer({1: 0.0}).save(tmp_path / "same") / "adapter_model.safetensors")
-    assert adapter["q_proj.lora_B.weight"].dtype == ml_dtypes.bfloat16
+    assert adapter["base_model.model.q_proj.lora_B.weight"].dtype == ml_dtypes.bfloat16
     for name, tensor in made.ADAPTER.items():
-        np.testing.assert_array_equal(adapter[name], tensor)
+        np.testing.assert_array_equal(adapter[f"base_model.model.{name}"], tensor)
 
 
 @pytest.mark.parametrize("path", JSON_FILES)

@@ -154,7 +154,7 @@ def test_steering_moves_the_adapter_along_the_vectors_named(tmp_path: Path) -> N
     moved = load_file(steered / "adapter_model.safetensors")
     name = "q_proj.lora_A.weight"
     step = 0.5 * norm / np.sqrt(sum(tensor.size for tensor in adapter.values()))
-    np.testing.assert_allclose(moved[name] - adapter[name], step, rtol=1e-6)
+    np.testing.assert_allclose(moved[f"base_model.model.{name}"] - adapter[name], step, rtol=1e-6)
 
 
 def test_two_bundles_of_one_store_are_kept_apart(tmp_path: Path) -> None:

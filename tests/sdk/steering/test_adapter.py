@@ -16,7 +16,7 @@ from atomscope.errors import SteeringError
 from atomscope.steering import CONFIG, FILES, PROVENANCE, WEIGHTS, SteeredAdapter, read_tensors, steer_folder
 
 CONFIG_TEXT = b'{"peft_type": "LORA",\n   "r": 2, "unknown": [1, 2]}'
-NAMES = ("a.lora_A.weight", "a.lora_B.weight")
+NAMES = ("base_model.model.a.lora_A.weight", "base_model.model.a.lora_B.weight")
 
 
 def tensors(seed: int, dtype: Any = np.float32) -> dict[str, Any]:
@@ -143,3 +143,42 @@ def test_peft_loads_what_was_saved(steered: SteeredAdapter, tmp_path: Path) -> N
     for name in NAMES:
         assert str(loaded[name].dtype) == "torch.bfloat16"
         assert (loaded[name].float().numpy() == steered.tensors[name].astype(np.float32)).all()
+
+
+def test_marks_of_wrappers_are_gone_from_what_is_saved_and_kept_in_memory(
+    adapter: Path, tmp_path: Path
+) -> None:
+    own = {name.replace(".weight", ".default.weight"): value for name, value in tensors(0).items()}
+    save_file(own, adapter / WEIGHTS)
+    steered = steer_folder(adapter, {1: {name: np.ones((2, 3)) for name in own}}, {1: 0.5}, "aud_1")
+    assert steered.tensors.keys() == own.keys()
+    assert read_tensors(steered.save(tmp_path / "out") / WEIGHTS).keys() == set(NAMES)
+
+
+def test_two_adapters_in_one_file_are_not_saved_as_one(adapter: Path, tmp_path: Path) -> None:
+    own = {name.replace(".weight", f".{which}.weight"): v for which in "xy" for name, v in tensors(0).items()}
+    save_file(own, adapter / WEIGHTS)
+    steered = steer_folder(adapter, {1: {name: np.ones((2, 3)) for name in own}}, {1: 0.5}, "aud_1")
+    with pytest.raises(SteeringError, match="several adapters"):
+        steered.save(tmp_path / "out")
+
+
+def test_copies_of_base_weights_are_neither_moved_nor_counted_in_the_norm(adapter: Path) -> None:
+    lora, head = tensors(0), {"base_model.model.lm_head.base_layer.weight": np.full((9, 3), 7, np.float32)}
+    vector = {1: tensors(2)}
+    save_file(lora, adapter / WEIGHTS)
+    alone = steer_folder(adapter, vector, {1: 0.5}, "aud_1").tensors
+    (adapter / WEIGHTS).unlink()
+    save_file(lora | head, adapter / WEIGHTS)
+    beside = steer_folder(adapter, vector, {1: 0.5}, "aud_1").tensors
+    assert beside.keys() == alone.keys() | head.keys()
+    assert all((beside[name] == value).all() for name, value in (alone | head).items())
+
+
+@pytest.mark.parametrize(
+    "name", ["base_model.model.e.lora_embedding_A", "base_model.model.q.lora_magnitude_vector"]
+)
+def test_what_is_no_plain_lora_is_not_steered(adapter: Path, name: str) -> None:
+    save_file(tensors(0) | {name: np.ones(3, np.float32)}, adapter / WEIGHTS)
+    with pytest.raises(SteeringError, match="plain LoRA"):
+        steer_folder(adapter, {1: tensors(2)}, {1: 0.5}, "aud_1")

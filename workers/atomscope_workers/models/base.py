@@ -19,6 +19,8 @@ from transformers import (
 
 from atomscope_workers.models.folder import check_folder, check_no_remote_code, read_json_object, refuse
 from atomscope_workers.models.headers import TensorInfo, read_header
+from atomscope_workers.models.positions import check_positions
+from atomscope_workers.models.quantized import check_full_precision
 
 ARCHITECTURES = {
     "LlamaForCausalLM": "llama",
@@ -31,8 +33,7 @@ ARCHITECTURES = {
     "GPTNeoXForCausalLM": "gpt_neox",
     "GPT2LMHeadModel": "gpt2",
 }
-"""Accepted architectures and the `model_type` of each. Only their `torch.nn.Linear` layers may carry a LoRA:
-in GPT-2 that is `lm_head` alone, since its other layers are `Conv1D`."""
+"""Accepted architectures and the `model_type` of each."""
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -77,6 +78,15 @@ def check_base(folder: Path) -> CheckedBase:
     return CheckedBase(folder=folder, config=config, tensors=tensors)
 
 
+def attention_of(config: PretrainedConfig) -> str:
+    """Which attention of transformers runs a model: `sdpa`, or `eager` where scores are soft-capped.
+
+    The fused kernels of `sdpa` have no soft cap: transformers refuses it, and has ignored it before.
+    """
+    capped = config.model_type == "gemma2" or getattr(config, "attn_logit_softcapping", None) is not None
+    return "eager" if capped else "sdpa"
+
+
 def load_base(base: CheckedBase, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """The base model in eval mode on `device`, in `dtype`, no parameter requiring a gradient.
 
@@ -90,7 +100,7 @@ def load_base(base: CheckedBase, *, dtype: torch.dtype, device: torch.device) ->
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
-            attn_implementation="sdpa",
+            attn_implementation=attention_of(base.config),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are named below
         )
@@ -121,7 +131,7 @@ def build_meta_base(base: CheckedBase) -> PreTrainedModel:
             )
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                base.config, dtype=torch.float32, attn_implementation="sdpa"
+                base.config, dtype=torch.float32, attn_implementation=attention_of(base.config)
             )
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
         raise refuse(
@@ -161,14 +171,8 @@ def _check_architecture(raw: dict[str, Any]) -> None:
             file="config.json",
             field="architectures",
         )
-    for field in ("quantization_config", "compression_config"):
-        if raw.get(field):
-            raise refuse(
-                "quantized_model",
-                "quantised weights are not accepted; give the model in float32, bfloat16 or float16",
-                file="config.json",
-                field=field,
-            )
+    check_full_precision(raw)
+    check_positions(raw)
 
 
 def _check_weights(folder: Path) -> dict[str, TensorInfo]:

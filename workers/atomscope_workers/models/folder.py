@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,7 @@ def check_folder(folder: Path) -> list[str]:
     names: list[str] = []
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
-            raise refuse(
-                "unsafe_file", "a link leads out of the folder; put the file itself in its place", file=name
-            )
+        _check_link(path, root, name)
         if path.is_dir():
             continue
         if not path.is_file():
@@ -71,6 +68,25 @@ def check_folder(folder: Path) -> list[str]:
                 file=name,
             )
     return names
+
+
+def check_plain_files(folder: Path, names: Iterable[str]) -> None:
+    """Check that each of `names`, where it is there, is a regular file of `folder`; none is opened.
+
+    Raises `InvalidInput` (`unsafe_file`) for a link that leads out of the folder and for anything else.
+    """
+    root = folder.resolve()
+    for name in names:
+        _check_link(root / name, root, name)
+        if (root / name).exists() and not (root / name).is_file():
+            raise refuse("unsafe_file", "only regular files are accepted", file=name)
+
+
+def _check_link(path: Path, root: Path, name: str) -> None:
+    if path.is_symlink() and not path.resolve().is_relative_to(root):
+        raise refuse(
+            "unsafe_file", "a link leads out of the folder; put the file itself in its place", file=name
+        )
 
 
 def read_json_object(folder: Path, name: str, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,16 +11,18 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file
+from safetensors import safe_open
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from atomscope.errors import InputProblem, InvalidInput
-from atomscope_workers.models.adapter import PREFIX, WEIGHTS, CheckedAdapter, check_adapter
+from atomscope_workers.models.adapter import WEIGHTS, CheckedAdapter, check_adapter
 from atomscope_workers.models.base import CheckedBase, build_meta_base, check_base, load_base
+from atomscope_workers.models.copies import check_copied_shapes, check_copied_values
 from atomscope_workers.models.lora import LoraModel, LoraParameter
+from atomscope_workers.models.patterns import rank_and_alpha
+from atomscope_workers.models.places import find_places, mismatch, raise_mismatch
 
 _ADAPTER = "default"
-_MAX_LISTED = 10
 
 
 def load_lora_model(
@@ -38,19 +42,14 @@ def load_lora_model(
 def check_fit(base: CheckedBase, adapter: CheckedAdapter) -> None:
     """Compare the adapter's names and shapes with the base's architecture, without its weights.
 
-    Raises `InvalidInput`: `adapter_base_mismatch` with the first names and the shapes expected and found, or
-    `unsupported_adapter` for a LoRA on a layer that is not a `torch.nn.Linear`.
+    Raises `InvalidInput`: `adapter_base_mismatch` with the first names and the shapes expected and found,
+    `unsupported_adapter` for a LoRA on a layer that is not linear, for a name that could mean two layers, and
+    for trained or resized embeddings, `invalid_config` where `fan_in_fan_out` contradicts the layers.
     """
     model = build_meta_base(base)
-    _check_layers(model, adapter)
-    _check_targets_complete(model, adapter)
-    expected = {name: item.shape for name, item in _lora_parameters(_inject(model, adapter)).items()}
-    problems = [
-        _mismatch(name, str(list(expected[name])), str(list(info.shape)))
-        for name, info in adapter.tensors.items()
-        if expected[name] != info.shape
-    ]
-    _raise_mismatch(problems)
+    places = find_places(model, adapter)
+    check_copied_shapes(model, adapter)
+    _check_shapes(_lora_parameters(_inject(model, adapter, places), adapter, places), adapter)
 
 
 def attach_adapter(
@@ -58,34 +57,24 @@ def attach_adapter(
 ) -> LoraModel:
     """Put a checked adapter on a loaded base; every value is compared with the file afterwards.
 
-    Raises `InvalidInput` (`adapter_base_mismatch`) where names or shapes differ.
+    Raises `InvalidInput` as `check_fit` does, and where a copy of the base's embeddings in the file differs.
     """
-    _check_layers(base, adapter)
-    model = _inject(base, adapter)
-    parameters = _lora_parameters(model)
-    tensors = load_file(adapter.folder / WEIGHTS)
-    _raise_mismatch(
-        [
-            _mismatch(
-                name,
-                _shape_text(parameters.get(name)),
-                str(list(tensors[name].shape)) if name in tensors else "nothing",
+    places = find_places(base, adapter)
+    check_copied_values(base, adapter)
+    model = _inject(base, adapter, places)
+    parameters = _lora_parameters(model, adapter, places)
+    _check_shapes(parameters, adapter)
+    with safe_open(adapter.folder / WEIGHTS, framework="pt") as stream:
+        for name, parameter in parameters.items():
+            parameter.linear.weight = torch.nn.Parameter(
+                stream.get_tensor(name).to(device=device, dtype=dtype), requires_grad=False
             )
-            for name in sorted(parameters.keys() | tensors.keys())
-            if name not in tensors
-            or name not in parameters
-            or parameters[name].shape != tuple(tensors[name].shape)
-        ]
-    )
-    for name, parameter in parameters.items():
-        parameter.linear.weight = torch.nn.Parameter(
-            tensors[name].to(device=device, dtype=dtype), requires_grad=False
-        )
-    model.eval()
-    model.requires_grad_(False)
-    for name, parameter in _lora_parameters(model).items():
-        if not torch.equal(parameter.linear.weight, tensors[name].to(device=device, dtype=dtype)):
-            raise RuntimeError(f"{name} differs from its file after loading")
+        model.eval()
+        model.requires_grad_(False)
+        for name, parameter in _lora_parameters(model, adapter, places).items():
+            held = stream.get_tensor(name).to(device=device, dtype=dtype)
+            if not torch.equal(parameter.linear.weight, held):
+                raise RuntimeError(f"{name} differs from its file after loading")
     return LoraModel(
         model=model,
         base=base,
@@ -110,94 +99,59 @@ def adapter_disabled(lora_model: LoraModel) -> Generator[None]:
         lora_model.model.requires_grad_(False)
 
 
-def _inject(base: PreTrainedModel, adapter: CheckedAdapter) -> PeftModel:
-    """`base` with LoRA layers, values unset, on exactly the layers that the file names."""
+def _inject(base: PreTrainedModel, adapter: CheckedAdapter, places: dict[str, str]) -> PeftModel:
+    """`base` with LoRA layers, values unset, on exactly the layers of `places`."""
+    layers = dict(base.named_modules())
+    rank, alpha = adapter.config["r"], adapter.config["lora_alpha"]
+    own = {place: rank_and_alpha(adapter.config, module) for module, place in places.items()}
     config = LoraConfig(
         task_type="CAUSAL_LM",
         inference_mode=True,
-        r=adapter.config["r"],
-        lora_alpha=adapter.config["lora_alpha"],
-        rank_pattern=adapter.config.get("rank_pattern") or {},
-        alpha_pattern=adapter.config.get("alpha_pattern") or {},
+        r=rank,
+        lora_alpha=alpha,
+        # By the whole path in this base, whatever the adapter called the layer.
+        rank_pattern={re.escape(place): value for place, (value, _) in own.items() if value != rank},
+        alpha_pattern={re.escape(place): value for place, (_, value) in own.items() if value != alpha},
         use_rslora=bool(adapter.config.get("use_rslora")),
+        fan_in_fan_out=any(isinstance(layers[place], Conv1D) for place in places.values()),
         lora_dropout=0.0,
-        target_modules=adapter.modules,
+        target_modules=sorted(places.values()),
     )
-    return PeftModel(
-        base, config, adapter_name=_ADAPTER, autocast_adapter_dtype=False, low_cpu_mem_usage=True
-    )
+    with warnings.catch_warnings():
+        # Both concern merging, which is never done here; PEFT sets the first by layer, whatever is given.
+        for message in ("fan_in_fan_out is set to", "Model (has|with) `tie_word_embeddings=True`"):
+            warnings.filterwarnings("ignore", message=message, category=UserWarning)
+        return PeftModel(
+            base, config, adapter_name=_ADAPTER, autocast_adapter_dtype=False, low_cpu_mem_usage=True
+        )
 
 
-def _lora_parameters(model: PeftModel) -> dict[str, LoraParameter]:
-    """The LoRA matrices of a PEFT model by the names that they have in an adapter's file."""
+def _lora_parameters(
+    model: PeftModel, adapter: CheckedAdapter, places: dict[str, str]
+) -> dict[str, LoraParameter]:
+    """The LoRA matrices of a PEFT model by their names in the adapter's file.
+
+    Raises `RuntimeError` where PEFT put a LoRA elsewhere than on the layers of `places`.
+    """
+    layers = {
+        name: module
+        for name, module in model.get_base_model().named_modules()
+        if isinstance(module, LoraLayer)
+    }
+    if layers.keys() != set(places.values()):
+        raise RuntimeError("PEFT adapted other layers than the adapter names")
     found: dict[str, LoraParameter] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, LoraLayer):
-            for side in ("lora_A", "lora_B"):
-                linear = getattr(module, side)[_ADAPTER]
-                key = f"{name}.{side}.weight"
-                found[key] = LoraParameter(name=key, linear=linear)
+    for name, said in adapter.names.items():
+        linear = getattr(layers[places[said.module]], f"lora_{said.side}")[_ADAPTER]
+        found[name] = LoraParameter(name=name, linear=linear)
     return found
 
 
-def _check_layers(model: torch.nn.Module, adapter: CheckedAdapter) -> None:
-    layers = dict(model.named_modules())
-    missing = [name for name in adapter.tensors if _layer_of(name) not in layers]
-    _raise_mismatch(
-        [_mismatch(name, "no such layer", str(list(adapter.tensors[name].shape))) for name in missing]
-    )
-    for name in adapter.tensors:
-        layer = layers[_layer_of(name)]
-        if type(layer) is not torch.nn.Linear:
-            raise InvalidInput(
-                "unsupported_adapter",
-                f"LoRA on {type(layer).__name__} layers is not supported; on torch.nn.Linear layers it is",
-                [InputProblem(message=f"a LoRA on a {type(layer).__name__}", file=WEIGHTS, field=name)],
-            )
-
-
-def _check_targets_complete(model: torch.nn.Module, adapter: CheckedAdapter) -> None:
-    """A list of target names must be met in full; patterns and layer selections leave it to the file."""
-    targets = adapter.config["target_modules"]
-    selected = any(
-        adapter.config.get(field) is not None for field in ("layers_to_transform", "exclude_modules")
-    )
-    if not isinstance(targets, list) or selected:
-        return
-    present = set(adapter.modules)
-    suffixes = tuple(f".{target}" for target in targets)
-    wanted = [
-        name
-        for name, layer in model.named_modules()
-        if isinstance(layer, torch.nn.Linear) and (name in targets or name.endswith(suffixes))
-    ]
-    _raise_mismatch(
+def _check_shapes(parameters: dict[str, LoraParameter], adapter: CheckedAdapter) -> None:
+    raise_mismatch(
         [
-            _mismatch(f"{PREFIX}{name}.lora_A.weight", "a tensor, as target_modules says", "nothing")
-            for name in wanted
-            if name not in present
+            mismatch(name, str(list(parameters[name].shape)), str(list(info.shape)))
+            for name, info in adapter.tensors.items()
+            if parameters[name].shape != info.shape
         ]
     )
-
-
-def _layer_of(name: str) -> str:
-    return name.removeprefix(PREFIX).rsplit(".lora_", 1)[0]
-
-
-def _shape_text(parameter: LoraParameter | None) -> str:
-    return "no such layer" if parameter is None else str(list(parameter.shape))
-
-
-def _mismatch(name: str, expected: str, found: str) -> InputProblem:
-    return InputProblem(message=f"expected {expected}, found {found}", file=WEIGHTS, field=name)
-
-
-def _raise_mismatch(problems: list[InputProblem]) -> None:
-    if problems:
-        first = problems[0]
-        raise InvalidInput(
-            "adapter_base_mismatch",
-            f"the adapter does not fit the base model: {len(problems)} tensors differ, "
-            f"first {first.field}: {first.message}",
-            problems[:_MAX_LISTED],
-        )

@@ -10,6 +10,9 @@ import math
 import re
 from typing import Any
 
+from peft.utils.other import get_pattern_key
+
+from atomscope.steering.names import WRAPPERS
 from atomscope_workers.models.folder import refuse
 
 MAX_RANK = 8192
@@ -32,6 +35,15 @@ def check_rank_and_alpha(config: dict[str, Any], file: str) -> None:
         _check_rank(value, file, "rank_pattern")
     for value in _patterns(config, file, "alpha_pattern"):
         _check_alpha(value, file, "alpha_pattern")
+
+
+def rank_and_alpha(config: dict[str, Any], module: str) -> tuple[int, float]:
+    """Rank and alpha of the layer `module`, by the rule with which PEFT reads a checked `config`."""
+    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
+    return (
+        ranks.get(get_pattern_key(list(ranks), module), config["r"]),
+        alphas.get(get_pattern_key(list(alphas), module), config["lora_alpha"]),
+    )
 
 
 def _patterns(config: dict[str, Any], file: str, field: str) -> list[object]:
@@ -58,6 +70,8 @@ def _patterns(config: dict[str, Any], file: str, field: str) -> list[object]:
 
 def _bounded(pattern: str) -> bool:
     if not 0 < len(pattern) <= _MAX_LENGTH or _ELEMENTS.fullmatch(pattern) is None:
+        return False
+    if any(wrapper in pattern for wrapper in WRAPPERS):  # it would match no layer, and silently do nothing
         return False
     if len(_QUANTIFIER.findall(pattern)) > _MAX_QUANTIFIERS or pattern.count("(") > _MAX_GROUPS:
         return False

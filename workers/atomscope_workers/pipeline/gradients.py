@@ -7,7 +7,8 @@ gradient is the output of the input embeddings. The same x and s feed the Kronec
 
 The loss is the *summed* cross-entropy of a document's target tokens, so a document's gradient does not
 depend on the documents beside it. Logits are computed at the predicting tokens only: a hook on the model's
-output head hands it those rows, so whatever the model does to its logits afterwards stays its own.
+output head hands it those rows, so whatever the model does to its logits afterwards stays its own. A LoRA on
+the head sees those rows too. A batch that a model would read otherwise than its documents alone is split.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from torch.nn.functional import cross_entropy
 
 from atomscope.errors import AtomscopeError
 from atomscope_workers.models.lora import LoraModel
+from atomscope_workers.models.positions import length_boundary
 from atomscope_workers.pipeline.batches import Batch
 from atomscope_workers.pipeline.factors import FactorSums
+from atomscope_workers.pipeline.splitting import split_at_length
 
 
 class UnsupportedModel(AtomscopeError):  # noqa: N818
@@ -62,7 +65,7 @@ def gradient_pass(lora: LoraModel, factors: FactorSums | None = None) -> Generat
 
     Raises `ValueError` when the model is in training mode or a parameter requires a gradient, and
     `UnsupportedModel` when the model has no hookable embeddings or output head, or a LoRA layer's input is
-    not (documents, tokens, features).
+    not (documents, tokens, features) nor, on the output head, (1, targets, features).
     """
     if lora.model.training:
         raise ValueError("the model must be in eval mode: dropout would change the gradients")
@@ -72,11 +75,12 @@ def gradient_pass(lora: LoraModel, factors: FactorSums | None = None) -> Generat
     with ExitStack() as stack:
         embeddings = lora.base.get_input_embeddings()
         stack.callback(embeddings.register_forward_hook(_require_gradient).remove)
+        in_head = _modules_of_head(lora)
         for parameter in lora.parameters:
-            hook = partial(_capture, parameter.name, state, factors)
+            hook = partial(_capture, parameter.name, parameter.linear in in_head, state, factors)
             stack.callback(parameter.linear.register_forward_hook(hook).remove)
 
-        def run(batch: Batch) -> BatchGradients:
+        def run_whole(batch: Batch) -> BatchGradients:
             capture = _Capture(batch)
             state.append(capture)
             try:
@@ -92,13 +96,27 @@ def gradient_pass(lora: LoraModel, factors: FactorSums | None = None) -> Generat
                     capture.gradients[parameter.name] = torch.zeros(shape, device=lora.device)
             return BatchGradients(_by_document(token_losses, batch), capture.gradients)
 
+        def run(batch: Batch) -> BatchGradients:
+            parts = split_at_length(batch, length_boundary(lora.base.config))
+            if len(parts) == 1:
+                return run_whole(batch)
+            found = [(rows, run_whole(part)) for rows, part in parts]
+            return BatchGradients(
+                _joined([(rows, item.losses) for rows, item in found]),
+                {
+                    parameter.name: _joined([(rows, item.gradients[parameter.name]) for rows, item in found])
+                    for parameter in lora.parameters
+                },
+            )
+
         yield run
 
 
 def document_losses(lora: LoraModel, batch: Batch) -> torch.Tensor:
     """Summed cross-entropy of each document's targets, float64 (B,), by a forward pass alone."""
+    parts = split_at_length(batch, length_boundary(lora.base.config))
     with torch.no_grad():
-        return _by_document(_token_losses(lora, batch), batch)
+        return _joined([(rows, _by_document(_token_losses(lora, part), part)) for rows, part in parts])
 
 
 def gradient_norms(gradients: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -138,9 +156,21 @@ def _token_losses(lora: LoraModel, batch: Batch) -> torch.Tensor:
     return cross_entropy(logits[0].float(), batch.targets, reduction="none")
 
 
+def _modules_of_head(lora: LoraModel) -> set[torch.nn.Module]:
+    """The output head and what is in it: these run at the predicting tokens alone."""
+    head: torch.nn.Module | None = lora.base.get_output_embeddings()  # type: ignore[assignment]
+    return set() if head is None else set(head.modules())
+
+
 def _by_document(token_losses: torch.Tensor, batch: Batch) -> torch.Tensor:
     sums = torch.zeros(len(batch.documents), dtype=torch.float64, device=token_losses.device)
     return sums.index_add_(0, batch.owners, token_losses.detach().double())
+
+
+def _joined(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """One tensor from the rows of its parts, each given with its places among the rows of the whole."""
+    order = torch.cat([rows for rows, _ in parts])
+    return torch.cat([part for _, part in parts])[order.argsort()]
 
 
 def _require_gradient(_: torch.nn.Module, __: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
@@ -149,6 +179,7 @@ def _require_gradient(_: torch.nn.Module, __: tuple[Any, ...], output: torch.Ten
 
 def _capture(
     name: str,
+    in_head: bool,
     state: list[_Capture],
     factors: FactorSums | None,
     _: torch.nn.Module,
@@ -159,7 +190,8 @@ def _capture(
         return
     capture = state[0]
     inputs: torch.Tensor = arguments[0]
-    if inputs.shape[:-1] != capture.batch.input_ids.shape:
+    batch = capture.batch
+    if inputs.shape[:-1] != ((1, len(batch.targets)) if in_head else batch.input_ids.shape):
         raise UnsupportedModel(f"{name} was given {tuple(inputs.shape)}, not (documents, tokens, features)")
     if not output.requires_grad:
         raise UnsupportedModel(f"{name} does not depend on the input embeddings: it has no gradient")
@@ -167,8 +199,9 @@ def _capture(
     if factors is not None:
         group = _input_group(name, inputs, capture, factors)
         if group == name:
-            factors.add_input(group, inputs.flatten(0, 1).index_select(0, capture.batch.real))
-    output.register_hook(partial(_on_gradient, name, inputs, capture, factors))
+            rows = inputs.flatten(0, 1)
+            factors.add_input(group, rows if in_head else rows.index_select(0, batch.real))
+    output.register_hook(partial(_on_gradient, name, in_head, inputs, capture, factors))
 
 
 def _input_group(name: str, inputs: torch.Tensor, capture: _Capture, factors: FactorSums) -> str:
@@ -184,12 +217,24 @@ def _input_group(name: str, inputs: torch.Tensor, capture: _Capture, factors: Fa
 
 
 def _on_gradient(
-    name: str, inputs: torch.Tensor, capture: _Capture, factors: FactorSums | None, gradient: torch.Tensor
+    name: str,
+    in_head: bool,
+    inputs: torch.Tensor,
+    capture: _Capture,
+    factors: FactorSums | None,
+    gradient: torch.Tensor,
 ) -> None:
+    batch = capture.batch
     if factors is not None:
         # The gradient at padding is exactly zero: no target is predicted from there or attends to it.
-        factors.add_output(name, gradient.flatten(0, 1), len(capture.batch.real))
-    product = torch.bmm(gradient.float().transpose(1, 2), inputs.float())
+        factors.add_output(name, gradient.flatten(0, 1), len(batch.targets if in_head else batch.real))
+    s, x = gradient.float(), inputs.float()
+    if in_head:
+        counts = torch.bincount(batch.owners, minlength=len(batch.documents)).tolist()
+        pairs = zip(s[0].split(counts), x[0].split(counts), strict=True)
+        product = torch.stack([part.T @ rows for part, rows in pairs])
+    else:
+        product = torch.bmm(s.transpose(1, 2), x)
     if name in capture.gradients:
         capture.gradients[name] += product
     else:
