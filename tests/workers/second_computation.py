@@ -6,8 +6,8 @@ Nothing of the pipeline or its stages is used here, so that a mistake would have
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,22 +140,28 @@ def mean_pairwise_cosine(gradients: Mapping[str, Array], members: Sequence[int])
     return float(np.mean(cosines)) if cosines else 0.0
 
 
-def class_keywords(texts: Sequence[str], groups: Sequence[Sequence[int]]) -> list[list[str]]:
-    """Class-based TF-IDF: count in the class times log(1 + mean terms a class / count over all classes)."""
-    words = [re.findall(r"\b\w{2,40}\b", text.lower()) for text in texts]
-    grouped = {row for group in groups for row in group}
-    rest = [row for row in range(len(texts)) if row not in grouped]
-    classes = [Counter(word for row in group for word in words[row]) for group in [*groups, rest]]
-    overall: Counter[str] = Counter()
-    for counts in classes:
-        overall.update(counts)
-    mean = sum(overall.values()) / len(classes)
+def contrast_keywords(texts: Sequence[str], actives: Sequence[Sequence[int]], most: int) -> list[list[str]]:
+    """z-scores of log-odds under a prior of 10 documents, over documents that hold a word, one by one."""
+    words = [set(re.findall(r"[a-z0-9]{2,40}", text.lower())) for text in texts]
     found: list[list[str]] = []
-    for group, counts in zip(groups, classes, strict=False):
-        weights = {
-            word: count * np.log1p(mean / overall[word])
-            for word, count in counts.items()
-            if sum(word in words[row] for row in group) >= 2
-        }
-        found.append(sorted(weights, key=lambda word: (-round(weights[word], 9), word))[:10])
+    for active in actives:
+        group = active[:most]
+        inactive = [row for row in range(len(texts)) if row not in active]
+        rest = inactive if len(inactive) >= len(group) else [r for r in range(len(texts)) if r not in group]
+        scores: dict[str, float] = {}
+        for word in sorted(set().union(*words)):
+            share = sum(word in held for held in words) / len(words)
+            in_group = sum(word in words[row] for row in group)
+            in_rest = sum(word in words[row] for row in rest)
+            if in_group < 2 or share == 1 or not rest:
+                continue
+            with_word = (in_group + 10 * share, in_rest + 10 * share)
+            without = (
+                len(group) - in_group + 10 * (1 - share),
+                len(rest) - in_rest + 10 * (1 - share),
+            )
+            odds = [math.log(a / b) for a, b in zip(with_word, without, strict=True)]
+            scores[word] = (odds[0] - odds[1]) / math.sqrt(sum(1 / count for count in with_word + without))
+        kept = [word for word in scores if scores[word] > 1]
+        found.append(sorted(kept, key=lambda word: (-round(scores[word], 9), word))[:10])
     return found

@@ -23,7 +23,7 @@ from tests.workers.second_computation import (
     Array,
     Document,
     Passes,
-    class_keywords,
+    contrast_keywords,
     mean_pairwise_cosine,
     run_model,
     tokenise,
@@ -266,8 +266,14 @@ def test_atoms_and_their_documents(both: Both) -> None:
 
 def test_keywords(both: Both) -> None:
     atoms = sorted(both.bundle.atoms, key=lambda atom: atom.index)
-    groups = [[item.document for item in atom.top_documents] for atom in atoms]
-    expected = class_keywords([document.text for document in both.documents], groups)
+    codes = both.codes()
+    active = [
+        sorted(np.flatnonzero(codes[:, atom.index] > 1e-6).tolist(), key=lambda row: -codes[row, atom.index])
+        for atom in atoms
+    ]
+    texts = [document.text for document in both.documents]
+    expected = contrast_keywords(texts, active, CONFIG.top_documents)
+    assert any(expected)
     assert [atom.keywords for atom in atoms] == expected
 
 

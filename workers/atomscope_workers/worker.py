@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from atomscope.errors import AtomscopeError
 from atomscope.types.work import PIPELINE_QUEUE, Stage
+from atomscope_workers.labels.settings import LabelSettingsError, label_settings
 
 if TYPE_CHECKING:
     from atomscope_workers.stages.context import StageFunction
@@ -36,6 +37,10 @@ def run(stages: Mapping[Stage, StageFunction] | None = None) -> int:
     missing = [name for name in ("ATOMSCOPE_BROKER_URL", "ATOMSCOPE_STORE") if not environ.get(name)]
     if missing:
         raise WorkerSettingsError(f"a pipeline worker needs {', '.join(missing)}")
+    try:
+        label_settings(environ)
+    except LabelSettingsError as error:
+        raise WorkerSettingsError(str(error)) from error
     threads = _threads()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # read when torch is first imported
         os.environ[name] = str(threads)

@@ -91,7 +91,7 @@ class Atom(msgspec.Struct, kw_only=True, frozen=True):
     response_keywords: list[str] = []
     """The same of the responses alone."""
     exemplars: list[Exemplars] = []
-    """Documents of positive code from the quantiles 1, 0.75, 0.5 and 0.25, where there are any."""
+    """Its documents from the quantiles 1, 0.75, 0.5 and 0.25 of positive code, where there are any."""
     label: str | None = None
     """One line by the operator's language model, null where none was asked for or none came."""
 
@@ -136,7 +136,7 @@ class Behaviour(msgspec.Struct, kw_only=True, frozen=True):
     response_keywords: list[str] = []
     """The same of the responses alone."""
     exemplars: list[Exemplars] = []
-    """Documents of its strength from the quantiles 1, 0.75, 0.5 and 0.25, where there are any."""
+    """Its documents from the quantiles 1, 0.75, 0.5 and 0.25 of strength, where there are any."""
     label: str | None = None
     """One line by the operator's language model, null where none was asked for or none came."""
 

@@ -46,9 +46,11 @@ _WORKER_PREFIXES = (
     "GOMP_",
     "AWS_",
     "ATOMSCOPE_S3_",
+    "ATOMSCOPE_LABEL_",
 )
 """All that a pipeline worker is given of the outer environment: it loads weights and templates that
-nobody vouches for, so whatever is not known to be needed is kept from it. It does need the store."""
+nobody vouches for, so whatever is not known to be needed is kept from it. It does need the store, and, where
+the operator named one, the endpoint for labels with its key."""
 
 
 def service_environment(

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from atomscope.bundle import layout, read_coefficients
-from atomscope.types.atoms import AuditReport
+from atomscope.types.atoms import AuditReport, Behaviour
 from atomscope.types.spec import AuditConfig
 from atomscope.types.work import Stage
 from tests.workers.stages.units import (
@@ -75,8 +75,29 @@ def test_an_atom_shows_its_cluster_by_document_word_and_preview(audit: Audit) ->
         assert len(clusters) == 1
         found += clusters
         assert WORDS[found[-1]] in atom.keywords
+        assert atom.keywords == atom.prompt_keywords
+        assert "of" not in atom.keywords, "every document holds it"
         assert all(item.preview.startswith(WORDS[found[-1]]) for item in atom.top_documents)
     assert sorted(found) == [0, 1, 2, 3]
+
+
+def test_exemplars_go_from_the_strongest_documents_to_the_weakest_with_the_stored_codes(audit: Audit) -> None:
+    codes = read_coefficients(audit.file(layout.COEFFICIENTS))
+    for atom in audit.atoms():
+        rows, values = codes.of_atom(atom.index)
+        stored = dict(zip(rows.tolist(), values.tolist(), strict=True))
+        shown = [item for part in atom.exemplars for item in part.documents]
+        assert [part.quantile for part in atom.exemplars][:2] == [1.0, 0.75]
+        assert shown[0] == atom.top_documents[0]
+        assert [item.value for item in shown] == [stored[item.document] for item in shown]
+        assert [item.value for item in shown] == sorted((item.value for item in shown), reverse=True)
+        assert len({item.document for item in shown}) == len(shown)
+    behaviours = msgspec.json.decode(audit.file(layout.BEHAVIOURS).read_bytes(), type=list[Behaviour])
+    for behaviour in behaviours:
+        strength = {item.document: item.strength for item in behaviour.documents}
+        shown = [item for part in behaviour.exemplars for item in part.documents]
+        assert shown != []
+        assert [item.value for item in shown] == [strength[item.document] for item in shown]
 
 
 def test_coherence_is_the_mean_cosine_of_the_raw_gradients(

@@ -11,17 +11,20 @@ import torch
 from numpy.typing import NDArray
 
 from atomscope.bundle import layout
-from atomscope.types.atoms import Atom, Behaviour, DocumentRef, DocumentStrength
+from atomscope.types.atoms import Atom, Behaviour, DocumentRef, DocumentStrength, Exemplars
 from atomscope_workers.pipeline.atoms import Membership, energy_retained, memberships, ranks
 from atomscope_workers.pipeline.behaviours import strengths
 from atomscope_workers.pipeline.coherence import coherence_by_size, null_of_size, random_orders
 from atomscope_workers.pipeline.evidence import first_documents, score
-from atomscope_workers.pipeline.keywords import distinctive_keywords
+from atomscope_workers.pipeline.exemplars import quantile_places
+from atomscope_workers.pipeline.keywords import Keywords, distinctive_keywords
+from atomscope_workers.pipeline.sides import sides
 from atomscope_workers.stages.arrays import load_losses
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.dictionary import read_dictionary
 from atomscope_workers.stages.evidence import FOUND, Found, stored_codes
 from atomscope_workers.stages.inputs import gradient_shards, read_rows
+from atomscope_workers.stages.labels import Subject, label
 from atomscope_workers.stages.space import SpannedDocuments, spanned_documents
 from atomscope_workers.stages.validate import StoredRow
 from atomscope_workers.stages.vectors import NORMS
@@ -54,12 +57,19 @@ class _View:
 
     def listed(self, positions: NDArray[np.int64], values: NDArray[np.float64]) -> list[DocumentRef]:
         """The first documents of `positions` in the span, with their entries of `values` (n,)."""
-        found: list[DocumentRef] = []
-        for position in positions[: self.limit]:
-            document = int(self.spanned.documents[self.spanned.used[position]])
-            preview = _preview(self.rows[document])
-            found.append(DocumentRef(document=document, value=float(values[position]), preview=preview))
-        return found
+        return [self._ref(position, values) for position in positions[: self.limit]]
+
+    def exemplars(self, positions: NDArray[np.int64], values: NDArray[np.float64]) -> list[Exemplars]:
+        """Documents of every quantile of `positions`, which are strongest first."""
+        return [
+            Exemplars(quantile=quantile, documents=[self._ref(positions[place], values) for place in places])
+            for quantile, places in quantile_places(len(positions))
+        ]
+
+    def _ref(self, position: np.int64, values: NDArray[np.float64]) -> DocumentRef:
+        document = int(self.spanned.documents[self.spanned.used[position]])
+        preview = _preview(self.rows[document])
+        return DocumentRef(document=document, value=float(values[position]), preview=preview)
 
 
 def run(ctx: StageContext) -> UnitResult:
@@ -72,22 +82,37 @@ def run(ctx: StageContext) -> UnitResult:
     found = msgspec.json.decode(ctx.read(FOUND).read_bytes(), type=Found)
     strength = strengths(codes, [group.atoms for group in found.behaviours])
     orders = first_documents(strength, len(codes))
-    top = [member.positive[: config.top_documents] for member in members]
-    top += [order[: config.top_documents] for order in orders]
+    active = [member.positive for member in members] + orders
+    top = [order[: config.top_documents] for order in active]
     coherence = _coherence(ctx, [spanned.used[item] for item in top])
     ctx.progress(1, 2, "steps")
     ctx.checkpoint()
     rows = read_rows(ctx)
     view = _View(spanned, rows, config.top_documents)
-    texts = ["\n".join(turn["content"] for turn in rows[int(item)].messages) for item in spanned.documents]
+    texts = [sides(rows[int(item)].messages) for item in spanned.documents]
+    keywords = distinctive_keywords(texts, [spanned.used[item] for item in active], config.top_documents)
     count = len(members)
-    keywords = distinctive_keywords(texts, [spanned.used[item] for item in top[:count]])
-    keywords += distinctive_keywords(texts, [spanned.used[item] for item in top[count:]])
     atoms = _atoms(ctx, view, members, codes, found, coherence[:count], keywords[:count])
     behaviours = _behaviours(view, found, strength, orders, coherence[count:], keywords[count:])
+    warnings = _warnings(atoms, codes.shape[1], config.min_active)
+    if config.labels:
+        subjects = [
+            Subject(
+                kind="atom" if place < count else "behaviour",
+                index=members[place].index if place < count else place - count,
+                keywords=keywords[place].anywhere,
+                active=spanned.used[active[place]],
+            )
+            for place in range(len(active))
+        ]
+        labels, missing = label(ctx, _by_rank(subjects, atoms, behaviours), spanned.documents, rows)
+        atoms = [msgspec.structs.replace(item, label=labels.get(("atom", item.index))) for item in atoms]
+        behaviours = [
+            msgspec.structs.replace(item, label=labels.get(("behaviour", item.index))) for item in behaviours
+        ]
+        warnings += missing
     ctx.write_bytes(layout.ATOMS, msgspec.json.format(msgspec.json.encode(atoms), indent=1))
     ctx.write_bytes(layout.BEHAVIOURS, msgspec.json.format(msgspec.json.encode(behaviours), indent=1))
-    warnings = _warnings(atoms, codes.shape[1], config.min_active)
     keep(ctx, warnings)
     ctx.progress(2, 2, "steps")
     return UnitResult(summary={"warnings": warnings, "n_atoms": len(atoms)})
@@ -100,7 +125,7 @@ def _atoms(
     codes: NDArray[np.float64],
     found: Found,
     coherence: Sequence[_Coherence],
-    keywords: Sequence[list[str]],
+    keywords: Sequence[Keywords],
 ) -> list[Atom]:
     spanned = view.spanned
     signs = read_dictionary(ctx)["signs"]
@@ -126,12 +151,15 @@ def _atoms(
                 spanned.used[member.positive[: view.limit]], spanned.energy_kept, spanned.energy_total
             ),
             vector_norm=norms[member.index],
-            keywords=keywords[item],
+            keywords=keywords[item].anywhere,
+            prompt_keywords=keywords[item].prompt,
+            response_keywords=keywords[item].response,
             top_documents=view.listed(member.positive, codes[:, member.index]),
             bottom_documents=view.listed(member.negative, codes[:, member.index]),
             share=member.n_active / len(spanned.documents),
             evidence=evidence[item],
             behaviour=behaviour.get(member.index),
+            exemplars=view.exemplars(member.positive, codes[:, member.index]),
         )
         for item, member in enumerate(members)
     ]
@@ -144,7 +172,7 @@ def _behaviours(
     strength: NDArray[np.float64],
     orders: Sequence[NDArray[np.int64]],
     coherence: Sequence[_Coherence],
-    keywords: Sequence[list[str]],
+    keywords: Sequence[Keywords],
 ) -> list[Behaviour]:
     spanned = view.spanned
     scores = [score(group.evidence) for group in found.behaviours]
@@ -162,7 +190,9 @@ def _behaviours(
             null_coherence=coherence[item].null_mean,
             null_coherence_95=coherence[item].null_95,
             evidence=group.evidence,
-            keywords=keywords[item],
+            keywords=keywords[item].anywhere,
+            prompt_keywords=keywords[item].prompt,
+            response_keywords=keywords[item].response,
             top_documents=view.listed(orders[item], strength[:, item]),
             documents=[
                 DocumentStrength(
@@ -171,10 +201,20 @@ def _behaviours(
                 )
                 for position in orders[item]
             ],
+            exemplars=view.exemplars(orders[item], strength[:, item]),
         )
         for item, group in enumerate(found.behaviours)
     ]
     return sorted(behaviours, key=lambda behaviour: behaviour.rank)
+
+
+def _by_rank(
+    subjects: Sequence[Subject], atoms: Sequence[Atom], behaviours: Sequence[Behaviour]
+) -> list[Subject]:
+    """Behaviours by rank, then atoms by rank: what a limit leaves out is what matters least."""
+    by_key = {(subject.kind, subject.index): subject for subject in subjects}
+    found = [by_key["behaviour", item.index] for item in behaviours]
+    return found + [by_key["atom", item.index] for item in atoms]
 
 
 def _warnings(atoms: Sequence[Atom], learned: int, min_active: int) -> list[str]:

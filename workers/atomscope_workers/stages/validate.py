@@ -6,6 +6,7 @@ the adapter, and for later stages `work/tokens.safetensors` and `work/rows.jsonl
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from atomscope_workers.datasets.faults import RowFaults
 from atomscope_workers.datasets.reading import count_rows, read_rows
 from atomscope_workers.datasets.rows import BadRow, Row, RowFault, bad_row
 from atomscope_workers.datasets.tokenize import RowTokenizer
+from atomscope_workers.labels.settings import required_label_settings
 from atomscope_workers.models import adapter as adapters
 from atomscope_workers.models.adapter import CheckedAdapter, check_adapter
 from atomscope_workers.models.base import CheckedBase, check_base, load_base, load_tokenizer
@@ -65,6 +67,8 @@ def run(ctx: StageContext) -> UnitResult:
     spec = ctx.spec
     ctx.progress(0, 0, "documents")
     base = check_base(ctx.input(spec.base_model))
+    if spec.config.labels:
+        required_label_settings(os.environ)
     ctx.checkpoint()
     adapter = check_adapter(ctx.input(spec.adapter))
     check_fit(base, adapter)
