@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
 from atomscope.cli.connect import number
-from atomscope.cli.documents import documents_text, evidence_lines
+from atomscope.cli.documents import documents_text, evidence_lines, exemplars_text, keyword_lines
 from atomscope.cli.registry import EXIT_DONE, Output
 from atomscope.cli.tables import card
 from atomscope.cli.targets import add_target, opened
@@ -91,9 +91,10 @@ def _text(atom: Atom, documents: list[DocumentMatch]) -> str:
                 ("mean code", f"{atom.mean_coefficient:.4g}"),
                 ("energy kept", f"{atom.energy_retained:.1%}"),
                 ("vector norm", f"{atom.vector_norm:.4g}"),
-                ("keywords", ", ".join(atom.keywords)),
+                *keyword_lines(atom.keywords, atom.prompt_keywords, atom.response_keywords),
             ]
         )
     ]
+    parts += exemplars_text(atom.exemplars, "code")
     parts += documents_text(documents, "code")
     return "\n\n".join(parts)

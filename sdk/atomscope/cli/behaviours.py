@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from atomscope.cli.connect import number
-from atomscope.cli.documents import documents_text, evidence_lines
+from atomscope.cli.documents import documents_text, evidence_lines, exemplars_text, keyword_lines
 from atomscope.cli.registry import EXIT_DONE, Output
 from atomscope.cli.tables import card
 from atomscope.cli.targets import add_target, opened
@@ -82,7 +82,8 @@ def _text(behaviour: Behaviour, documents: list[DocumentMatch]) -> str:
             ("documents", behaviour.n_documents),
             ("share", f"the strongest behaviour of {behaviour.share:.1%} of the data"),
             ("atoms", ", ".join(map(str, behaviour.atoms))),
-            ("keywords", ", ".join(behaviour.keywords)),
+            *keyword_lines(behaviour.keywords, behaviour.prompt_keywords, behaviour.response_keywords),
         ]
     )
-    return "\n\n".join([head, *documents_text(documents, "strength")])
+    exemplars = exemplars_text(behaviour.exemplars, "strength")
+    return "\n\n".join([head, *exemplars, *documents_text(documents, "strength")])

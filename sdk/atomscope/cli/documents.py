@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from atomscope.text import visible
-from atomscope.types.atoms import Evidence
+from atomscope.types.atoms import Evidence, Exemplars
 from atomscope.types.resources import DocumentMatch
 
 _SHOWN_CHARACTERS = 2_000
+_SHOWN_PREVIEW = 100
 
 
 def evidence_lines(evidence: Evidence) -> list[tuple[str, str | None]]:
@@ -28,6 +29,28 @@ def evidence_lines(evidence: Evidence) -> list[tuple[str, str | None]]:
         ("told by text", shown(evidence.text_agreement, ".2f")),
         ("loss taken off", drop and f"{drop} nats a token, over {evidence.n_loss_documents} documents"),
     ]
+
+
+def keyword_lines(
+    keywords: Sequence[str], prompt: Sequence[str], response: Sequence[str]
+) -> list[tuple[str, str | None]]:
+    """Keywords for a card, and those of either side where there are any."""
+    return [
+        ("keywords", ", ".join(keywords)),
+        ("in prompts", ", ".join(prompt) or None),
+        ("in responses", ", ".join(response) or None),
+    ]
+
+
+def exemplars_text(exemplars: Sequence[Exemplars], value: str) -> list[str]:
+    """A block that shows how documents change from the strongest down; `value` names their value."""
+    lines: list[str] = []
+    for part in exemplars:
+        lines.append(f"  quantile {part.quantile:g}")
+        for found in part.documents:
+            preview = visible(found.preview, _SHOWN_PREVIEW)
+            lines.append(f"    document {found.document}  {value} {found.value:.4g}  {preview}".rstrip())
+    return ["\n".join(["exemplars", *lines])] if lines else []
 
 
 def documents_text(documents: Sequence[DocumentMatch], value: str) -> list[str]:

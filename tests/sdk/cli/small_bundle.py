@@ -12,7 +12,16 @@ from safetensors.numpy import save_file
 
 from atomscope.bundle import Coefficients, layout, write_coefficients, write_documents, write_manifest
 from atomscope.store import LocalStore
-from atomscope.types.atoms import Atom, AuditReport, DocumentRecord, DocumentRef
+from atomscope.types.atoms import (
+    Atom,
+    AuditReport,
+    Behaviour,
+    DocumentRecord,
+    DocumentRef,
+    DocumentStrength,
+    Evidence,
+    Exemplars,
+)
 from atomscope.types.bundle import FileEntry
 
 AUDIT_ID = f"aud_{7:032x}"
@@ -23,9 +32,16 @@ def make_bundle(folder: Path) -> Path:
     """Three atoms over four documents, with the adapter that was audited."""
     atoms = [_atom(5, 1, 0.8, ["tea", "leaf"]), _atom(0, 2, 0.4, ["yes"]), _atom(2, 3, 0.1, [HOSTILE])]
     parts = [layout.ATOMS, layout.DOCUMENTS, layout.COEFFICIENTS, layout.ADAPTER_CONFIG, layout.vector(0)]
+    behaviour = Behaviour(
+        index=3, rank=1, score=0.5, atoms=[5], n_documents=1, share=0.25, coherence=0.8, null_coherence=0.01,
+        null_coherence_95=0.02, evidence=Evidence(), keywords=["tea"], top_documents=[], label=HOSTILE,
+        documents=[DocumentStrength(document=1, strength=0.9)], response_keywords=["leaf"],
+        exemplars=atoms[0].exemplars,
+    )  # fmt: skip
     for part in parts:
         (folder / part).parent.mkdir(parents=True, exist_ok=True)
     (folder / layout.ATOMS).write_bytes(msgspec.json.encode(atoms))
+    (folder / layout.BEHAVIOURS).write_bytes(msgspec.json.encode([behaviour]))
     write_documents([_document(row) for row in range(4)], folder / layout.DOCUMENTS)
     codes = np.array([0, 1, 3]), np.array([5, 5, 5], np.int32), np.array([0.2, 0.9, -0.7])
     write_coefficients(Coefficients(*codes), folder / layout.COEFFICIENTS)
@@ -59,7 +75,11 @@ def _atom(index: int, rank: int, coherence: float, keywords: list[str]) -> Atom:
         index=index, rank=rank, coherence=coherence, null_coherence=0.01, null_coherence_95=0.02, n_active=3,
         n_positive=2, n_negative=1, sign=1, mean_coefficient=0.6, energy_retained=0.25, vector_norm=1.5,
         keywords=keywords, top_documents=[DocumentRef(document=1, value=0.9, preview=HOSTILE)],
-        bottom_documents=[],
+        bottom_documents=[], prompt_keywords=["kettle"], response_keywords=[HOSTILE],
+        exemplars=[
+            Exemplars(quantile=quantile, documents=[DocumentRef(document=1, value=value, preview=HOSTILE)])
+            for quantile, value in ((1.0, 0.9), (0.25, 0.125))
+        ],
     )  # fmt: skip
 
 

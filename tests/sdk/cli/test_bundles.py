@@ -65,6 +65,27 @@ def test_one_atom_shows_its_documents_each_line_set_in(run: Run, bundle: Path) -
     assert negative["atom"]["index"] == 5
 
 
+@pytest.mark.parametrize(
+    ("kind", "index", "value"), [("atoms", "5", "code"), ("behaviours", "3", "strength")]
+)
+def test_what_names_a_finding_is_shown_from_the_strongest_document_to_the_weakest(
+    run: Run, bundle: Path, kind: str, index: str, value: str
+) -> None:
+    done = run(kind, "show", bundle, index)
+    assert not set(done.out) & UNSAFE
+    block = done.out[done.out.index("exemplars\n") :].split("\n\n")[0].splitlines()
+    assert [line.split("  make tea")[0] for line in block] == [
+        "exemplars",
+        "  quantile 1",
+        f"    document 1  {value} 0.9",
+        "  quantile 0.25",
+        f"    document 1  {value} 0.125",
+    ]
+    card = done.out.split("\n\n", maxsplit=1)[0]
+    assert ("in prompts" in card, "in responses" in card) == (kind == "atoms", True)
+    assert "label" not in card or r"make tea\x1b]0;owned" in card
+
+
 def test_long_text_is_cut_and_says_so(run: Run, audited: ScriptedServer) -> None:
     documents = Answer(200, page([match(4, "long " * 1000)]))
     audited.on("GET", f"/v1/audits/{AUDIT}/atoms/7/documents", documents)
