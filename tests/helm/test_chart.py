@@ -325,6 +325,33 @@ def test_workers_reach_the_broker_the_store_and_names_only() -> None:
         assert set(objects["NetworkPolicy", part]["spec"]["policyTypes"]) == {"Ingress", "Egress"}
 
 
+def test_an_endpoint_for_labels_is_the_workers_alone_and_its_key_a_secret() -> None:
+    given = {"url": "https://models.example/v1", "model": "small", "key": "sk-label-key"}
+    objects = render(worker={"labels": given}, networkPolicy={"labels": {"port": 8443}})
+    env = environment(objects, "worker")
+    assert env["ATOMSCOPE_LABEL_URL"] == given["url"]
+    assert env["ATOMSCOPE_LABEL_MODEL"] == "small"
+    assert env["ATOMSCOPE_LABEL_KEY"] == {"secretKeyRef": {"name": "audit-atomscope-labels", "key": "key"}}
+    assert objects["Secret", "labels"]["stringData"] == {"key": "sk-label-key"}
+    assert [kind for (kind, _), item in objects.items() if "sk-label-key" in yaml.safe_dump(item)] == [
+        "Secret"
+    ]
+    assert egress_ports(objects, "worker") == {53, 6379, 443, 8443}
+    for part in ("api", "control"):
+        assert not [name for name in environment(objects, part) if "LABEL" in name]
+        assert 8443 not in egress_ports(objects, part)
+
+
+def test_the_key_of_labels_may_be_in_a_secret_of_its_own_or_left_out() -> None:
+    given = {"url": "http://models:8000/v1", "model": "small"}
+    existing = render(worker={"labels": given | {"existingSecret": "mine", "existingSecretKey": "token"}})
+    reference = environment(existing, "worker")["ATOMSCOPE_LABEL_KEY"]
+    assert reference == {"secretKeyRef": {"name": "mine", "key": "token"}}
+    assert ("Secret", "labels") not in existing
+    assert "ATOMSCOPE_LABEL_KEY" not in environment(render(worker={"labels": given}), "worker")
+    assert not [name for name in environment(render(), "worker") if "LABEL" in name]
+
+
 def test_network_peers_can_be_narrowed_or_the_policies_left_out() -> None:
     peer = [{"ipBlock": {"cidr": "10.1.0.0/16"}}]
     front = [{"namespaceSelector": {"matchLabels": {"name": "front"}}}]
@@ -383,6 +410,8 @@ def test_a_changed_setting_restarts_the_service() -> None:
         ({"server": {"settings": {"ATOMSCOPE_DATABASE_URL": "postgresql://x"}}}, "ATOMSCOPE_DATABASE_URL"),
         ({"worker": {"settings": {"ATOMSCOPE_DATABASE_URL": "postgresql://x"}}}, "ATOMSCOPE_DATABASE_URL"),
         ({"worker": {"settings": {"ATOMSCOPE_SECRET_FILE": "/secret"}}}, "ATOMSCOPE_SECRET_FILE"),
+        ({"worker": {"settings": {"ATOMSCOPE_LABEL_KEY": "sk-x"}}}, "ATOMSCOPE_LABEL_KEY"),
+        ({"worker": {"labels": {"url": "https://user:password@models.example/v1"}}}, "url"),
         ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
         ({"networkPolicy": {"store": {"port": 70000}}}, "port"),
     ],
@@ -399,6 +428,7 @@ def test_the_schema_refuses_wrong_values_by_name(changes: dict[str, Any], named:
         ({"server": {"secret": ""}}, "give server.secret or server.existingSecret"),
         ({"api": {"ingress": {"enabled": True}}}, "give api.ingress.host"),
         ({"worker": {"keda": {"enabled": True}}}, "give worker.keda.address"),
+        ({"worker": {"labels": {"url": "https://models.example/v1"}}}, "give worker.labels.model"),
     ],
 )
 def test_what_must_be_given_is_asked_for(changes: dict[str, Any], message: str) -> None:

@@ -63,6 +63,13 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- else if .Values.store.accessKeyId }}{{ include "atomscope.fullname" . }}-store{{ end }}
 {{- end }}
 
+{{/* Empty where the endpoint for labels takes no key, or there is none. */}}
+{{- define "atomscope.labelSecret" -}}
+{{- $labels := .Values.worker.labels -}}
+{{- if $labels.existingSecret }}{{ $labels.existingSecret }}
+{{- else if $labels.key }}{{ include "atomscope.fullname" . }}-labels{{ end }}
+{{- end }}
+
 {{- define "atomscope.serviceAccount" -}}
 {{- .Values.serviceAccount.name | default (ternary (include "atomscope.fullname" .) "default" .Values.serviceAccount.create) }}
 {{- end }}
