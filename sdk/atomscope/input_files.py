@@ -1,4 +1,4 @@
-"""The files of an adapter or a base model, and the digest of an input: what `InputRef.sha256` holds."""
+"""The files of adapters, base models and data sets, and the digest of an input, `InputRef.sha256`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
+
+from atomscope.types.resources import DatasetFormat
+
+DATASET_ENDINGS = tuple(f".{name}" for name in get_args(DatasetFormat))
+"""What a data set's file may end in; the ending says its format."""
 
 ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
 

@@ -5,7 +5,7 @@ Every key of a project begins with `projects/<project_id>/`, so that a store pre
     projects/<project>/uploads/<upl>/<file number>            while an upload is open
     projects/<project>/models/<mdl>/<files>                   base models
     projects/<project>/adapters/<ada>/<files>                 adapters
-    projects/<project>/datasets/<ds>/data.<format>  data sets
+    projects/<project>/datasets/<ds>/data.<format>            data sets
     projects/<project>/steered/<str>/<files>                  steered adapters
     projects/<project>/audits/<aud>/a<attempt>/spec.json      one attempt at an audit
     ....................................../units/<stage>/NNNN/f<fence>/<bundle path>, unit.json

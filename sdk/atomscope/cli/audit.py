@@ -18,6 +18,7 @@ from atomscope.cli.tables import card, columns
 from atomscope.cli.tree import CommandTree, PluginRegistry
 from atomscope.client import Audit
 from atomscope.errors import UsageError
+from atomscope.input_files import DATASET_ENDINGS
 from atomscope.types.presets import PresetName
 from atomscope.types.resources import AuditStatus
 
@@ -45,7 +46,7 @@ def _configure_run(parser: ArgumentParser) -> None:
     inputs = parser.add_argument_group("inputs (an id, or a local path, which is uploaded first)")
     inputs.add_argument("--base-model", required=True, metavar="ID|DIR")
     inputs.add_argument("--adapter", required=True, metavar="ID|DIR")
-    inputs.add_argument("--dataset", required=True, metavar="ID|FILE", help=".jsonl or .parquet")
+    inputs.add_argument("--dataset", required=True, metavar="ID|FILE", help=", ".join(DATASET_ENDINGS))
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings of the audit, JSON or TOML")
     parser.add_argument(
         "--preset", choices=get_args(PresetName), default="default", help="settings that --config may replace"

@@ -173,7 +173,7 @@ class AsyncDatasets(_Resource[Dataset]):
     _collection = _core.DATASETS
 
     async def create(self, source: str | Path, *, name: str | None = None) -> Dataset:
-        """Upload a `.jsonl` or `.parquet` file."""
+        """Upload a file that ends in one of `atomscope.input_files.DATASET_ENDINGS`."""
         return await _core.create_dataset(self._service, source, name)
 
 

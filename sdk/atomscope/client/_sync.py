@@ -177,7 +177,7 @@ class Datasets(_Resource[Dataset]):
     _collection = _core.DATASETS
 
     def create(self, source: str | Path, *, name: str | None = None) -> Dataset:
-        """Upload a `.jsonl` or `.parquet` file."""
+        """Upload a file that ends in one of `atomscope.input_files.DATASET_ENDINGS`."""
         return run(_core.create_dataset(self._service, source, name))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from atomscope.client._service import Service
 from atomscope.client._wire import FileSlice, Request, parse
 from atomscope.errors import APIError, PermissionDeniedError, UsageError
-from atomscope.input_files import ADAPTER_FILES, file_digest, folder_digest, is_model_file
+from atomscope.input_files import ADAPTER_FILES, DATASET_ENDINGS, file_digest, folder_digest, is_model_file
 from atomscope.types.resources import (
     CompletedFile,
     CompletedPart,
@@ -28,8 +28,8 @@ _COMPLETE_BYTES_PER_SECOND = 20e6
 def files_for(purpose: UploadPurpose, path: Path) -> list[Path]:
     """The files of `path` that an upload of this purpose takes; raises `UsageError`."""
     if purpose == "dataset":
-        if not path.is_file() or path.suffix not in (".jsonl", ".parquet"):
-            raise UsageError(f"a data set is a .jsonl or .parquet file, not {path}")
+        if not path.is_file() or path.suffix not in DATASET_ENDINGS:
+            raise UsageError(f"a data set is a file that ends in {', '.join(DATASET_ENDINGS)}, not {path}")
         return [path]
     if not path.is_dir():
         raise UsageError(f"a {purpose} is a folder, not {path}")

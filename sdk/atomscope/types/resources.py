@@ -27,7 +27,7 @@ UploadPurpose = Literal["model", "adapter", "dataset"]
 UploadStatus = Literal["pending", "completed", "expired"]
 ModelSource = Literal["registered", "uploaded", "hub"]
 ModelStatus = Literal["importing", "ready", "failed"]
-DatasetFormat = Literal["jsonl", "parquet"]
+DatasetFormat = Literal["jsonl", "json", "parquet", "csv", "tsv", "txt"]
 
 TERMINAL: frozenset[AuditStatus] = frozenset({"succeeded", "failed", "canceled"})
 

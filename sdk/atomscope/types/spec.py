@@ -15,6 +15,11 @@ Codes = Literal["nonnegative", "signed"]
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 OnBadRow = Literal["fail", "skip"]
 VectorPower = Literal["+1/2", "0", "-1/2"]
+ChatTemplate = Annotated[
+    str,
+    msgspec.Meta(max_length=65_536, pattern=r"^(tokenizer|chatml|llama3|gemma|zephyr|alpaca)$|\{\{|\{%"),
+]
+"""A name, or the text of a Jinja template, which has `{{` or `{%` in it."""
 
 PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -29,6 +34,9 @@ class AuditConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """Tokens kept of a document; the rest is cut from its end."""
     on_bad_row: OnBadRow = "fail"
     """Whether a malformed row of the data set fails the audit or is skipped and listed."""
+    chat_template: ChatTemplate = "tokenizer"
+    """What renders conversations: `tokenizer`, the base model's own; `chatml`, `llama3`, `gemma`, `zephyr` or
+    `alpaca`; or a Jinja template as text. It must be the one that the adapter was trained with."""
     dtype: ComputeDtype = "auto"
     """Dtype of the model pass; `auto` is bfloat16 where the hardware has it. Gradients are float32."""
     token_budget: PositiveInt = 2048

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from atomscope.input_files import ADAPTER_FILES, is_model_file
+from atomscope.input_files import ADAPTER_FILES, DATASET_ENDINGS, is_model_file
 from atomscope.types.resources import UploadFileSpec, UploadPurpose
 from atomscope_service.api.problems import ProblemError
 from atomscope_service.settings import Settings
@@ -46,14 +46,15 @@ def check_name(purpose: UploadPurpose, name: str, param: str) -> None:
         )
     allowed = {
         "adapter": name in ADAPTER_FILES | IGNORED,
-        "dataset": name.endswith((".jsonl", ".parquet")),
+        "dataset": name.endswith(DATASET_ENDINGS),
         "model": name in IGNORED or is_model_file(name),
     }
     if not allowed[purpose]:
         raise ProblemError(422, "file_not_allowed", f"{name} has no place in {_A[purpose]}.", param=param)
 
 
-_A = {"adapter": "an adapter", "dataset": "a data set (one .jsonl or .parquet file)", "model": "a model"}
+_A_DATASET = f"one file that ends in {', '.join(DATASET_ENDINGS)}"
+_A = {"adapter": "an adapter", "dataset": f"a data set ({_A_DATASET})", "model": "a model"}
 
 
 def check_set(purpose: UploadPurpose, names: Sequence[str], param: str) -> None:
@@ -72,7 +73,7 @@ def check_set(purpose: UploadPurpose, names: Sequence[str], param: str) -> None:
         if not present & TOKENIZER_FILES:
             missing.append("a tokenizer (tokenizer.json)")
     elif len(names) != 1:
-        raise ProblemError(422, "one_file_only", "A data set is one .jsonl or .parquet file.", param=param)
+        raise ProblemError(422, "one_file_only", f"A data set is {_A_DATASET}.", param=param)
     if missing:
         raise ProblemError(422, "file_missing", f"The upload lacks {', '.join(missing)}.", param=param)
 

@@ -303,7 +303,7 @@ def test_content_that_the_project_holds_is_not_sent_again(
         ({"base_model": "mdl_short"}, "neither the id"),
         ({"base_model": "with\0nul"}, "neither the id"),
         ({"base_model": Path("nowhere")}, "no such file"),
-        ({"dataset": "ROWS.txt"}, "jsonl or .parquet"),
+        ({"dataset": "ROWS.docx"}, r"\.jsonl, \.json, \.parquet, \.csv, \.tsv, \.txt, not"),
         ({"adapter": "EMPTY"}, "no adapter_config.json and no adapter_model.safetensors"),
         ({"adapter": "PICKLED"}, "pickled"),
         ({"base_model": "ROWS.txt"}, "is a folder"),
@@ -322,6 +322,7 @@ def test_what_cannot_be_audited_is_told_before_anything_is_sent(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("ROWS.txt").touch()
+    Path("ROWS.docx").touch()
     Path("EMPTY").mkdir()
     Path("PICKLED").mkdir()
     Path("PICKLED/adapter_config.json").touch()

@@ -39,6 +39,7 @@ EDGES = {
     "preconditioner": ["ekfac-full", "ekfac", "kfac"],
     "vector_power": ["+1/2", "0", "-1/2"],
     "on_bad_row": ["fail", "skip"],
+    "chat_template": ["tokenizer", "chatml", "llama3", "gemma", "zephyr", "alpaca", "{{ x }}", "{% x %}"],
     "solver": ["torch", "sklearn"],
     "labels": [True, False],
 }
@@ -67,6 +68,7 @@ BEYOND = {
     "preconditioner": ["none"],
     "vector_power": ["1/2", 0],
     "on_bad_row": [True],
+    "chat_template": ["", "chatm", "chatml ", "no braces", "{{" + "x" * 65_536, None],
     "solver": ["fista"],
     "labels": ["yes", 1, None],
 }

@@ -126,6 +126,21 @@ def test_rows_are_stored_as_they_were_given(checked: Validate) -> None:
     ]
 
 
+def test_conversations_are_rendered_by_the_template_of_the_settings(checked: Validate) -> None:
+    """The tiny model's own template is ChatML without the marks of generation."""
+    own = load_tokens(checked(rows(2))[0].read(layout.TOKENS))
+    named = load_tokens(
+        checked(rows(2), msgspec.structs.replace(CONFIG, chat_template="chatml"))[0].read(layout.TOKENS)
+    )
+    other = load_tokens(
+        checked(rows(2), msgspec.structs.replace(CONFIG, chat_template="zephyr"))[0].read(layout.TOKENS)
+    )
+    for row, document in own.items():
+        assert np.array_equal(document.input_ids, named[row].input_ids)
+        assert np.array_equal(document.target_mask, named[row].target_mask)
+        assert not np.array_equal(document.input_ids, other[row].input_ids)
+
+
 def test_spec_and_adapter_are_in_the_bundle_as_they_were_asked_for(
     checked: Validate, plain_adapter: Path
 ) -> None:

@@ -11,7 +11,18 @@ import pyarrow.parquet as pq
 
 from atomscope.errors import InvalidInput
 from atomscope_workers.datasets.refusal import refuse_dataset
-from atomscope_workers.datasets.rows import FIELDS, BadRow, Row, RowFault, bad_row, parse_row
+from atomscope_workers.datasets.rows import (
+    EXPECTED,
+    FIELDS,
+    FORMS,
+    MARKS,
+    BadRow,
+    Row,
+    RowFault,
+    bad_row,
+    name_form,
+    parse_row,
+)
 
 MAX_ROW_GROUP_BYTES = 4 * 2**30
 """Uncompressed size of one row group, as the file states it."""
@@ -47,41 +58,67 @@ def read_parquet(path: Path, file: str) -> Iterator[Row | BadRow]:
 
 def _row(value: dict[str, Any] | None, document: int, file: str) -> Row | BadRow:
     if value is None:
-        fault = RowFault(None, "UTF-8 is expected; a string of this row is not")
+        fault = RowFault(None, "UTF-8 is expected, and each key of a map once")
         return bad_row(fault, document=document, line=document + 1, file=file)
-    return parse_row(value, document=document, line=document + 1, file=file)
+    return parse_row(_without_nulls(value), document=document, line=document + 1, file=file)
+
+
+def _without_nulls(value: Any) -> Any:  # noqa: ANN401
+    """The value without fields that are null: a struct has every field of its column, given or not."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _values(batch: Arrow) -> Iterator[dict[str, Any] | None]:
-    """The rows of a batch as Python objects; None for one that holds invalid UTF-8."""
+    """The rows of a batch as Python objects; None for one that Python cannot hold."""
     try:
-        yield from batch.to_pylist()
+        yield from batch.to_pylist(maps_as_pydicts="strict")
         return
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, KeyError):
         pass  # found before the first row is given, since the whole batch is converted at once
     for position in range(batch.num_rows):
         try:
-            yield batch.slice(position, 1).to_pylist()[0]
-        except UnicodeDecodeError:
+            yield batch.slice(position, 1).to_pylist(maps_as_pydicts="strict")[0]
+        except (UnicodeDecodeError, KeyError):
             yield None
+
+
+_TEXTS = ("instruction", "output", "input", "system", "text")
+_LISTS = ("messages", "conversations", "prompt", "completion", "tools", "functions", "history")
 
 
 def _check_columns(schema: Arrow, file: str) -> list[str]:
     names: list[str] = [name for name in schema.names if name in FIELDS]
-    if len(set(names)) != len(names):
-        raise _bad_column(file, names[0], "each column is expected once")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise _bad_column(file, twice[0], "each column is expected once")
     for name in names:
         kind = schema.field(name).type
-        if name == "id" and not (_is_string(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        if _is_string(kind) or pa.types.is_null(kind):
+            continue
+        if name == "id" and not pa.types.is_integer(kind):
             raise _bad_column(file, name, f"strings or integers are expected, not {kind}")
-        if name == "messages" and not (_is_turns(kind) or pa.types.is_null(kind)):
-            raise _bad_column(file, name, f"lists of structs of role and content are expected, not {kind}")
-        is_text_or_turns = _is_string(kind) or _is_turns(kind) or pa.types.is_null(kind)
-        if name in ("prompt", "completion") and not is_text_or_turns:
-            raise _bad_column(file, name, f"strings, or lists of structs of role and content, not {kind}")
-    if "messages" not in names and not {"prompt", "completion"} <= set(names):
-        raise _bad_column(file, "messages", "a column `messages`, or `prompt` and `completion`, is expected")
+        if name in _TEXTS:
+            raise _bad_column(file, name, f"strings are expected, not {kind}")
+        if name in _LISTS and not _is_list(kind):
+            raise _bad_column(file, name, f"strings or lists are expected, not {kind}")
+    if not any(_is_form(names, mark) for mark in MARKS):
+        raise _bad_column(file, None, _no_form(names))
     return names
+
+
+def _is_form(names: list[str], mark: str) -> bool:
+    """Whether the columns hold the form of a row that `mark` begins; several are told apart row by row."""
+    return mark in names and all(field in names for field in FORMS[MARKS[mark]])
+
+
+def _no_form(names: list[str]) -> str:
+    try:
+        name_form(names)
+    except RowFault as fault:
+        return fault.message
+    return f"{EXPECTED} is expected"
 
 
 def _check_row_groups(metadata: Arrow, file: str) -> None:
@@ -94,7 +131,7 @@ def _check_row_groups(metadata: Arrow, file: str) -> None:
             )
 
 
-def _bad_column(file: str, name: str, message: str) -> InvalidInput:
+def _bad_column(file: str, name: str | None, message: str) -> InvalidInput:
     return refuse_dataset("bad_column", message, file, name)
 
 
@@ -104,11 +141,5 @@ def _is_string(kind: Arrow) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def _is_turns(kind: Arrow) -> bool:
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_struct(
-        kind.value_type
-    ):
-        return False
-    turn = kind.value_type
-    fields = {turn.field(index).name: turn.field(index).type for index in range(turn.num_fields)}
-    return all(name in fields and _is_string(fields[name]) for name in ("role", "content"))
+def _is_list(kind: Arrow) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)

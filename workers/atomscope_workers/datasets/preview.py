@@ -9,6 +9,6 @@ PREVIEW = 160
 
 
 def preview(messages: Sequence[Mapping[str, str]]) -> str:
-    """The beginning of the first turn that is not the system's, as it is in the data."""
-    turns = [turn["content"] for turn in messages if turn["role"] != "system"]
+    """The beginning of the first turn that is neither the system's nor the tools', as it is in the data."""
+    turns = [turn["content"] for turn in messages if turn["role"] not in ("system", "tools")]
     return (turns[0] if turns else "")[:PREVIEW]

@@ -1,124 +1,140 @@
-"""One row of a fine-tuning set: what is accepted, and what is said of a row that is not.
+"""One row of a fine-tuning set: which form it has, and what is said of a row that has none, or two.
 
-A row is an object in one of three forms; fields not named here are ignored.
-
-- `messages`: a list of turns, each with `role` (`system`, `user` or `assistant`) and `content` (a string).
-- `prompt` and `completion`, both strings: plain text, no chat template.
-- `prompt` and `completion`, both lists of turns as above; only turns of `completion` are targets.
-
-`id` (a string or a whole number) is optional. A field that is null counts as absent. Fields that would change
-what a chat template renders, or what is trained on, are refused rather than ignored.
+`docs/data.md` lists the forms. Fields named in none of them are ignored, and a field that is null counts as
+absent. Fields that would change what a chat template renders, or what is trained on, are refused rather than
+ignored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from atomscope.errors import InputProblem
+from atomscope_workers.datasets.instructions import read_instruction, text_field
+from atomscope_workers.datasets.messages import plain_turn, read_turns
+from atomscope_workers.datasets.row import BadRow, Message, Row, RowFault, Turn, bad_row, turn_text
+from atomscope_workers.datasets.tools import read_tools
 
-ROLES = ("system", "user", "assistant")
-MAX_MESSAGES = 1024
+__all__ = ["BadRow", "Message", "Row", "RowFault", "Turn", "bad_row", "parse_row"]
+
 MAX_CHARACTERS = 16 * 2**20
-"""Of all contents of a row."""
+"""Of all texts of a row."""
 MAX_ID_CHARACTERS = 512
 
-FIELDS = ("id", "messages", "prompt", "completion", "tools", "functions", "chat_template_kwargs")
+FORMS = {
+    "messages": ("messages",),
+    "conversations": ("conversations",),
+    "instruction": ("instruction", "output"),
+    "prompt": ("prompt", "completion"),
+    "text": ("text",),
+}
+"""Form -> the fields that it needs."""
+MARKS = {
+    "messages": "messages",
+    "conversations": "conversations",
+    "instruction": "instruction",
+    "prompt": "prompt",
+    "completion": "prompt",
+    "text": "text",
+}
+"""Field -> the form that a row with it has."""
+EXPECTED = "`messages`, `conversations`, `instruction` and `output`, `prompt` and `completion`, or `text`"
+ALIASES = ("response", "answer", "question", "query", "target", "conversation", "chosen", "rejected")
+"""Fields by which other tools call parts of a row, and that say too little here."""
+
+REFUSED = ("chat_template_kwargs", "images", "image", "audios", "audio", "videos", "video")
+OPTIONAL = ("id", "system", "input", "history", "tools", "functions", *REFUSED)
+FIELDS = (*MARKS, "output", *OPTIONAL, *ALIASES)
 """Every field of a row that is looked at."""
-
-_REFUSED_OF_ROW = ("tools", "functions", "chat_template_kwargs")
-_REFUSED_OF_MESSAGE = (
-    "tool_calls",
-    "tool_call_id",
-    "function_call",
-    "reasoning_content",
-    "reasoning",
-    "thinking",
-    "weight",
-    "images",
-    "audio",
-)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A well-formed row."""
-
-    document: int
-    """Physical row, from 0."""
-    line: int
-    """1-based line of a JSONL file, or row of a Parquet file."""
-    id: str
-    form: Literal["chat", "text"]
-    messages: tuple[dict[str, str], ...]
-    """`role` and `content` of each turn; of a `text` row two, with the roles `prompt` and `completion`."""
-    n_prompt: int
-    """Turns at the beginning that are never targets, whatever their role."""
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """A malformed row and its faults, at least one."""
-
-    document: int
-    line: int
-    problems: tuple[InputProblem, ...]
-
-
-class RowFault(Exception):  # noqa: N818
-    """One fault of a row, on its way to an `InputProblem`."""
-
-    def __init__(self, field: str | None, message: str) -> None:
-        super().__init__(message)
-        self.field = field
-        self.message = message
 
 
 def parse_row(value: object, *, document: int, line: int, file: str) -> Row | BadRow:
-    """The row that `value` (decoded JSON, or a Parquet row) describes, or what is wrong with it."""
+    """The row that `value` (decoded JSON, or a row of a table) describes, or what is wrong with it."""
     try:
         return _parse(value, document, line)
     except RowFault as fault:
         return bad_row(fault, document=document, line=line, file=file)
 
 
-def bad_row(fault: RowFault, *, document: int, line: int, file: str) -> BadRow:
-    """A malformed row of one fault."""
-    problem = InputProblem(message=fault.message, file=file, line=line, field=fault.field)
-    return BadRow(document=document, line=line, problems=(problem,))
+def name_form(fields: tuple[str, ...] | list[str]) -> str:
+    """The form of a row with these fields. Raises `RowFault` for none, two, or half of one."""
+    forms = list(dict.fromkeys(MARKS[name] for name in MARKS if name in fields))
+    if len(forms) > 1:
+        first, second = (" and ".join(f"`{name}`" for name in FORMS[form]) for form in forms[:2])
+        mark = next(name for name in MARKS if name in fields)
+        raise RowFault(mark, f"the row fits two forms, {first}, and {second}: one of them is expected")
+    if not forms:
+        raise RowFault(None, f"{EXPECTED} is expected{_hint(fields)}")
+    missing = [name for name in FORMS[forms[0]] if name not in fields]
+    if missing:
+        needed = " and ".join(f"`{name}`" for name in FORMS[forms[0]])
+        raise RowFault(missing[0], f"{needed} are expected together{_hint(fields)}")
+    return forms[0]
+
+
+def _hint(fields: tuple[str, ...] | list[str]) -> str:
+    found = [name for name in ALIASES if name in fields]
+    if not found:
+        return ""
+    if "chosen" in found or "rejected" in found:
+        return "; pairs of preferences (`chosen`, `rejected`) are not audited"
+    return (
+        f"; `{found[0]}` could be a turn of a chat or plain text: name the fields `instruction` and `output` "
+        "for a chat, `prompt` and `completion` for plain text"
+    )
 
 
 def _parse(value: object, document: int, line: int) -> Row:
     if not isinstance(value, Mapping):
         raise RowFault(None, "an object is expected")
     row = {key: item for key, item in value.items() if item is not None}
-    for field in _REFUSED_OF_ROW:
+    for field in REFUSED:
         if row.get(field):
-            raise RowFault(field, "conversations with tools or template settings are not supported")
+            raise RowFault(field, f"rows with `{field}` are not supported")
     identity = _id(row.get("id"), document)
-    if "messages" in row:
-        if "prompt" in row or "completion" in row:
-            raise RowFault("messages", "`messages`, or `prompt` and `completion`, is expected, not both")
-        turns = _turns(row["messages"], "messages")
-        return _checked(Row(document, line, identity, "chat", turns, 0))
-    missing = [field for field in ("prompt", "completion") if field not in row]
-    if len(missing) == 2:
-        raise RowFault(None, "`messages`, or `prompt` and `completion`, is expected")
-    if missing:
-        raise RowFault(missing[0], "`prompt` and `completion` are expected together")
+    form = name_form(list(row))
+    if form == "text":
+        turns = (plain_turn("text", text_field(row, "text"), "text"),)
+        return _text(Row(document, line, identity, "text", turns), row)
+    if form == "prompt":
+        return _prompt(row, document, line, identity)
+    turns = read_instruction(row) if form == "instruction" else read_turns(row[form], form)
+    return _chat(row, turns, 0, document, line, identity)
+
+
+def _prompt(row: Mapping[str, Any], document: int, line: int, identity: str) -> Row:
     prompt, completion = row["prompt"], row["completion"]
     if isinstance(prompt, str) and isinstance(completion, str):
-        texts = ({"role": "prompt", "content": prompt}, {"role": "completion", "content": completion})
-        return _checked(Row(document, line, identity, "text", texts, 1))
+        turns = (plain_turn("prompt", prompt, "prompt"), plain_turn("completion", completion, "completion"))
+        return _text(Row(document, line, identity, "text", turns, n_prompt=1), row)
     if isinstance(prompt, list) and isinstance(completion, list):
-        head = _turns(prompt, "prompt")
-        return _checked(
-            Row(document, line, identity, "chat", head + _turns(completion, "completion"), len(head))
-        )
+        head, tail = read_turns(prompt, "prompt"), read_turns(completion, "completion")
+        return _chat(row, head + tail, len(head), document, line, identity)
     raise RowFault(
         "completion", "`prompt` and `completion` must both be strings or both be lists of messages"
     )
+
+
+def _text(row: Row, value: Mapping[str, Any]) -> Row:
+    for field in ("system", "tools", "functions"):
+        if value.get(field):
+            raise RowFault(field, f"`{field}` goes with a conversation, not with plain text")
+    return _checked(row)
+
+
+def _chat(
+    row: Mapping[str, Any], turns: tuple[Turn, ...], n_prompt: int, document: int, line: int, identity: str
+) -> Row:
+    """A chat row with the row's `system` before its turns and its tools beside them."""
+    system = text_field(row, "system") if "system" in row else ""
+    if system:
+        if turns[0].message["role"] in ("system", "developer"):
+            raise RowFault(
+                "system", f"`system`, or a system turn in `{turns[0].field}`, is expected, not both"
+            )
+        turns = (plain_turn("system", system, "system"), *turns)
+        n_prompt += bool(n_prompt)
+    return _checked(Row(document, line, identity, "chat", turns, n_prompt, read_tools(row)))
 
 
 def _id(value: object, document: int) -> str:
@@ -134,36 +150,20 @@ def _id(value: object, document: int) -> str:
     return identity
 
 
-def _turns(value: object, field: str) -> tuple[dict[str, str], ...]:
-    if not isinstance(value, list) or not value:
-        raise RowFault(field, "a list of at least one message is expected")
-    if len(value) > MAX_MESSAGES:
-        raise RowFault(field, f"at most {MAX_MESSAGES} messages are accepted")
-    return tuple(_turn(item, f"{field}[{position}]") for position, item in enumerate(value))
-
-
-def _turn(value: Any, field: str) -> dict[str, str]:  # noqa: ANN401
-    if not isinstance(value, Mapping):
-        raise RowFault(field, "an object with `role` and `content` is expected")
-    role, content = value.get("role"), value.get("content")
-    if role not in ROLES:
-        raise RowFault(f"{field}.role", f"one of {', '.join(ROLES)} is expected")
-    for name in _REFUSED_OF_MESSAGE:
-        if value.get(name) is not None and value.get(name) != []:
-            raise RowFault(f"{field}.{name}", "messages of `role` and `content` alone are supported")
-    if not isinstance(content, str):
-        raise RowFault(f"{field}.content", "a string is expected")
-    return {"role": str(role), "content": content}
-
-
 def _checked(row: Row) -> Row:
-    if sum(len(turn["content"]) for turn in row.messages) > MAX_CHARACTERS:
+    texts = row.stored()
+    if sum(len(turn["content"]) for turn in texts) > MAX_CHARACTERS:
         raise RowFault(None, f"at most {MAX_CHARACTERS} characters are accepted in a row")
-    for position, turn in enumerate(row.messages):
-        if not _encodable(turn["content"]):
-            field = turn["role"] if row.form == "text" else f"messages[{position}].content"
-            raise RowFault(field, "valid Unicode is expected; it holds half of a surrogate pair")
+    if row.tools and not _encodable(texts[0]["content"]):
+        raise RowFault("tools", _HALF)
+    for turn in row.turns:
+        extras = (turn.message.get(name, "") for name in ("name", "tool_call_id"))
+        if not all(map(_encodable, (turn_text(turn.message), *extras))):
+            raise RowFault(turn.text_field, _HALF)
     return row
+
+
+_HALF = "valid Unicode is expected; it holds half of a surrogate pair"
 
 
 def _encodable(text: str) -> bool:

@@ -46,7 +46,8 @@ class StoredRow(msgspec.Struct, kw_only=True, frozen=True):
     document: int
     id: str
     messages: list[dict[str, str]]
-    """As `DocumentRecord.messages`; of a plain-text row, turns of the roles `prompt` and `completion`."""
+    """As `DocumentRecord.messages`, made by `Row.stored`; of a plain-text row, turns of the roles `prompt` and
+    `completion`, or one of the role `text`."""
 
 
 @dataclass
@@ -115,7 +116,7 @@ def _read_documents(ctx: StageContext, base: CheckedBase) -> _Documents:
     path = ctx.input(spec.dataset)
     file = spec.dataset.name or path.name
     limit = _length_limit(base, spec)
-    tokenizer = RowTokenizer(load_tokenizer(base.folder), limit)
+    tokenizer = RowTokenizer(load_tokenizer(base.folder), limit, spec.config.chat_template)
     faults = RowFaults(spec.config.on_bad_row)
     found = _Documents()
     without_target: list[DroppedDocument] = []
@@ -140,7 +141,7 @@ def _read_documents(ctx: StageContext, base: CheckedBase) -> _Documents:
                 continue
             _check_vocabulary(document, base)
             found.kept.append(document)
-            stored = StoredRow(document=item.document, id=item.id, messages=list(item.messages))
+            stored = StoredRow(document=item.document, id=item.id, messages=item.stored())
             rows.write(encoder.encode(stored) + b"\n")
     faults.raise_any()
     ctx.progress(found.n_rows, found.n_rows, "documents")
