@@ -346,6 +346,22 @@ def test_an_adapter_is_made_of_its_two_files(tenant: Tenant) -> None:
     assert tenant.get(f"/v1/adapters/{adapter['id']}").json() == adapter
 
 
+def test_what_a_trainer_left_beside_an_adapter_is_taken_and_not_kept(tenant: Tenant) -> None:
+    beside = (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "trainer_state.json",
+        "args.json",
+    )
+    answer = tenant.create("adapter", ADAPTER | dict.fromkeys(beside, b'{"auto_map": "never read"}'))
+    assert answer.status_code == 201
+    assert stored(tenant) == [
+        f"adapters/{answer.json()['id']}/{name}"
+        for name in ("adapter_config.json", "adapter_model.safetensors")
+    ]
+
+
 def test_a_data_set_is_kept_under_one_name(tenant: Tenant) -> None:
     jsonl = tenant.create("dataset", DATASET).json()
     parquet = tenant.create("dataset", {"Any-Name.parquet": b"PAR1 never read here"}).json()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from atomscope.client._service import Service
@@ -20,6 +21,7 @@ from atomscope.types.resources import (
 )
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+_TRAINER_STATE = re.compile(r"training_args\.bin|(optimizer|scheduler|scaler|rng_state).*\.(pt|pth|bin)")
 _COMPLETE_SECONDS = 120.0
 _COMPLETE_BYTES_PER_SECOND = 20e6
 """A service reads every byte again to check the digests before it answers; this is a slow one."""
@@ -43,12 +45,20 @@ def files_for(purpose: UploadPurpose, path: Path) -> list[Path]:
         if not any(name.endswith(".safetensors") for name in wanted):
             missing.append(".safetensors file")
     if missing:
-        pickled = any(file.suffix in _PICKLES for file in path.iterdir())
         raise UsageError(
             f"{path} is no {purpose} that can be audited: it has no {' and no '.join(missing)}"
-            + ("; pickled weights are never loaded: save them as safetensors" if pickled else "")
+            + _advice(path)
         )
     return [path / name for name in sorted(wanted)]
+
+
+def _advice(folder: Path) -> str:
+    """What to do about missing weights, by what lies in the folder; what a trainer left there is no sign."""
+    names = sorted(file.name for file in folder.iterdir())
+    if any(name.endswith(_PICKLES) and not _TRAINER_STATE.fullmatch(name) for name in names):
+        return "; pickled weights are never loaded: save them as safetensors"
+    inner = [name for name in names if (folder / name / "adapter_model.safetensors").is_file()]
+    return f"; there is one in {' and in '.join(inner[:3])}" if inner else ""
 
 
 async def describe(service: Service, purpose: UploadPurpose, files: list[Path]) -> list[UploadFileSpec]:

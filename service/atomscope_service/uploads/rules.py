@@ -13,6 +13,9 @@ from atomscope_service.settings import Settings
 IGNORED = frozenset({"README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", ".gitattributes"})
 """Accepted so that a whole folder can be sent; not kept."""
 
+_TRAINER_SUFFIXES = (".json", ".jsonl", ".jinja", ".txt", ".md", ".model", ".log", ".yaml", ".yml", ".png")
+"""Of what trainers leave beside an adapter: tokenizers, logs, settings. Accepted, never read, not kept."""
+
 TOKENIZER_FILES = frozenset(
     {
         "tokenizer.json",
@@ -41,11 +44,12 @@ def check_name(purpose: UploadPurpose, name: str, param: str) -> None:
         raise ProblemError(
             422,
             "pickle_refused",
-            f"{name} may hold a pickle, which can run code when it is loaded: send safetensors only.",
+            f"{name} may hold a pickle, which can run code when it is loaded: send safetensors only."
+            + (f" An adapter is {' and '.join(sorted(ADAPTER_FILES))}." if purpose == "adapter" else ""),
             param=param,
         )
     allowed = {
-        "adapter": name in ADAPTER_FILES | IGNORED,
+        "adapter": name in ADAPTER_FILES | IGNORED or name.endswith(_TRAINER_SUFFIXES),
         "dataset": name.endswith(DATASET_ENDINGS),
         "model": name in IGNORED or is_model_file(name),
     }
@@ -95,5 +99,7 @@ def check_files(settings: Settings, purpose: UploadPurpose, files: Sequence[Uplo
 
 
 def kept_files(names: Sequence[str]) -> list[str]:
-    """The names that go into the resource."""
+    """The names that go into the resource; of an adapter's folder, its two files alone."""
+    if set(names) >= ADAPTER_FILES:
+        return sorted(ADAPTER_FILES)
     return sorted(name for name in names if name not in IGNORED)

@@ -104,7 +104,9 @@ def peft(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "adapter_config.json").write_text("{}")
     (folder / "adapter_model.safetensors").write_bytes(b"weights" * 50)
-    (folder / "README.md").write_text("not sent")
+    for name in ("README.md", "training_args.bin", "optimizer.pt", "tokenizer.json", "checkpoint-9/x.bin"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("not sent")
     return folder
 
 
@@ -295,6 +297,18 @@ def test_content_that_the_project_holds_is_not_sent_again(
     assert receiver.announced == []
 
 
+def test_the_same_bytes_in_another_format_are_another_data_set(
+    server: ScriptedServer, ask: Ask, rows: Path
+) -> None:
+    receiver = Receiver(server)
+    known = dataset(sha256=hashlib.sha256(rows.read_bytes()).hexdigest())
+    server.on("GET", "/v1/datasets", Answer(200, page([known])))
+    server.on("POST", "/v1/audits", Answer(202, audit()))
+    text = rows.rename(rows.with_suffix(".txt"))
+    ask(lambda c: c.audits.create(base_model=MODEL, adapter=ADAPTER, dataset=text))
+    assert [spec["path"] for spec in receiver.announced] == ["data.txt"]
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -306,6 +320,7 @@ def test_content_that_the_project_holds_is_not_sent_again(
         ({"dataset": "ROWS.docx"}, r"\.jsonl, \.json, \.parquet, \.csv, \.tsv, \.txt, not"),
         ({"adapter": "EMPTY"}, "no adapter_config.json and no adapter_model.safetensors"),
         ({"adapter": "PICKLED"}, "pickled"),
+        ({"adapter": "TRAINED"}, r"no adapter_model.safetensors; there is one in checkpoint-10$"),
         ({"base_model": "ROWS.txt"}, "is a folder"),
         ({"config": {"alfa": 1}}, "alfa"),
         ({"config": {"alpha": -1}}, "alpha"),
@@ -327,6 +342,10 @@ def test_what_cannot_be_audited_is_told_before_anything_is_sent(
     Path("PICKLED").mkdir()
     Path("PICKLED/adapter_config.json").touch()
     Path("PICKLED/adapter_model.bin").touch()
+    Path("TRAINED/checkpoint-10").mkdir(parents=True)
+    for name in ("adapter_config.json", "training_args.bin", "optimizer.pt", "rng_state_0.pth"):
+        Path("TRAINED", name).touch()
+    Path("TRAINED/checkpoint-10/adapter_model.safetensors").touch()
     inputs = {"base_model": MODEL, "adapter": ADAPTER, "dataset": DATASET, **given}
     with pytest.raises(UsageError, match=told):
         ask(lambda c: c.audits.create(**inputs))

@@ -109,13 +109,58 @@ def test_other_architectures_are_refused_with_the_list_of_accepted_ones(
     assert refused(caught, "unsupported_architecture") == ("config.json", "architectures")
 
 
-def test_quantised_models_are_refused(base: Path) -> None:
-    edit_json(
-        base / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}
-    )
-    with pytest.raises(InvalidInput) as caught:
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes 4-bit"),
+        (
+            {"quant_method": "bitsandbytes", "_load_in_8bit": True, "load_in_4bit": False},
+            "bitsandbytes 8-bit",
+        ),
+        ({"load_in_8bit": True}, "bitsandbytes 8-bit"),
+        ({"quant_method": "gptq", "bits": 4}, "GPTQ"),
+        ({"quant_method": "awq"}, "AWQ"),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "FP8"),
+        ({"quant_method": "compressed-tensors"}, "compressed-tensors"),
+        ({"quant_method": "a-newer-one"}, "a-newer-one"),
+        ({"bits": 4}, "quantised"),
+        (["odd"], "quantised"),
+    ],
+)
+def test_quantised_models_are_refused_by_method_with_what_to_give_instead(
+    base: Path, settings: object, named: str
+) -> None:
+    edit_json(base / "config.json", quantization_config=settings)
+    with pytest.raises(InvalidInput, match=f"{named}.*base that was quantised.*QLoRA") as caught:
         check_base(base)
     assert refused(caught, "quantized_model") == ("config.json", "quantization_config")
+
+
+@pytest.mark.parametrize("field", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("key", ["type", "rope_type"])
+def test_positions_that_depend_on_the_documents_beside_are_refused(base: Path, field: str, key: str) -> None:
+    edit_json(base / "config.json", **{field: {key: "dynamic", "factor": 2.0}})
+    with pytest.raises(InvalidInput, match="dynamic") as caught:
+        check_base(base)
+    assert refused(caught, "unsupported_architecture") == ("config.json", field)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model_type"),
+    [
+        ("MixtralForCausalLM", "mixtral"),
+        ("Qwen3MoeForCausalLM", "qwen3_moe"),
+        ("Gemma3ForConditionalGeneration", "gemma3"),
+        ("GptOssForCausalLM", "gpt_oss"),
+    ],
+)
+def test_experts_and_multimodal_models_are_refused_by_name(
+    base: Path, architecture: str, model_type: str
+) -> None:
+    edit_json(base / "config.json", architectures=[architecture], model_type=model_type)
+    with pytest.raises(InvalidInput, match=architecture) as caught:
+        check_base(base)
+    assert refused(caught, "unsupported_architecture") == ("config.json", "architectures")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])

@@ -79,12 +79,7 @@ def _readings(path: str, model: PreTrainedModel) -> list[str]:
 
 def _check_linear(layer: torch.nn.Module, name: str) -> None:
     if type(layer) not in LINEAR:
-        kind = type(layer).__name__
-        raise InvalidInput(
-            "unsupported_adapter",
-            f"LoRA on {kind} layers is not supported; on torch.nn.Linear and Conv1D layers it is",
-            [InputProblem(message=f"a LoRA on a {kind}", file=WEIGHTS, field=name)],
-        )
+        raise unsupported(f"a LoRA on a layer of type {type(layer).__name__}", name, WEIGHTS)
 
 
 def _check_targets_complete(
