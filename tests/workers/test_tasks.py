@@ -322,17 +322,19 @@ def test_inputs_are_fetched_once_into_a_cache_and_their_digest_is_checked(
     model = msgspec.structs.replace(SPEC.base_model, sha256=folder_digest(files))
     data = msgspec.structs.replace(SPEC.dataset, sha256=file_digest(tmp_path / "store/data.jsonl"))
     bench.store = remote
+    remote.put_bytes("data.txt", b"row\n")
+    text = msgspec.structs.replace(data, location="data.txt")
     seen: list[str] = []
 
     def stage(ctx: StageContext) -> UnitResult:
         seen.extend(sorted(path.name for path in ctx.input(model).iterdir()))
-        seen.append(ctx.input(data).name)
+        seen.extend(ctx.input(ref).name for ref in (data, text) if ctx.input(ref).is_file())
         return UnitResult()
 
     for fence in (1, 2):
         assert isinstance(bench.run(bench.order("validate", fence=fence), stage)[-1], UnitSucceeded)
-    assert seen == ["config.json", "model.safetensors", "data.jsonl"] * 2
-    assert remote.fetched == 3
+    assert seen == ["config.json", "model.safetensors", "data.jsonl", "data.txt"] * 2
+    assert remote.fetched == 4
 
     def changed(ctx: StageContext) -> UnitResult:
         ctx.input(SPEC.dataset)

@@ -161,8 +161,9 @@ def fetched_input(store: ObjectStore, ref: InputRef) -> Path:
 def _fetched(store: ObjectStore, ref: InputRef) -> Path:
     """The input in a local cache keyed by its digest, fetched once; raises `InvalidInput` if it differs."""
     root = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "atomscope") / "inputs"
-    target = root / ref.sha256
     name = ref.location.rsplit("/", 1)[-1]
+    # The ending of a data set says how the same bytes are read.
+    target = root / (f"{ref.sha256}-{name}" if name else ref.sha256)
     if not target.is_dir():
         root.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".fetch-", dir=root))

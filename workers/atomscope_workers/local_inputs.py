@@ -37,6 +37,7 @@ def local_spec(request: LocalRun) -> AuditSpec:
             "base": base.sha256,
             "adapter": adapter.sha256,
             "data": data.sha256,
+            "format": dataset.suffix,
             "config": msgspec.json.encode(request.config).hex(),
         }
     )

@@ -168,6 +168,11 @@ class _Input:
     body: Callable[..., msgspec.Struct]
 
 
+def _ending(known: Any) -> str | None:  # noqa: ANN401  (a resource of any kind)
+    """The ending of a data set's file, which says how its bytes are read; None of other resources."""
+    return f".{known.format}" if isinstance(known, Dataset) else None
+
+
 async def _input_id(service: Service, given: _Input, files: list[Path]) -> str:
     """The id of an input; one of the same content that the project holds is used rather than sent again."""
     if not files:
@@ -178,7 +183,8 @@ async def _input_id(service: Service, given: _Input, files: list[Path]) -> str:
     for _ in range(_PAGES_SEARCHED):
         page = await given.collection.page(service, PAGE, cursor)
         for known in page.data:
-            if known.sha256 == digest and getattr(known, "status", "ready") == "ready":
+            is_same = known.sha256 == digest and _ending(known) in (None, files[0].suffix)
+            if is_same and getattr(known, "status", "ready") == "ready":
                 return known.id
         cursor = next_cursor(page, cursor)
         if cursor is None:
