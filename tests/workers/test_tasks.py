@@ -19,6 +19,7 @@ from atomscope.errors import InputProblem, InvalidInput, NothingToAudit
 from atomscope.input_files import file_digest, folder_digest
 from atomscope.store import LocalStore, ObjectNotFound
 from atomscope.types.bundle import Plan, ShardPlan
+from atomscope.types.jobs import JobOrder
 from atomscope.types.spec import AuditConfig, AuditSpec, InputRef
 from atomscope.types.work import (
     CONTROL_QUEUE,
@@ -34,9 +35,10 @@ from atomscope.types.work import (
     live_fence_key,
 )
 from atomscope_workers import celery_context
-from atomscope_workers.pulse import Pulse
+from atomscope_workers.failures import describe
+from atomscope_workers.pulse import Pulse, unit_lease
 from atomscope_workers.stages.context import StageContext, UnitResult
-from atomscope_workers.tasks import claim, decode_order, describe, make_app, run_order
+from atomscope_workers.tasks import claim, decode_job, decode_order, make_app, run_order
 from atomscope_workers.worker import WorkerSettingsError, available_cores, run
 from tests.fixtures.valkey import Valkey
 
@@ -81,7 +83,7 @@ class Bench:
     def run(self, order: UnitOrder, stage: Run) -> list[Report]:
         """Run an order whose fence is live; every report it sent."""
         self.valkey.client.set(live_fence_key(order.unit_id), order.fence)
-        pulse = Pulse(self.app, self.valkey.client, order, "w", self.closing)
+        pulse = Pulse(self.app, self.valkey.client, unit_lease(order), "w", self.closing)
         run_order(self.store, order, pulse, {order.stage: stage})
         return self.reports()
 
@@ -276,23 +278,37 @@ def test_a_unit_goes_on_while_the_broker_is_away_and_its_end_is_told_later(
 
 def test_an_order_is_taken_once_and_only_under_its_live_fence(bench: Bench) -> None:
     client: redis.Redis = bench.valkey.client
-    order = bench.order(fence=3)
-    client.set(live_fence_key(order.unit_id), 4)
-    assert not claim(client, order, "a")
-    client.set(live_fence_key(order.unit_id), 3)
-    assert claim(client, order, "a")
-    assert not claim(client, order, "b")
+    client.set(live_fence_key("unt_1"), 4)
+    assert not claim(client, "unt_1", 3, "a")
+    client.set(live_fence_key("unt_1"), 3)
+    assert claim(client, "unt_1", 3, "a")
+    assert not claim(client, "unt_1", 3, "b")
+    assert claim(client, "atr_1", 3, "b"), "another subject has a claim of its own"
     client.flushall()
-    assert claim(client, order, "b"), "a broker that lost its keys does not stop the work"
+    assert claim(client, "unt_1", 3, "b"), "a broker that lost its keys does not stop the work"
 
 
 def test_an_order_of_another_version_or_shape_is_left_to_others(bench: Bench) -> None:
-    order = msgspec.to_builtins(bench.order())
-    assert decode_order(order) == bench.order()
-    assert decode_order(order | {"v": 2}) is None
-    assert decode_order(order | {"surprise": 1}) is None
-    assert decode_order(order | {"fence": "1"}) is None
-    assert decode_order([]) is None
+    job = JobOrder(
+        project_id="prj_1",
+        audit_id="aud_1",
+        job_id="atr_1",
+        kind="attribution",
+        fence=1,
+        bundle_prefix="b/",
+        result_key="r",
+        request={},
+        heartbeat_seconds=1.0,
+    )
+    for decode, made in ((decode_order, bench.order()), (decode_job, job)):
+        order = msgspec.to_builtins(made)
+        assert decode(order) == made
+        assert decode(order | {"v": 2}) is None
+        assert decode(order | {"surprise": 1}) is None
+        assert decode(order | {"fence": "1"}) is None
+        assert decode([]) is None
+    assert decode_job(msgspec.to_builtins(job) | {"kind": "divination"}) is None
+    assert decode_order(msgspec.to_builtins(job)) is None
 
 
 class RemoteStore(LocalStore):

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from atomscope.bundle import Bundle
-from atomscope.errors import InvalidInput
+from atomscope.errors import BundleError, InvalidInput
 from atomscope.store import ObjectStore
 from atomscope.types.attribution import AttributionQuery
 from atomscope.types.jobs import JobAbandoned, JobFailed, JobOrder, JobStarted, JobSucceeded
@@ -23,12 +23,12 @@ from atomscope_workers.stages.context import Stopped
 
 logger = logging.getLogger(__name__)
 
-_opened: dict[str, Bundle] = {}
+_opened: list[tuple[ObjectStore, str, Bundle]] = []
 """The bundle this process used last, with the files that it fetched: queries come in rows."""
 
 
 class StoredAudit:
-    """The `AuditFiles` of `atomscope_workers.attribution` over an object store."""
+    """The `AuditFiles` of `atomscope_workers.query` over an object store."""
 
     def __init__(self, store: ObjectStore, order: JobOrder, pulse: Pulse) -> None:
         self._store = store
@@ -39,8 +39,14 @@ class StoredAudit:
     def spec(self) -> AuditSpec:
         return self._bundle.spec
 
+    def holds(self, path: str) -> bool:
+        return self._bundle.holds(path)
+
     def read(self, path: str) -> Path:
         return self._bundle.file(path)
+
+    def forget(self, path: str) -> None:
+        self._bundle.forget(path)
 
     def base(self) -> Path:
         return fetched_input(self._store, self.spec.base_model)
@@ -71,6 +77,8 @@ def run_job_order(store: ObjectStore, order: JobOrder, pulse: Pulse) -> None:
         kind = JobAbandoned
     except InvalidInput as error:
         facts = failure(error)
+    except BundleError as error:  # another attempt would find the bundle no better
+        facts = failure(InvalidInput("bundle_damaged", f"the audit's bundle cannot be read: {error}"))
     except Exception as error:  # whatever a hostile input provokes must reach the record of the job
         logger.exception("%s failed", order.job_id)
         facts = failure(error)
@@ -91,7 +99,9 @@ _WORK: dict[str, Callable[[StoredAudit, JobOrder], object]] = {"attribution": _a
 
 
 def _bundle(store: ObjectStore, prefix: str) -> Bundle:
-    if prefix not in _opened:
-        _opened.clear()
-        _opened[prefix] = Bundle(store, prefix)
-    return _opened[prefix]
+    for of, name, bundle in _opened:
+        if of is store and name == prefix:
+            return bundle
+    _opened.clear()
+    _opened.append((store, prefix, Bundle(store, prefix)))
+    return _opened[0][2]

@@ -16,7 +16,7 @@ OnSteps = Callable[[Progress], None]
 
 
 class OpenedAudit:
-    """The `AuditFiles` of `atomscope_workers.attribution` over an opened bundle."""
+    """The `AuditFiles` of `atomscope_workers.query` over an opened bundle."""
 
     def __init__(self, bundle: Bundle, base_model: Path, on_progress: OnSteps) -> None:
         """Raises `InvalidInput`: `bad_path` for no folder, `input_changed` for another base model."""
@@ -31,8 +31,14 @@ class OpenedAudit:
     def spec(self) -> AuditSpec:
         return self._bundle.spec
 
+    def holds(self, path: str) -> bool:
+        return self._bundle.holds(path)
+
     def read(self, path: str) -> Path:
         return self._bundle.file(path)
+
+    def forget(self, path: str) -> None:
+        self._bundle.forget(path)
 
     def base(self) -> Path:
         return self._base
