@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from atomscope.errors import InvalidInput
 from atomscope.steering import norm, read_tensors, steer_folder
 from atomscope.steering.names import peft_name
 from atomscope_workers.models.base import ARCHITECTURES as ACCEPTED
@@ -22,6 +23,7 @@ from atomscope_workers.pipeline.batches import collate
 from atomscope_workers.pipeline.gradients import document_losses
 from tests.fixtures.architectures import ARCHITECTURES, Architecture
 from tests.fixtures.models import TinyAdapterFactory
+from tests.workers.models.damage import edit_json, refused
 from tests.workers.models.reference import (
     CPU,
     autograd,
@@ -163,6 +165,42 @@ def test_a_steered_adapter_loads_in_peft_and_answers_as_the_moved_weights(case: 
     copies = {name for name in own if name not in vector}
     assert copies
     assert all((written[name].numpy() == own[name]).all() for name in copies)
+
+
+def test_gpt_neoxs_head_is_found_under_the_name_it_had_before(
+    bases: Callable[[str], Path], tiny_adapter: TinyAdapterFactory
+) -> None:
+    base = bases("gpt_neox")
+    adapter = tiny_adapter(("lm_head",), base=base)
+    plain = hooked(load_lora_model(base, adapter, dtype=torch.float32, device=CPU), documents(2))[0]
+    path = adapter / "adapter_model.safetensors"
+    renamed = {name.replace("lm_head", "embed_out"): tensor for name, tensor in load_file(path).items()}
+    save_file(renamed, path)
+    edit_json(adapter / "adapter_config.json", target_modules=["embed_out"])
+    older = hooked(load_lora_model(base, adapter, dtype=torch.float32, device=CPU), documents(2))[0]
+    assert older.gradients.keys() == renamed.keys()
+    for name, gradients in older.gradients.items():
+        assert torch.equal(gradients, plain.gradients[name.replace("embed_out", "lm_head")])
+
+
+@pytest.mark.parametrize(
+    ("given", "targets"), [(False, ("c_attn",)), (True, ("lm_head",)), (None, ("c_attn", "lm_head"))]
+)
+def test_fan_in_fan_out_is_that_of_the_layers_of_gpt2_or_refused(
+    bases: Callable[[str], Path],
+    tiny_adapter: TinyAdapterFactory,
+    given: bool | None,
+    targets: tuple[str, ...],
+) -> None:
+    base = bases("gpt2")
+    adapter = tiny_adapter(targets, base=base, fan_in_fan_out="c_attn" in targets)
+    edit_json(adapter / "adapter_config.json", fan_in_fan_out=given)
+    if given is None:
+        load_lora_model(base, adapter, dtype=torch.float32, device=CPU)
+        return
+    with pytest.raises(InvalidInput, match=f"{str(not given).lower()} is expected") as caught:
+        load_lora_model(base, adapter, dtype=torch.float32, device=CPU)
+    assert refused(caught, "invalid_config") == ("adapter_config.json", "fan_in_fan_out")
 
 
 def test_soft_capped_scores_are_computed_where_they_are_not_ignored(bases: Callable[[str], Path]) -> None:

@@ -61,7 +61,8 @@ PEFT_NEWER: dict[str, Any] = {
     "layers_to_transform": None, "loftq_config": {}, "lora_bias": False, "lora_ga_config": None,
     "megatron_config": None, "megatron_core": "megatron.core", "modules_to_save": None,
     "peft_version": "0.21.2", "qalora_group_size": 16, "target_parameters": None,
-    "trainable_token_indices": None, "use_bdlora": None, "use_dora": False, "use_qalora": False, "velora_config": None,
+    "trainable_token_indices": None, "use_bdlora": None, "use_dora": False, "use_qalora": False,
+    "velora_config": None,
 }  # fmt: skip
 
 CONFIGS: dict[str, dict[str, Any]] = {
