@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from litestar.testing import TestClient
 
+from atomscope.input_files import DATASET_ENDINGS
 from atomscope_service.db.models import UploadRow
 from atomscope_service.db.repositories import Repositories
 from tests.service.deployment import ADAPTER, BASE_URL, DATASET, MODEL, Deployment, Tenant, describe, tensors
@@ -360,6 +361,13 @@ def test_what_a_trainer_left_beside_an_adapter_is_taken_and_not_kept(tenant: Ten
         f"adapters/{answer.json()['id']}/{name}"
         for name in ("adapter_config.json", "adapter_model.safetensors")
     ]
+
+
+@pytest.mark.parametrize("ending", DATASET_ENDINGS)
+def test_a_data_set_may_have_any_format_that_the_workers_read(tenant: Tenant, ending: str) -> None:
+    made = tenant.create("dataset", {f"train{ending}": b"never read here"}).json()
+    assert made["format"] == ending.removeprefix(".")
+    assert stored(tenant) == [f"datasets/{made['id']}/data{ending}"]
 
 
 def test_a_data_set_is_kept_under_one_name(tenant: Tenant) -> None:
