@@ -52,6 +52,10 @@ BY_ID = {
     "GET /v1/audits/{audit_id}/behaviours/{index}/documents",
     "GET /v1/audits/{audit_id}/report",
     "GET /v1/audits/{audit_id}/bundle",
+    "GET /v1/audits/{audit_id}/attributions",
+    "POST /v1/audits/{audit_id}/attributions",
+    "GET /v1/audits/{audit_id}/attributions/{attribution_id}",
+    "DELETE /v1/audits/{audit_id}/attributions/{attribution_id}",
     "GET /v1/steered-adapters/{steered_id}",
     "DELETE /v1/steered-adapters/{steered_id}",
     "GET /v1/steered-adapters/{steered_id}/download",
@@ -88,6 +92,8 @@ def owned(deployment: Deployment, client: Any) -> dict[str, str]:
     audit_id = succeeded_audit(owner)
     steered = owner.post("/v1/steered-adapters", json={"audit": audit_id, "strengths": {"1": 0.5}})
     assert steered.status_code == 201, steered.text
+    attribution = owner.post(f"/v1/audits/{audit_id}/attributions", json=QUERY)
+    assert attribution.status_code == 202, attribution.text
     return {
         "upload_id": owner.upload("dataset", DATASET),
         "model_id": inputs["base_model"],
@@ -96,6 +102,7 @@ def owned(deployment: Deployment, client: Any) -> dict[str, str]:
         "audit_id": audit_id,
         "index": "1",
         "steered_id": steered.json()["id"],
+        "attribution_id": attribution.json()["id"],
         "key_id": owner.get("/v1/keys").json()["data"][0]["id"],
         "owner_key": owner.key,
     }
@@ -106,7 +113,13 @@ def fill(route: str, values: dict[str, str]) -> tuple[str, str]:
     return method, path.format_map({"file": "0", "part": "1", "name": "docs.js", "path": "x", **values})
 
 
-BODY = {"files": []}
+QUERY = {"prompt": "a", "completion": "b"}
+BODIES = {"/complete": {"files": []}, "/attributions": QUERY}
+"""By the end of its path, what a `POST` to a thing by id takes."""
+
+
+def body_of(method: str, path: str) -> dict[str, Any] | None:
+    return BODIES.get(f"/{path.rpartition('/')[2]}") if method == "POST" else None
 
 
 def test_every_route_is_covered(deployment: Deployment) -> None:
@@ -128,11 +141,11 @@ def test_a_route_that_nobody_listed_would_be_noticed(deployment: Deployment) -> 
 @pytest.mark.parametrize("route", sorted(BY_ID))
 def test_an_id_of_another_project_answers_404(route: str, owned: dict[str, str], other: Tenant) -> None:
     method, path = fill(route, owned)
-    answer = other.request(method, path, json=BODY if path.endswith("/complete") else None)
+    answer = other.request(method, path, json=body_of(method, path))
     assert answer.status_code == 404
     never_was = {**owned, **{name: value[:-4] + "0000" for name, value in owned.items() if "_" in value}}
     method, path = fill(route, never_was)
-    unknown = other.request(method, path, json=BODY if path.endswith("/complete") else None)
+    unknown = other.request(method, path, json=body_of(method, path))
     # Word for word the answer for an id that never was: existence does not leak.
     same = ("status", "code", "detail", "title", "param", "errors")
     assert {name: answer.json()[name] for name in same} == {name: unknown.json()[name] for name in same}
