@@ -115,10 +115,10 @@ def _messages(path: Path | None) -> list[dict[str, Any]] | None:
 
 
 def _shown(found: AttributionResult) -> str:
-    tokens = found.n_target_tokens
+    tokens = max(1, found.n_target_tokens)
     head = card(
         [
-            ("completion", f"{tokens} tokens"),
+            ("completion", f"{found.n_target_tokens} tokens"),
             (
                 "loss",
                 f"{found.loss / tokens:.3f} nats a token, {found.base_loss / tokens:.3f} under the base",

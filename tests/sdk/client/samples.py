@@ -77,6 +77,30 @@ def steered(**changes: Any) -> dict[str, Any]:
     return {**told, **changes}
 
 
+def attribution(status: str = "queued", **changes: Any) -> dict[str, Any]:
+    query = {"prompt": "p", "completion": "c", "messages": None, "exact": False, "documents": 20}
+    told = {
+        "id": an_id("atr"), "audit": AUDIT, "status": status, "progress": None, "query": query,
+        "result": attribution_result() if status == "succeeded" else None, "error": None, "created_at": NOW,
+        "started_at": None, "ended_at": None, "object": "attribution",
+    }  # fmt: skip
+    return {**told, **changes}
+
+
+def attribution_result(**changes: Any) -> dict[str, Any]:
+    told = {
+        "form": "chat", "n_tokens": 9, "n_target_tokens": 4, "loss": 2.0, "base_loss": 10.0,
+        "gradient_norm": 0.5, "explained": 0.25, "exact": False,
+        "atoms": [
+            {"atom": 7, "rank": 2, "value": 0.5, "cosine": 0.6, "behaviour": 1, "keywords": ["tea"],
+             "label": None},
+        ],
+        "behaviours": [{"behaviour": 1, "rank": 1, "strength": 0.5, "keywords": ["tea"], "label": None}],
+        "documents": [{"document": 4, "value": 0.9, "preview": "how to make tea"}], "warnings": [],
+    }  # fmt: skip
+    return {**told, **changes}
+
+
 def event(sequence: int, type_: str, **data: Any) -> dict[str, Any]:
     told = {"id": an_id("evt", sequence), "audit_id": AUDIT, "sequence": sequence, "type": type_}
     return {**told, "data": data, "created_at": NOW}
