@@ -7,7 +7,6 @@ refused rather than ignored. Two files make an adapter; what a trainer left besi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,6 @@ from atomscope_workers.models.settings import CONFIG, check_settings, unsupporte
 
 WEIGHTS = "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"
-_CHECKPOINT = re.compile(r"(last-)?checkpoint(-\d+)?")
 _MAX_LISTED = 5
 
 _EMBEDDINGS = frozenset({"embed_tokens", "lm_head", "embed_in", "embed_out", "wte"})
@@ -83,7 +81,7 @@ def _check_files(folder: Path) -> None:
                 "weights in a pickle format are never read; save the adapter as safetensors",
                 file=_PICKLED,
             )
-        inner = sorted(path.name for path in folder.iterdir() if _CHECKPOINT.fullmatch(path.name))
+        inner = sorted(path.name for path in folder.iterdir() if (path / WEIGHTS).is_file())
         if (folder / CONFIG).exists() or inner:
             there = f"; the folder holds {', '.join(inner[:_MAX_LISTED])}: give one of those" if inner else ""
             raise refuse("missing_file", f"this file is needed and is not there{there}", file=WEIGHTS)
