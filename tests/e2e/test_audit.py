@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from safetensors.numpy import load_file
 
 import atomscope
 from atomscope.types.spec import AuditConfig
-from tests.fixtures.corpus import write_corpus
+from tests.fixtures.corpus import rows, write_corpus
 from tests.fixtures.stack import Stack
 
 SMALL = AuditConfig(
@@ -128,6 +129,35 @@ def test_the_service_and_the_local_driver_find_the_same_bits(
     assert {path: remote_files[path] for path in same_by_content} == {
         path: local_files[path] for path in same_by_content
     }
+
+
+def test_a_documents_own_prompt_and_completion_lead_back_to_it(
+    audit: atomscope.Audit, tiny_llama: Path, tmp_path: Path
+) -> None:
+    from atomscope.types.attribution import AttributionQuery
+    from atomscope_workers.local import InProcess
+
+    messages: Any = rows(32)[6]["messages"]
+    prompt, completion = (turn["content"] for turn in messages)
+    found = audit.attribute(prompt, completion, exact=True, documents=32, timeout=120)
+    assert found.exact
+    assert found.documents[0].document == 6
+    assert found.documents[0].value == pytest.approx(1.0, abs=1e-4)
+    assert found.atoms
+    bundle = atomscope.open(audit.download(tmp_path / "bundle"))
+    query = AttributionQuery(prompt=prompt, completion=completion, exact=True, documents=32)
+    local = InProcess().attribute(bundle, tiny_llama, query, lambda progress: None)
+    assert [(item.atom, item.behaviour) for item in local.atoms] == [
+        (item.atom, item.behaviour) for item in found.atoms
+    ]
+    for name in ("loss", "base_loss", "gradient_norm", "explained"):
+        assert getattr(local, name) == pytest.approx(getattr(found, name), rel=1e-4)
+    assert {item.document: item.value for item in local.documents} == pytest.approx(
+        {item.document: item.value for item in found.documents}, abs=1e-4
+    )
+    with pytest.raises(atomscope.AttributionFailed) as caught:
+        audit.attribute(messages=[{"role": "robot", "content": "a"}], timeout=120)
+    assert (caught.value.code, caught.value.errors[0]["field"]) == ("bad_row", "messages[0].role")
 
 
 def test_a_deleted_audit_leaves_nothing_behind(
