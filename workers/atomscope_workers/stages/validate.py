@@ -26,10 +26,10 @@ from atomscope_workers.models import adapter as adapters
 from atomscope_workers.models.adapter import CheckedAdapter, check_adapter
 from atomscope_workers.models.base import CheckedBase, check_base, load_base, load_tokenizer
 from atomscope_workers.models.device import choose_device, choose_dtype, dtype_name
-from atomscope_workers.models.folder import refuse
 from atomscope_workers.models.load import attach_adapter, check_fit
 from atomscope_workers.pipeline.plan import make_plan
 from atomscope_workers.stages.context import StageContext, UnitResult
+from atomscope_workers.stages.limits import check_vocabulary, length_limit
 from atomscope_workers.stages.versions import software_versions
 from atomscope_workers.stages.warned import keep
 
@@ -115,7 +115,7 @@ def _read_documents(ctx: StageContext, base: CheckedBase) -> _Documents:
     spec = ctx.spec
     path = ctx.input(spec.dataset)
     file = spec.dataset.name or path.name
-    limit = _length_limit(base, spec)
+    limit = length_limit(base.config, spec.config.max_length)
     tokenizer = RowTokenizer(load_tokenizer(base.folder), limit, spec.config.chat_template)
     faults = RowFaults(spec.config.on_bad_row)
     found = _Documents()
@@ -139,7 +139,7 @@ def _read_documents(ctx: StageContext, base: CheckedBase) -> _Documents:
             if not document.target_mask.any():
                 without_target.append(_no_target(item, len(document.input_ids), limit))
                 continue
-            _check_vocabulary(document, base)
+            check_vocabulary(document, base.config, f"row {document.document}")
             found.kept.append(document)
             stored = StoredRow(document=item.document, id=item.id, messages=item.stored())
             rows.write(encoder.encode(stored) + b"\n")
@@ -150,26 +150,9 @@ def _read_documents(ctx: StageContext, base: CheckedBase) -> _Documents:
     return found
 
 
-def _length_limit(base: CheckedBase, spec: AuditSpec) -> int:
-    positions = getattr(base.config, "max_position_embeddings", None)
-    return min(spec.config.max_length, positions) if isinstance(positions, int) else spec.config.max_length
-
-
 def _no_target(row: Row, kept_tokens: int, limit: int) -> DroppedDocument:
     detail = f"no target token among its {kept_tokens} tokens (at most {limit} are kept)"
     return DroppedDocument(document=row.document, line=row.line, reason="no_target", detail=detail)
-
-
-def _check_vocabulary(document: TokenizedDocument, base: CheckedBase) -> None:
-    size = int(base.config.vocab_size)
-    highest = int(document.input_ids.max())
-    if highest >= size:
-        raise refuse(
-            "tokenizer_mismatch",
-            f"the tokenizer gives token {highest} (row {document.document}); the model has {size} of them",
-            file="config.json",
-            field="vocab_size",
-        )
 
 
 def _check_enough(documents: _Documents, spec: AuditSpec) -> None:
