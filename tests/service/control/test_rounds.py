@@ -16,6 +16,7 @@ from atomscope_service.control import worker
 from atomscope_service.control.broker import BrokerUnavailable
 from atomscope_service.control.celery import make_app
 from atomscope_service.control.deletions import forget_idempotency, remove_deleted
+from atomscope_service.control.job_scheduler import JobScheduler
 from atomscope_service.control.rounds import Round
 from atomscope_service.db.models import DeletionRow, IdempotencyRow
 from atomscope_service.ids import new_id
@@ -131,6 +132,6 @@ def test_a_message_that_met_a_passing_fault_is_taken_again(
     monkeypatch.setattr(worker, "RETRY_SECONDS", 0.0)
     app = make_app("memory://", 2.0)
     idle = Round("idle", 1.0, lambda: None)
-    worker.add_tasks(app, site.scheduler, idle, idle)
+    worker.add_tasks(app, site.scheduler, JobScheduler(site.scheduler), idle, idle)
     app.tasks[REPORT_TASK].apply(args=[{"type": "started"}])
     assert met == [{"type": "started"}] * 3

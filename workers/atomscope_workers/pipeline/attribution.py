@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from atomscope.bundle import Coefficients
+from atomscope.bundle.tables import Coefficients
 from atomscope.types.spec import Codes
 from atomscope_workers.pipeline.alternating import FINAL, fista
 from atomscope_workers.pipeline.curvature import ModuleCurvature
