@@ -10,6 +10,7 @@ share that passes. It should stay under 1%.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from argparse import ArgumentParser
@@ -24,30 +25,35 @@ from atomscope.types.spec import AuditConfig
 from atomscope_workers.local import run_local
 
 RATE = 0.05
+_WORD = re.compile(r" [A-Za-z]+")
 
 
 def write_documents(base: Path, documents: int, tokens: int, seed: int, path: Path) -> None:
-    """Rows of `prompt` and `completion`, together `tokens` ids drawn uniformly from the plain vocabulary."""
+    """Rows of `prompt` and `completion`, together `tokens` ids drawn uniformly.
+
+    Drawn are tokens that are a space and letters: text of these is read back as the very same tokens. Of
+    others it is not, and what half a character or a line break becomes would be shared by documents.
+    """
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    special = set(tokenizer.all_special_ids)
-    plain = np.array([item for item in range(len(tokenizer)) if item not in special])
+    texts = (tokenizer.decode([item]) for item in range(len(tokenizer)))
+    words = np.array([text for text in texts if _WORD.fullmatch(text)])
     random = np.random.default_rng(seed)
     with path.open("w") as stream:
         for _ in range(documents):
-            ids = random.choice(plain, size=tokens)
-            half = tokens // 3
-            row = {"prompt": tokenizer.decode(ids[:half]), "completion": tokenizer.decode(ids[half:])}
+            drawn = random.choice(words, size=tokens)
+            cut = tokens // 3
+            row = {"prompt": "".join(drawn[:cut]), "completion": "".join(drawn[cut:])}
             stream.write(json.dumps(row) + "\n")
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description="Audits of noise should yield no finding.", epilog=__doc__)
     parser.add_argument("--base-model", type=Path, required=True)
     parser.add_argument("--adapter", type=Path, required=True)
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="seed of the first draw")
-    parser.add_argument("--documents", type=int, default=200)
-    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--documents", type=int, default=150)
+    parser.add_argument("--tokens", type=int, default=36)
     args = parser.parse_args()
     print("draw  atoms  pass  least q  behaviours  pass", flush=True)
     shares: list[float] = []

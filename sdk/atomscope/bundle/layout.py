@@ -43,7 +43,6 @@ UNIT = "unit.json"
 
 WORK = "work/"
 TOKENS = "work/tokens.safetensors"
-SURROGATES = "work/surrogates.safetensors"
 
 
 def gradient_shard(index: int) -> str:

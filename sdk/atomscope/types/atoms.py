@@ -33,9 +33,11 @@ class Evidence(msgspec.Struct, kw_only=True, frozen=True):
     tightness: float | None = None
     """Mean pairwise cosine of its top documents in the whitened space."""
     null_tightness: float | None = None
-    """Median of the same over what is found in surrogate documents."""
+    """Median of the same over what is found in surrogate documents; descriptive, not a test."""
+    separation: float | None = None
+    """Nats by which two groups describe how strongly it pulls the documents better than one."""
     p_value: float | None = None
-    """Chance of one as tight when the whole fit is repeated on surrogate documents."""
+    """Chance of one that parts them as clearly when the whole fit is repeated on surrogate documents."""
     q_value: float | None = None
     """False-discovery rate (Benjamini-Hochberg) at which it would just pass."""
     stability: float | None = None
@@ -80,7 +82,7 @@ class Atom(msgspec.Struct, kw_only=True, frozen=True):
     bottom_documents: list[DocumentRef]
     """Documents of negative code, strongest first."""
     score: float = 0.0
-    """Tightness above its null, times stability where it was measured; what `rank` follows."""
+    """Tightness times stability, 0 where the evidence is no better than chance; what `rank` follows."""
     share: float = 0.0
     """Share of the audited documents that are active on it, 0 to 1."""
     evidence: Evidence = Evidence()
@@ -112,7 +114,7 @@ class Behaviour(msgspec.Struct, kw_only=True, frozen=True):
     rank: int
     """Place by score, from 1."""
     score: float
-    """Tightness above its null, times stability where it was measured; what `rank` follows."""
+    """Tightness times stability, 0 where the evidence is no better than chance; what `rank` follows."""
     atoms: list[int]
     """Indices of its atoms, strongest first."""
     n_documents: int

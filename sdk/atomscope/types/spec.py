@@ -70,8 +70,8 @@ class AuditConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     fits: Annotated[int, msgspec.Meta(ge=1, le=50)] = 5
     """Fits of the dictionary under different seeds, over which the stability of an atom is measured."""
     surrogates: Annotated[int, msgspec.Meta(ge=0, le=50)] = 5
-    """Surrogate data sets, every whitened coordinate dealt out anew, on which the whole fit is repeated: the
-    null of the p-values. None are given with 0."""
+    """Surrogate data sets, the documents turned about with their mean and covariance kept, on which the whole
+    fit is repeated: the null of the p-values. None are given with 0."""
     behaviours: Annotated[int, msgspec.Meta(ge=1, le=500)] | Literal["auto"] = "auto"
     """Most behaviours into which the atoms are grouped; `auto` is the square root of the documents, from 4 to
     40."""

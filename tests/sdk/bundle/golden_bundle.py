@@ -98,6 +98,7 @@ SPEC = AuditSpec(
 EVIDENCE = Evidence(
     tightness=0.5,
     null_tightness=0.0625,
+    separation=12.5,
     p_value=0.03125,
     q_value=0.0625,
     stability=0.75,

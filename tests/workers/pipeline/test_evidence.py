@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from atomscope.types.atoms import Evidence
 from atomscope.types.spec import AuditConfig
@@ -14,72 +15,79 @@ from atomscope_workers.pipeline.dictionary import fit
 from atomscope_workers.pipeline.evidence import (
     benjamini_hochberg,
     column_cosines,
-    first_documents,
     p_values,
     score,
     stability,
     tightness,
 )
-from atomscope_workers.pipeline.span import Span, deal, unit_rows
+from atomscope_workers.pipeline.rotation import turned
+from atomscope_workers.pipeline.separation import pulls, separation
+from atomscope_workers.pipeline.span import Span, unit_rows
 from tests.workers.pipeline.spans import clustered, noise_rows
 
 CONFIG = AuditConfig(codes_per_document=4)
-ATOMS = 20
+ATOMS = 12
 
 
-def _tight(span: Span, seed: int) -> tuple[list[float], list[int]]:
-    codes = fit(span, ATOMS, CONFIG, seed).codes.double().numpy()
-    sets = [members for members in first_documents(codes, 20) if len(members) >= 5]
-    return [tightness(span, members) for members in sets], [len(members) for members in sets]
+def _separations(span: Span, seed: int) -> NDArray[np.float64]:
+    return separation(pulls(span, fit(span, ATOMS, CONFIG, seed).codes.double().numpy()))
 
 
-def _q_values(rows: torch.Tensor, seed: int) -> list[float]:
-    null: tuple[list[float], list[int]] = ([], [])
-    for number in range(AuditConfig().surrogates):
-        tight, sizes = _tight(unit_rows(deal(rows, seed, str(number))), seed)
-        null[0].extend(tight)
-        null[1].extend(sizes)
-    tight, sizes = _tight(unit_rows(rows), seed)
-    found = benjamini_hochberg(p_values(tight, sizes, *null))
-    return [item for item in found if item is not None]
+def _p_values(rows: torch.Tensor, seed: int) -> list[float]:
+    span = unit_rows(rows)
+    null = [_separations(turned(span, seed, str(number)), seed) for number in range(AuditConfig().surrogates)]
+    return [item or 0.0 for item in p_values(_separations(span, seed), np.concatenate(null))]
 
 
-def test_noise_passes_no_more_often_than_it_may() -> None:
-    """The whole fit is repeated on surrogates, so that choosing alike documents is no discovery: 20 draws."""
+def _noise(kind: str, draw: int) -> torch.Tensor:
+    """80 documents in 120 columns that vary, of unequal strength, but fall into no groups."""
+    documents, width, tokens = 80, 120, 24
+    generator = torch.Generator().manual_seed(draw)
+    strength = torch.linspace(1, 0.02, width) ** 2
+    if kind == "gaussian":
+        return 1 + strength * 20 * torch.randn(documents, width, generator=generator)
+    # What a document of so many independent tokens is: a sum, skewed as its tokens are.
+    drawn = torch.empty(documents, tokens, width).exponential_(generator=generator)
+    return strength * 20 * (drawn.mean(1) - 0.9)
+
+
+@pytest.mark.parametrize("draws", [range(5), pytest.param(range(5, 45), marks=pytest.mark.long)])
+@pytest.mark.parametrize("kind", ["gaussian", "sums of tokens"])
+def test_noise_passes_no_more_often_than_it_may(kind: str, draws: range) -> None:
+    """The whole fit is repeated on surrogates, so that choosing alike documents is no discovery."""
     passed: list[float] = []
-    for draw in range(20):
-        q = _q_values(noise_rows(120, 300, seed=draw), draw)
-        passed.append(float(np.mean([value <= 0.05 for value in q])))
+    for draw in draws:
+        q = benjamini_hochberg(_p_values(_noise(kind, draw), draw))
+        passed.append(float(np.mean([value is not None and value <= 0.05 for value in q])))
     assert np.mean(passed) < 0.01
+
+
+def test_p_values_of_the_whole_procedure_are_uniform_on_noise() -> None:
+    """Over several draws, since the p-values of one share a null."""
+    found = np.concatenate([_p_values(_noise("gaussian", draw), draw) for draw in range(100, 106)])
+    for level in (0.05, 0.2, 0.5):
+        assert np.mean(found <= level) == pytest.approx(level, abs=0.08 + 0.1 * level)
 
 
 def test_clusters_pass() -> None:
     planted = clustered([0] * 12 + [1] * 12, width=300, noise=2.0)
     rows = torch.cat([planted, noise_rows(96, 300, seed=9) * 2.2])
-    q = _q_values(rows, 0)
-    assert sum(value <= 0.05 for value in q) >= 2
+    q = benjamini_hochberg(_p_values(rows, 0))
+    assert sum(value is not None and value <= 0.05 for value in q) >= 2
 
 
 def test_a_value_beyond_the_null_is_judged_by_its_tail_and_one_within_by_its_place() -> None:
-    null = list(np.linspace(0, 0.1, 200))
-    within, edge, beyond = p_values([0.05, 0.1, 0.5], [20, 20, 20], null, [20] * 200)
+    null = np.linspace(0, 0.1, 200)
+    within, edge, beyond = p_values(np.array([0.05, 0.1, 0.5]), null)
     assert within == pytest.approx(0.5, abs=0.02)
     assert edge == pytest.approx(2 / 201, abs=1e-6)
     assert beyond is not None
     assert beyond < 1e-6
-    assert p_values([1e6], [20], null, [20] * 200) == [1e-9]
-
-
-def test_a_mean_over_fewer_documents_must_be_larger_to_mean_as_much() -> None:
-    null = list(np.linspace(-0.1, 0.1, 200))
-    few, many = p_values([0.08, 0.08], [5, 20], null, [20] * 200)
-    assert few is not None
-    assert many is not None
-    assert few > 3 * many
+    assert p_values(np.array([1e6]), null) == [1e-9]
 
 
 def test_too_small_a_null_gives_no_p_value() -> None:
-    assert p_values([0.5], [20], [0.1] * 10, [20] * 10) == [None]
+    assert p_values(np.array([0.5]), np.full(10, 0.1)) == [None]
     assert benjamini_hochberg([None, 0.04, None]) == [None, 0.04, None]
 
 
@@ -122,7 +130,8 @@ def test_tightness_is_the_mean_pairwise_cosine() -> None:
     assert tightness(span, np.array([3])) == 0.0
 
 
-def test_the_score_is_what_lies_above_the_null_times_stability() -> None:
-    assert score(Evidence(tightness=0.5, null_tightness=0.1, stability=0.5)) == pytest.approx(0.2)
+def test_the_score_is_tightness_times_stability_of_what_is_no_chance() -> None:
+    assert score(Evidence(tightness=0.5, q_value=0.05, stability=0.5)) == 0.25
     assert score(Evidence(tightness=0.5)) == 0.5
-    assert score(Evidence(tightness=0.05, null_tightness=0.1, stability=1.0)) == 0.0
+    assert score(Evidence(tightness=0.5, q_value=0.06, stability=1.0)) == 0.0
+    assert score(Evidence(tightness=-0.1)) == 0.0

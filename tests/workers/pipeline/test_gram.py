@@ -1,4 +1,4 @@
-"""The Gram matrix of every whitened coordinate, its surrogates, and the sketch that takes its place."""
+"""The Gram matrix of every whitened coordinate, and the sketch that takes its place."""
 
 from __future__ import annotations
 
@@ -6,16 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from atomscope_workers.pipeline.gram import (
-    CoordinateMoments,
-    accumulate_gram,
-    blocks,
-    can_draw_surrogates,
-    dealt_gram,
-    surrogate_gram,
-)
+from atomscope_workers.pipeline.gram import accumulate_gram, blocks
 from atomscope_workers.pipeline.sketch import sketch_rows
-from atomscope_workers.pipeline.span import deal
 from atomscope_workers.pipeline.vectors import combined_vectors
 from tests.workers.pipeline.spans import SHAPES, curvature_of, gradients, in_shards, whitened
 
@@ -26,7 +18,7 @@ DIMENSION = sum(rows * columns for rows, columns in SHAPES.values())
 def test_the_gram_matrix_is_that_of_all_whitened_coordinates() -> None:
     found = gradients(13)
     curvature = curvature_of(found)
-    gram, _ = accumulate_gram(curvature, in_shards(found, SIZES), SIZES)
+    gram = accumulate_gram(curvature, in_shards(found, SIZES), SIZES)
     dense = whitened(found, curvature)
     assert dense.shape == (13, DIMENSION)
     torch.testing.assert_close(gram, dense @ dense.T, atol=1e-3, rtol=1e-4)
@@ -39,49 +31,6 @@ def test_blocks_cover_every_coordinate_once_whatever_their_size(limit: int) -> N
     for block in blocks(curvature_of(found), 13, limit):
         seen[block.module.name][block.part] += 1
     assert all((count == 1).all() for count in seen.values())
-
-
-def test_moments_are_those_of_the_coordinates() -> None:
-    found = gradients(13)
-    curvature = curvature_of(found)
-    _, moments = accumulate_gram(curvature, in_shards(found, SIZES), SIZES)
-    dense = whitened(found, curvature).numpy()
-    means, variances = dense.mean(0), dense.var(0)
-    assert moments.mean_squares == pytest.approx(np.square(means).sum(), rel=1e-4)
-    assert moments.variances == pytest.approx(variances.sum(), rel=1e-4)
-    assert moments.squared_variances == pytest.approx(np.square(variances).sum(), rel=1e-4)
-    assert moments.mixed == pytest.approx((np.square(means) * variances).sum(), rel=1e-4)
-
-
-def test_a_drawn_surrogate_is_distributed_as_one_that_was_dealt_out() -> None:
-    """Mean and spread of the entries, over enough coordinates for the limit to hold."""
-    documents, width = 60, 40_000
-    generator = torch.Generator().manual_seed(0)
-    rows = (torch.randn(documents, width, generator=generator) + 0.3) * torch.rand(width, generator=generator)
-    moments = CoordinateMoments()
-    moments.add(rows)
-    assert can_draw_surrogates(moments, documents)
-    dealt = deal(rows, 0, "test")
-    real = (dealt @ dealt.T).double()
-    drawn = surrogate_gram(moments, documents, 0, "test").double()
-    off = ~torch.eye(documents, dtype=torch.bool)
-    spread = float(real[off].std())
-    assert float(drawn[off].mean()) == pytest.approx(float(real[off].mean()), abs=0.2 * spread)
-    assert float(drawn[off].std()) == pytest.approx(spread, rel=0.1)
-    assert float(drawn.diagonal().mean()) == pytest.approx(float(real.diagonal().mean()), rel=0.01)
-    assert float(torch.linalg.eigvalsh(drawn).min()) > 0
-
-
-def test_too_few_coordinates_are_dealt_out_for_real() -> None:
-    found = gradients(13)
-    curvature = curvature_of(found)
-    load = in_shards(found, SIZES)
-    _, moments = accumulate_gram(curvature, load, SIZES)
-    assert not can_draw_surrogates(moments, 13)
-    gram = dealt_gram(curvature, load, SIZES, 0, "test")
-    assert float(torch.linalg.eigvalsh(gram.double()).min()) > -1e-3
-    energy = whitened(found, curvature).square().sum()
-    assert float(gram.diagonal().sum()) == pytest.approx(float(energy), rel=1e-4)
 
 
 def test_the_sketch_does_not_depend_on_the_shards() -> None:

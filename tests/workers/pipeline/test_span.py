@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from atomscope_workers.pipeline.span import deal, unit_gram, unit_rows, weights_of_codes
+from atomscope_workers.pipeline.span import unit_gram, unit_rows, weights_of_codes
 from tests.workers.pipeline.spans import noise_rows
 
 
@@ -31,23 +29,6 @@ def test_coordinates_of_a_gram_matrix_have_its_products_and_lead_back() -> None:
     vectors = noise_rows(3, 5, seed=2)
     lifted = span.from_coordinates(vectors)
     torch.testing.assert_close(span.products(lifted), coordinates @ vectors.T, atol=1e-4, rtol=1e-4)
-
-
-@settings(max_examples=30, deadline=None)
-@given(documents=st.integers(2, 40), columns=st.integers(1, 9), seed=st.integers(0, 5))
-def test_dealing_permutes_every_column_by_itself(documents: int, columns: int, seed: int) -> None:
-    rows = noise_rows(documents, columns)
-    dealt = deal(rows, seed, "test")
-    torch.testing.assert_close(dealt.sort(dim=0).values, rows.sort(dim=0).values, atol=0, rtol=0)
-    torch.testing.assert_close(deal(rows, seed, "test"), dealt, atol=0, rtol=0)
-
-
-def test_dealing_leaves_two_documents_nothing_in_common() -> None:
-    rows = noise_rows(50, 20_000)
-    rows[1] = rows[0]
-    dealt = unit_rows(deal(rows, 0, "test"))
-    cosines = dealt.cosines(torch.arange(50)) - torch.eye(50)
-    assert float(cosines.abs().max()) < 6 / 20_000**0.5
 
 
 def test_weights_of_codes_give_back_the_atoms_that_made_the_documents() -> None:

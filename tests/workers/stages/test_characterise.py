@@ -14,6 +14,7 @@ from atomscope.bundle import layout, read_coefficients
 from atomscope.types.atoms import AuditReport, Behaviour
 from atomscope.types.spec import AuditConfig
 from atomscope.types.work import Stage
+from atomscope_workers.pipeline.evidence import DISCOVERY_RATE
 from tests.workers.stages.units import (
     SHAPES,
     Audit,
@@ -121,10 +122,10 @@ def test_atoms_are_listed_by_rank_and_rank_follows_the_score(audit: Audit) -> No
     for atom in atoms:
         found = atom.evidence
         assert found.tightness is not None
-        assert found.null_tightness is not None
         assert found.stability is not None
-        above = max(0.0, found.tightness - found.null_tightness)
-        assert atom.score == pytest.approx(above * found.stability)
+        assert found.separation is not None
+        chance = found.q_value is not None and found.q_value > DISCOVERY_RATE
+        assert atom.score == pytest.approx(0.0 if chance else found.tightness * found.stability)
 
 
 def test_an_audit_of_no_code_says_in_words_that_it_found_nothing(tmp_path: Path) -> None:

@@ -25,7 +25,14 @@ from tests.workers.labels.server import ModelServer, Received, Reply, model_serv
 from tests.workers.stages.units import Audit, a_spec, clustered_gradients, extracted, unit
 
 CONFIG = AuditConfig(
-    shard_documents=5, components=50, n_atoms=4, alpha=0.1, min_active=2, top_documents=4, labels=True
+    shard_documents=5,
+    components=50,
+    n_atoms=4,
+    alpha=0.1,
+    min_active=2,
+    top_documents=4,
+    labels=True,
+    surrogates=0,
 )
 BEFORE: tuple[Stage, ...] = ("curvature", "project", "dictionary", "evidence", "vectors")
 CLUSTERS = [0, 1, 2, 3] * 5

@@ -1,10 +1,11 @@
-"""How far to trust an atom or a behaviour: tightness with its p-value, stability over seeds, rank.
+"""How far to trust an atom or a behaviour: its p-value, tightness, stability over seeds, score.
 
-*Tightness* is the mean pairwise cosine of the first documents in the whitened space. An atom's documents
-were chosen for being alike, so chance must be given the same choice: the whole fit is repeated on
-surrogates, every whitened coordinate dealt out anew among the documents, and a p-value says how often an
-atom of a surrogate is as tight. Beyond the tightest surrogate the tail is taken to fall exponentially,
-which is slower than it does.
+An atom's documents were chosen for being alike, so chance must be given the same choice: the whole fit is
+repeated on surrogates, documents that vary as strongly in every direction but fall into no groups
+(`rotation`), and a p-value says how often an atom of a surrogate parts its documents as clearly
+(`separation`). Beyond the clearest surrogate the tail is taken to fall exponentially.
+
+*Tightness*, the mean pairwise cosine of the first documents in the whitened space, describes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ TAIL_LEAST = 20
 """Least number of those values: from fewer the slope of the tail could not be told."""
 LEAST = 1e-9
 """The tail is drawn out no further than this: no null is known so far out."""
+DISCOVERY_RATE = 0.05
+"""False-discovery rate at which atoms and behaviours count as significant."""
 FEWEST_NULL = 20
 """Null values below which there is no p-value: too few to say anything."""
 
@@ -48,38 +51,23 @@ def tightness(span: Span, members: NDArray[np.int64]) -> float:
     return float((cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)))
 
 
-def p_values(
-    observed: Sequence[float], sizes: Sequence[int], null: Sequence[float], null_sizes: Sequence[int]
-) -> list[float | None]:
-    """Chance of a surrogate's value as large, given how many documents it is a mean over.
-
-    A null value over n documents is compared with observed ones over as many: means over fewer documents
-    scatter more, so each is scaled by sqrt(n (n - 1)) about the null's median. None where the null is too
-    small.
-    """
-    keep = [item for item, size in enumerate(null_sizes) if size >= 2]
-    if len(keep) < FEWEST_NULL:
+def p_values(observed: NDArray[np.float64], null: NDArray[np.float64]) -> list[float | None]:
+    """Chance of a surrogate's value as large; None where the null is too small."""
+    count = len(null)
+    if count < FEWEST_NULL:
         return [None] * len(observed)
-    values = np.array([null[item] for item in keep])
-    centre = float(np.median(values))
-    scaled = np.sort((values - centre) * _weight([null_sizes[item] for item in keep]))
-    count = len(scaled)
+    values = np.sort(null)
     start = count - max(TAIL_LEAST, int(np.ceil(count * TAIL)))
-    threshold, slope = float(scaled[start]), float((scaled[start:] - scaled[start]).mean())
+    threshold, slope = float(values[start]), float((values[start:] - values[start]).mean())
     found: list[float | None] = []
-    for value in (np.asarray(observed) - centre) * _weight(sizes):
-        above = count - int(np.searchsorted(scaled, value, side="left"))
+    for value in observed.tolist():
+        above = count - int(np.searchsorted(values, value, side="left"))
         p = (1 + above) / (1 + count)
         if above == 0 and slope > 0:
             p = min(p, (count - start) / count * float(np.exp(-(value - threshold) / slope)))
             p = max(p, LEAST)
         found.append(float(p))
     return found
-
-
-def _weight(sizes: Sequence[int]) -> NDArray[np.float64]:
-    n = np.maximum(np.asarray(sizes, dtype=np.float64), 2)
-    return np.sqrt(n * (n - 1))
 
 
 def benjamini_hochberg(p: Sequence[float | None]) -> list[float | None]:
@@ -117,9 +105,11 @@ def column_cosines(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDA
 
 
 def score(evidence: Evidence) -> float:
-    """What atoms and behaviours are ranked by: tightness above the null's median, times stability.
+    """What atoms and behaviours are ranked by: tightness times stability, or 0 for what chance would give.
 
     Each part counts only where it was measured.
     """
-    above = (evidence.tightness or 0.0) - (evidence.null_tightness or 0.0)
-    return max(0.0, above) * (evidence.stability if evidence.stability is not None else 1.0)
+    if evidence.q_value is not None and evidence.q_value > DISCOVERY_RATE:
+        return 0.0
+    tight = max(0.0, evidence.tightness or 0.0)
+    return tight * (evidence.stability if evidence.stability is not None else 1.0)

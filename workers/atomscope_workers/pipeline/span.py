@@ -19,8 +19,6 @@ from typing import Protocol
 
 import torch
 
-from atomscope_workers.pipeline.seeds import seeded
-
 _EIGENVALUE_FLOOR = 1e-6
 """Share of the largest eigenvalue below which a direction of a Gram matrix is rounding."""
 
@@ -151,33 +149,6 @@ def unit_gram(gram: torch.Tensor) -> GramSpan:
     scaled = (gram.double() * scale[:, None] * scale).float()
     scaled.fill_diagonal_(1.0)
     return GramSpan(scaled)
-
-
-def deal(rows: torch.Tensor, seed: int, purpose: str) -> torch.Tensor:
-    """Surrogate rows: `rows` (n, p) with every column's values permuted among the rows, each by itself.
-
-    It keeps each coordinate's distribution and leaves nothing that two documents share. Column c gives row
-    i the value of row (a_c i + b_c) mod P, walked on until it is below n, with P the first prime not below
-    n and a_c, b_c drawn for `purpose`: over the columns, any two rows come from two as good as drawn at
-    random.
-    """
-    n, columns = rows.shape
-    prime = _prime(n)
-    generator = seeded(seed, purpose)
-    factor = torch.randint(1, max(prime, 2), (columns,), generator=generator)
-    offset = torch.randint(0, prime, (columns,), generator=generator)
-    places = (torch.arange(n)[:, None] * factor + offset) % prime
-    while bool((beyond := places >= n).any()):
-        places = torch.where(beyond, (places * factor + offset) % prime, places)
-    return rows.gather(0, places.to(rows.device))
-
-
-def _prime(least: int) -> int:
-    """The first prime that is not below `least`."""
-    candidate = max(2, least)
-    while any(candidate % divisor == 0 for divisor in range(2, int(candidate**0.5) + 1)):
-        candidate += 1
-    return candidate
 
 
 def weights_of_codes(codes: torch.Tensor, span: Span) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 
 from atomscope_workers.pipeline.curvature import Eigenbasis, ModuleCurvature, Rotation
 from atomscope_workers.pipeline.factors import FactorSums
-from atomscope_workers.pipeline.gram import CoordinateMoments
 from atomscope_workers.pipeline.projection import ProjectedRows
 
 _FACTS = "atomscope"
@@ -186,30 +185,12 @@ def load_projected(paths: Sequence[Path]) -> tuple[NDArray[np.int64], ProjectedR
     )
 
 
-def save_gram(
-    documents: NDArray[np.int64], gram: torch.Tensor, moments: CoordinateMoments, path: Path
-) -> None:
+def save_gram(documents: NDArray[np.int64], gram: torch.Tensor, path: Path) -> None:
     """Write `document` (N) and `gram` float32 (N, N), inner products of the whitened gradients."""
-    tensors = {"document": torch.from_numpy(documents), "gram": gram.float().cpu().contiguous()}
-    save_file(tensors, path, metadata={_FACTS: json.dumps({"moments": asdict(moments)})})
+    save_file({"document": torch.from_numpy(documents), "gram": gram.float().cpu().contiguous()}, path)
 
 
 def load_gram(path: Path) -> tuple[NDArray[np.int64], torch.Tensor]:
     """Read what `save_gram` wrote: physical rows, and float32 (N, N)."""
     tensors = load_file(path)
     return tensors["document"].numpy(), tensors["gram"]
-
-
-def load_moments(path: Path) -> CoordinateMoments:
-    """Read the moments that `save_gram` wrote."""
-    return CoordinateMoments(**_read_facts(path)["moments"])
-
-
-def save_surrogates(grams: Sequence[torch.Tensor], path: Path) -> None:
-    """Write the Gram matrices of surrogate documents, `0000`, `0001`, ... float32 (N, N)."""
-    save_file({f"{item:04d}": gram.float().cpu().contiguous() for item, gram in enumerate(grams)}, path)
-
-
-def load_surrogates(path: Path) -> list[torch.Tensor]:
-    """Read what `save_surrogates` wrote, in order."""
-    return [tensor for _, tensor in sorted(load_file(path).items())]

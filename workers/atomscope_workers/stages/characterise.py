@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from atomscope.bundle import layout
 from atomscope.types.atoms import Atom, Behaviour, DocumentRef, DocumentStrength, Exemplars
+from atomscope_workers.datasets.preview import preview
 from atomscope_workers.pipeline.atoms import Membership, energy_retained, memberships, ranks
 from atomscope_workers.pipeline.behaviours import strengths
 from atomscope_workers.pipeline.coherence import coherence_by_size, null_of_size, random_orders
-from atomscope_workers.pipeline.evidence import first_documents, score
+from atomscope_workers.pipeline.evidence import DISCOVERY_RATE, first_documents, score
 from atomscope_workers.pipeline.exemplars import quantile_places
 from atomscope_workers.pipeline.keywords import Keywords, distinctive_keywords
 from atomscope_workers.pipeline.sides import sides
@@ -30,14 +31,8 @@ from atomscope_workers.stages.validate import StoredRow
 from atomscope_workers.stages.vectors import NORMS
 from atomscope_workers.stages.warned import keep
 
-PREVIEW = 160
-"""Characters of a document's text that are shown beside its number."""
-
 FEW = 0.1
 """Share of the atoms learned below which the kept ones are called few."""
-
-DISCOVERY_RATE = 0.05
-"""False-discovery rate at which atoms are counted as significant."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +63,8 @@ class _View:
 
     def _ref(self, position: np.int64, values: NDArray[np.float64]) -> DocumentRef:
         document = int(self.spanned.documents[self.spanned.used[position]])
-        preview = _preview(self.rows[document])
-        return DocumentRef(document=document, value=float(values[position]), preview=preview)
+        shown = preview(self.rows[document].messages)
+        return DocumentRef(document=document, value=float(values[position]), preview=shown)
 
 
 def run(ctx: StageContext) -> UnitResult:
@@ -223,7 +218,7 @@ def _warnings(atoms: Sequence[Atom], learned: int, min_active: int) -> list[str]
     tested = [atom.evidence.q_value for atom in atoms if atom.evidence.q_value is not None]
     if tested and min(tested) > DISCOVERY_RATE:
         return [
-            f"this audit found nothing: none of {len(atoms)} atoms is tighter than what surrogate documents "
+            f"this audit found nothing: none of {len(atoms)} atoms parts the documents more than surrogates "
             f"give by chance, at a false-discovery rate of {DISCOVERY_RATE:.0%}"
         ]
     if len(atoms) < FEW * learned:
@@ -246,9 +241,3 @@ def _coherence(ctx: StageContext, top: Sequence[NDArray[np.int64]]) -> list[_Coh
         _Coherence(float(curve[-1]) if len(curve) else 0.0, *null_of_size(null, len(members)))
         for curve, members in zip(own, top, strict=True)
     ]
-
-
-def _preview(row: StoredRow) -> str:
-    """The beginning of the first turn that is not the system's."""
-    turns = [turn["content"] for turn in row.messages if turn["role"] != "system"]
-    return (turns[0] if turns else "")[:PREVIEW]

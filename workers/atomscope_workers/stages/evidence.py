@@ -29,6 +29,8 @@ from atomscope_workers.pipeline.evidence import (
 from atomscope_workers.pipeline.gradients import document_losses
 from atomscope_workers.pipeline.merging import Grouping, group_atoms, mean_document_cosines
 from atomscope_workers.pipeline.plan import micro_batches
+from atomscope_workers.pipeline.rotation import turned
+from atomscope_workers.pipeline.separation import pulls, separation
 from atomscope_workers.pipeline.span import Span
 from atomscope_workers.pipeline.text import text_span
 from atomscope_workers.stages.arrays import Losses, load_losses, save_losses
@@ -36,7 +38,7 @@ from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.determinism import deterministic
 from atomscope_workers.stages.dictionary import read_dictionary
 from atomscope_workers.stages.inputs import lora_model, read_plan, read_rows
-from atomscope_workers.stages.space import SpannedDocuments, spanned_documents, surrogate_spans
+from atomscope_workers.stages.space import SpannedDocuments, spanned_documents
 
 FOUND = "work/evidence.json"
 MORE_LOSSES = "work/losses/more.safetensors"
@@ -94,8 +96,9 @@ def run(ctx: StageContext) -> UnitResult:
         step()
         others.append(_fitted(ctx, span, config.seed + number))
     null: list[tuple[Span, Fitted]] = []
-    for surrogate in surrogate_spans(ctx, spanned):
+    for number in range(config.surrogates):
         step()
+        surrogate = turned(span, config.seed, f"surrogate/{number}")
         null.append((surrogate, _fitted(ctx, surrogate, config.seed)))
     step()
     text = _text_fit(ctx, spanned)
@@ -193,11 +196,13 @@ def _evidence(
     most = ctx.spec.config.top_documents
     sets = first_documents(table, most)
     tight = [tightness(span, members) for members in sets]
-    null_sets = [(other_span, item) for other_span, other in null for item in first_documents(other, most)]
-    null_tight = [tightness(other_span, members) for other_span, members in null_sets]
-    null_sizes = [len(members) for _, members in null_sets]
-    p = p_values(tight, [len(members) for members in sets], null_tight, null_sizes)
+    null_tight = [
+        tightness(other_span, item) for other_span, other in null for item in first_documents(other, most)
+    ]
     centre = float(np.median(null_tight)) if null_tight else None
+    parted = separation(pulls(span, table))
+    null_parted = [separation(pulls(other_span, other)) for other_span, other in null]
+    p = p_values(parted, np.concatenate([*null_parted, np.zeros(0)]))
     q = benjamini_hochberg(p)
     positive = table.clip(min=0)
     stable = stability([column_cosines(positive, other.clip(min=0)) for other in others]) if others else None
@@ -206,6 +211,7 @@ def _evidence(
         Evidence(
             tightness=tight[item],
             null_tightness=centre,
+            separation=float(parted[item]),
             p_value=p[item],
             q_value=q[item],
             stability=float(stable[item]) if stable is not None else None,

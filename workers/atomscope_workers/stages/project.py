@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from atomscope.bundle import layout
-from atomscope_workers.pipeline.gram import accumulate_gram, can_draw_surrogates, dealt_gram
+from atomscope_workers.pipeline.gram import accumulate_gram
 from atomscope_workers.pipeline.projection import ProjectedRows, project
 from atomscope_workers.pipeline.sketch import sketch_rows
-from atomscope_workers.stages.arrays import load_curvature, save_gram, save_projected, save_surrogates
+from atomscope_workers.stages.arrays import load_curvature, save_gram, save_projected
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.gradient_file import GradientShards
 from atomscope_workers.stages.inputs import gradient_shards, plan_device, read_plan
@@ -54,7 +54,7 @@ def _shard(ctx: StageContext, documents: np.ndarray) -> None:
 
 
 def _gram(ctx: StageContext) -> None:
-    config, plan = ctx.spec.config, read_plan(ctx)
+    plan = read_plan(ctx)
     gradients = gradient_shards(ctx, plan_device(plan))
 
     def load(shard: int, name: str) -> torch.Tensor:
@@ -62,18 +62,8 @@ def _gram(ctx: StageContext) -> None:
         return gradients.shard(shard, name)
 
     curvature = load_curvature(ctx.read(layout.CURVATURE))
-    sizes = [len(shard.documents) for shard in plan.shards]
-    gram, moments = accumulate_gram(curvature, load, sizes)
+    gram = accumulate_gram(curvature, load, [len(shard.documents) for shard in plan.shards])
     documents = np.concatenate([np.array(shard.documents, dtype=np.int64) for shard in plan.shards])
     scratch = ctx.scratch / "gram.safetensors"
-    save_gram(documents, gram, moments, scratch)
+    save_gram(documents, gram, scratch)
     ctx.write(layout.GRAM, scratch)
-    if can_draw_surrogates(moments, len(documents)):
-        return
-    dealt = [
-        dealt_gram(curvature, load, sizes, config.seed, f"surrogate/{number}")
-        for number in range(config.surrogates)
-    ]
-    scratch = ctx.scratch / "surrogates.safetensors"
-    save_surrogates(dealt, scratch)
-    ctx.write(layout.SURROGATES, scratch)

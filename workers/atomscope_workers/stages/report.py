@@ -10,8 +10,8 @@ import numpy as np
 from atomscope.bundle import layout, write_documents
 from atomscope.types.atoms import Atom, AuditReport, Behaviour, DocumentRecord, DroppedDocument
 from atomscope_workers.datasets.documents import load_tokens
+from atomscope_workers.pipeline.evidence import DISCOVERY_RATE
 from atomscope_workers.stages.arrays import load_losses
-from atomscope_workers.stages.characterise import DISCOVERY_RATE
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.dictionary import FACTS
 from atomscope_workers.stages.evidence import MORE_LOSSES

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,9 +16,8 @@ from numpy.typing import NDArray
 
 from atomscope.bundle import layout
 from atomscope.types.spec import AuditConfig
-from atomscope_workers.pipeline.gram import surrogate_gram
-from atomscope_workers.pipeline.span import Span, deal, unit_gram, unit_rows
-from atomscope_workers.stages.arrays import load_gram, load_moments, load_projected, load_surrogates
+from atomscope_workers.pipeline.span import Span, unit_gram, unit_rows
+from atomscope_workers.stages.arrays import load_gram, load_projected
 from atomscope_workers.stages.context import StageContext
 from atomscope_workers.stages.inputs import read_plan
 
@@ -69,20 +67,3 @@ def spanned_documents(ctx: StageContext) -> SpannedDocuments:
     return SpannedDocuments(
         space, documents, used, unit_rows(rows), projected.energy_kept, projected.energy_total
     )
-
-
-def surrogate_spans(ctx: StageContext, spanned: SpannedDocuments) -> Iterator[Span]:
-    """The same documents with every whitened coordinate dealt out anew, `surrogates` times."""
-    config = ctx.spec.config
-    stored = spanned.space == "gram" and layout.SURROGATES in ctx.outputs()
-    for number in range(config.surrogates):
-        purpose = f"surrogate/{number}"
-        if stored:
-            positions = torch.from_numpy(spanned.used)
-            gram = load_surrogates(ctx.read(layout.SURROGATES))[number]
-            yield unit_gram(gram[positions][:, positions])
-        elif spanned.space == "gram":
-            moments = load_moments(ctx.read(layout.GRAM))
-            yield unit_gram(surrogate_gram(moments, len(spanned.used), config.seed, purpose))
-        else:
-            yield unit_rows(deal(spanned.span.coordinates(), config.seed, purpose))

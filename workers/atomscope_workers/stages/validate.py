@@ -46,8 +46,8 @@ class StoredRow(msgspec.Struct, kw_only=True, frozen=True):
     document: int
     id: str
     messages: list[dict[str, str]]
-    """As `DocumentRecord.messages`, made by `Row.stored`; of a plain-text row, turns of the roles `prompt` and
-    `completion`, or one of the role `text`."""
+    """As `DocumentRecord.messages`, made by `Row.stored`; of a plain-text row, turns of the roles `prompt`
+    and `completion`, or one of the role `text`."""
 
 
 @dataclass
@@ -67,9 +67,9 @@ def run(ctx: StageContext) -> UnitResult:
     """
     spec = ctx.spec
     ctx.progress(0, 0, "documents")
-    base = check_base(ctx.input(spec.base_model))
     if spec.config.labels:
         required_label_settings(os.environ)
+    base = check_base(ctx.input(spec.base_model))
     ctx.checkpoint()
     adapter = check_adapter(ctx.input(spec.adapter))
     check_fit(base, adapter)
