@@ -121,7 +121,7 @@ def spans(data: LabelledSet) -> dict[str, Span]:
     curvature = load_curvature(data.bundle / "curvature" / "curvature.safetensors")
     shards = GradientShards(sorted((data.bundle / "gradients").glob("*.safetensors")), torch.device("cpu"))
     sizes = shards.sizes
-    gram, _ = accumulate_gram(curvature, shards.shard, sizes)
+    gram = accumulate_gram(curvature, shards.shard, sizes)
 
     def rows(modules: list[ModuleCurvature]) -> Span:
         parts = [

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from atomscope_workers.pipeline.gram import accumulate_gram, blocks
-from atomscope_workers.pipeline.sketch import sketch_rows
+from atomscope_workers.pipeline.sketch import cosine_error, sketch_rows
 from atomscope_workers.pipeline.vectors import combined_vectors
 from tests.workers.pipeline.spans import SHAPES, curvature_of, gradients, in_shards, whitened
 
@@ -54,12 +54,14 @@ def test_the_sketch_keeps_cosines_within_its_stated_error(columns: int) -> None:
     curvature = curvature_of(found)
     dense = whitened(found, curvature)
     dense = dense / dense.norm(dim=1, keepdim=True)
+    gram = dense @ dense.T
     errors: list[float] = []
     for seed in range(8):
         rows, _ = sketch_rows(curvature, lambda name: found[name], 40, columns=columns, seed=seed)
         unit = rows.double() / rows.double().norm(dim=1, keepdim=True)
         off = ~torch.eye(40, dtype=torch.bool)
-        errors.append(float((unit @ unit.T - dense @ dense.T)[off].square().mean().sqrt()))
+        errors.append(float((unit @ unit.T - gram)[off].square().mean().sqrt()))
+        assert cosine_error(rows, 9 * gram) == pytest.approx(errors[-1], rel=1e-6)
     assert np.mean(errors) < 1.3 / columns**0.5
 
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import torch
 
 from atomscope.bundle import layout
 from atomscope_workers.pipeline.gram import accumulate_gram
 from atomscope_workers.pipeline.projection import ProjectedRows, project
-from atomscope_workers.pipeline.sketch import sketch_rows
+from atomscope_workers.pipeline.sketch import cosine_error, sketch_rows
 from atomscope_workers.stages.arrays import load_curvature, save_gram, save_projected
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.gradient_file import GradientShards
 from atomscope_workers.stages.inputs import gradient_shards, plan_device, read_plan
 from atomscope_workers.stages.space import space_of
+
+SKETCH = "work/sketch.json"
+"""How far the sketch's cosines are from the exact ones, where documents are sketched."""
+
+MEASURED = 64
+"""Documents, of the first shard, over which that is measured."""
 
 
 def run(ctx: StageContext) -> UnitResult:
@@ -46,6 +53,16 @@ def _shard(ctx: StageContext, documents: np.ndarray) -> None:
             curvature, load, len(documents), columns=config.sketch_columns, seed=config.seed
         )
         rows = ProjectedRows(found.numpy(), energy.numpy(), energy.numpy())
+        if ctx.index == 0:
+            count = min(len(documents), MEASURED)
+            exact = accumulate_gram(curvature, lambda _, name: load(name)[:count], [count])
+            facts = {
+                "columns": config.sketch_columns,
+                "documents_measured": count,
+                "cosine_error": cosine_error(found[:count], exact.cpu()),
+                "cosine_error_expected": config.sketch_columns**-0.5,
+            }
+            ctx.write_bytes(SKETCH, msgspec.json.encode(facts))
     else:
         rows = project(load, curvature, len(documents))
     scratch = ctx.scratch / "projected.safetensors"

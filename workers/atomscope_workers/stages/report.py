@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,6 +17,7 @@ from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.dictionary import FACTS
 from atomscope_workers.stages.evidence import MORE_LOSSES
 from atomscope_workers.stages.inputs import read_plan, read_rows
+from atomscope_workers.stages.project import SKETCH
 from atomscope_workers.stages.warned import earlier
 
 DROPPED_LISTED = 1000
@@ -86,8 +88,16 @@ def run(ctx: StageContext) -> UnitResult:
         warnings=[*earlier(ctx), *warnings],
         atoms=atoms,
         behaviours=[msgspec.structs.replace(item, documents=[]) for item in behaviours],
-        details={"dictionary": msgspec.json.decode(ctx.read(FACTS).read_bytes())},
+        details=_details(ctx),
     )
     ctx.write_bytes(layout.REPORT, msgspec.json.format(msgspec.json.encode(report), indent=1))
     ctx.progress(1, 1, "steps")
     return UnitResult(documents=plan.n_documents, summary={"warnings": warnings, "n_atoms": len(atoms)})
+
+
+def _details(ctx: StageContext) -> dict[str, Any]:
+    """How the fit went, and where documents were sketched, how well."""
+    found: dict[str, Any] = {"dictionary": msgspec.json.decode(ctx.read(FACTS).read_bytes())}
+    if SKETCH in ctx.outputs():
+        found["sketch"] = msgspec.json.decode(ctx.read(SKETCH).read_bytes())
+    return found

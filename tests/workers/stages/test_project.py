@@ -1,0 +1,53 @@
+"""Documents past the exact limit are sketched, and the report says how well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from atomscope.bundle import layout
+from atomscope.types.atoms import AuditReport
+from atomscope.types.spec import AuditConfig
+from tests.workers.stages.units import Audit, clustered_gradients, extracted
+
+DOCUMENTS = 24
+CONFIG = AuditConfig(
+    shard_documents=16, n_atoms=4, alpha=0.1, min_active=2, top_documents=4, fits=1, surrogates=0
+)
+
+
+def _projected(work: Path, **changes: int) -> Audit:
+    config = msgspec.structs.replace(CONFIG, **changes)
+    audit = extracted(work, clustered_gradients([0, 1, 2, 3] * (DOCUMENTS // 4)), config)
+    audit.run("curvature", "project")
+    return audit
+
+
+def test_the_report_tells_the_cosine_error_of_the_sketch(tmp_path: Path) -> None:
+    """Against the exact inner products of the same documents, from an audit that keeps them."""
+    exact = load_file(_projected(tmp_path / "exact").file(layout.GRAM))["gram"].astype(np.float64)
+    audit = _projected(tmp_path / "sketch", exact_documents=1, sketch_columns=64)
+    audit.run("dictionary", "evidence", "vectors", "characterise", "report")
+    report = msgspec.json.decode(audit.file(layout.REPORT).read_bytes(), type=AuditReport)
+    told = report.details["sketch"]
+    assert (told["columns"], told["documents_measured"]) == (64, 16)
+    rows = load_file(audit.file(layout.projected_shard(0)))["rows"].astype(np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    part = exact[:16, :16]
+    cosines = part / np.sqrt(np.outer(part.diagonal(), part.diagonal()))
+    off = ~np.eye(16, dtype=bool)
+    assert told["cosine_error"] == pytest.approx(
+        np.sqrt(np.square(rows @ rows.T - cosines)[off].mean()), rel=1e-3
+    )
+    assert told["cosine_error_expected"] == 0.125
+
+
+def test_exact_inner_products_have_no_such_error_to_tell(tmp_path: Path) -> None:
+    audit = _projected(tmp_path / "work")
+    audit.run("dictionary", "evidence", "vectors", "characterise", "report")
+    report = msgspec.json.decode(audit.file(layout.REPORT).read_bytes(), type=AuditReport)
+    assert "sketch" not in report.details
