@@ -4,9 +4,9 @@
 
 Both sets are JSONL with a `label` in every row. Of every label of the first set, the atom that serves it best
 is compared by the cosine of steering vectors: with a fit of the same audit under another seed, which says
-how alike the same thing is when it is found twice, and with the other audit. The threshold is the lowest of the
-first, over the labels that both sets share. Beside it, how much of the label's first exemplars the atoms of
-either audit explain (`attribute`).
+how alike the same thing is when it is found twice, and with the other audit. The threshold is the lowest of
+the first, over the labels that both sets share. Beside it, how much of the label's first exemplars the atoms
+of either audit explain (`attribute`).
 """
 
 from __future__ import annotations
