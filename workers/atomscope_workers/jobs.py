@@ -14,10 +14,10 @@ from atomscope.errors import BundleError, InvalidInput
 from atomscope.store import ObjectStore
 from atomscope.types.attribution import AttributionQuery
 from atomscope.types.jobs import JobAbandoned, JobFailed, JobOrder, JobStarted, JobSucceeded
-from atomscope.types.spec import AuditSpec
 from atomscope_workers.attribution import attribute
 from atomscope_workers.celery_context import fetched_input
 from atomscope_workers.failures import failure
+from atomscope_workers.opened_audit import FinishedAudit
 from atomscope_workers.pulse import UNREACHED, Pulse
 from atomscope_workers.stages.context import Stopped
 
@@ -27,26 +27,13 @@ _opened: list[tuple[ObjectStore, str, Bundle]] = []
 """The bundle this process used last, with the files that it fetched: queries come in rows."""
 
 
-class StoredAudit:
-    """The `AuditFiles` of `atomscope_workers.query` over an object store."""
+class StoredAudit(FinishedAudit):
+    """The `AuditFiles` of an audit of the service, its base model in the object store."""
 
     def __init__(self, store: ObjectStore, order: JobOrder, pulse: Pulse) -> None:
+        super().__init__(_bundle(store, order.bundle_prefix))
         self._store = store
         self._pulse = pulse
-        self._bundle = _bundle(store, order.bundle_prefix)
-
-    @property
-    def spec(self) -> AuditSpec:
-        return self._bundle.spec
-
-    def holds(self, path: str) -> bool:
-        return self._bundle.holds(path)
-
-    def read(self, path: str) -> Path:
-        return self._bundle.file(path)
-
-    def forget(self, path: str) -> None:
-        self._bundle.forget(path)
 
     def base(self) -> Path:
         return fetched_input(self._store, self.spec.base_model)

@@ -1,4 +1,4 @@
-"""A finished audit on this machine: its bundle, wherever that lies, and the folder of its base model."""
+"""A finished audit: its bundle, wherever that lies, and, on this machine, the folder of its base model."""
 
 from __future__ import annotations
 
@@ -15,17 +15,11 @@ from atomscope_workers.local_inputs import input_folder
 OnSteps = Callable[[Progress], None]
 
 
-class OpenedAudit:
-    """The `AuditFiles` of `atomscope_workers.query` over an opened bundle."""
+class FinishedAudit:
+    """The part of `AuditFiles` (`atomscope_workers.query`) that its bundle alone answers."""
 
-    def __init__(self, bundle: Bundle, base_model: Path, on_progress: OnSteps) -> None:
-        """Raises `InvalidInput`: `bad_path` for no folder, `input_changed` for another base model."""
+    def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
-        self._on_progress = on_progress
-        found = input_folder(base_model, "base model", is_model_file)
-        self._base = Path(found.location)
-        if found.sha256 != self.spec.base_model.sha256:
-            raise InvalidInput("input_changed", f"{base_model} is not the base model that was audited")
 
     @property
     def spec(self) -> AuditSpec:
@@ -39,6 +33,19 @@ class OpenedAudit:
 
     def forget(self, path: str) -> None:
         self._bundle.forget(path)
+
+
+class OpenedAudit(FinishedAudit):
+    """The `AuditFiles` of a bundle opened on this machine, and of its base model's folder."""
+
+    def __init__(self, bundle: Bundle, base_model: Path, on_progress: OnSteps) -> None:
+        """Raises `InvalidInput`: `bad_path` for no folder, `input_changed` for another base model."""
+        super().__init__(bundle)
+        self._on_progress = on_progress
+        found = input_folder(base_model, "base model", is_model_file)
+        self._base = Path(found.location)
+        if found.sha256 != self.spec.base_model.sha256:
+            raise InvalidInput("input_changed", f"{base_model} is not the base model that was audited")
 
     def base(self) -> Path:
         return self._base

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -13,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from atomscope.types.jobs import AnyJobReport, JobFailed, JobKind, JobOrder, JobSucceeded, result_key
 from atomscope.types.resources import JobStatus
-from atomscope.types.work import order_id
 from atomscope_service.control.broker import BrokerUnavailable
 from atomscope_service.control.jobs import ENDED, Job, JobStep, fail_job, on_job_expiry, on_job_report
+from atomscope_service.control.overdue import Deliveries, apart
 from atomscope_service.control.reports import within_bounds
 from atomscope_service.control.scheduler import Scheduler
 from atomscope_service.control.state import Delivery, Rejected
@@ -27,6 +26,21 @@ logger = logging.getLogger(__name__)
 
 BATCH = 500
 """Jobs looked after in one sweep; the others wait for the next one."""
+
+_CHANGING: Sequence[str] = (
+    "status",
+    "fence",
+    "sequence",
+    "worker",
+    "lease_expires_at",
+    "done",
+    "total",
+    "result_key",
+    "error",
+    "started_at",
+    "ended_at",
+)
+"""Fields that a step may change."""
 
 Decide = Callable[[Job], JobStep | None]
 
@@ -87,16 +101,10 @@ class JobScheduler:
             )
             overdue = [job_of(row) for row in rows]
         changed = 0
-        waiting: set[str] | None = None
+        deliveries = Deliveries(self._scheduler.broker)
         for job in overdue:
-            delivery: Delivery = "lost"
-            if job.status == "queued":
-                waiting = self._scheduler.broker.waiting_orders() if waiting is None else waiting
-                if order_id(job.id, job.fence) in waiting:
-                    delivery = "waiting"
-                elif self._scheduler.broker.claimed(job.id, job.fence):
-                    delivery = "taken"
-            with _apart(job.id):
+            delivery = deliveries.of(job.id, job.fence) if job.status == "queued" else "lost"
+            with apart(job.id):
                 changed += self._expire(job, delivery)
         return changed
 
@@ -191,30 +199,6 @@ class JobScheduler:
             self._scheduler.broker.send_job(order)
         except BrokerUnavailable as error:
             logger.warning("job %s: its order is left to the sweeper: %s", job.id, error)
-
-
-@contextmanager
-def _apart(job_id: str) -> Generator[None]:
-    """Keep what is wrong with one job from the others."""
-    try:
-        yield
-    except Exception:
-        logger.exception("job %s could not be looked after", job_id)
-
-
-_CHANGING: Sequence[str] = (
-    "status",
-    "fence",
-    "sequence",
-    "worker",
-    "lease_expires_at",
-    "done",
-    "total",
-    "result_key",
-    "error",
-    "started_at",
-    "ended_at",
-)
 
 
 def job_of(row: JobRow) -> Job:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
-from atomscope.types.work import order_id
 from atomscope_service.control import records
+from atomscope_service.control.overdue import Deliveries, apart
 from atomscope_service.control.scheduler import Scheduler
 from atomscope_service.control.state import LIVE_UNIT, Audit, Delivery, Step, on_expiry
 from atomscope_service.db.models import AuditRow, UnitRow
@@ -31,19 +29,11 @@ def sweep(scheduler: Scheduler) -> int:
     _carry_on_cancels(scheduler)
     with scheduler.database.read() as session:
         overdue = records.overdue_units(session, datetime.now(UTC), BATCH)
-    waiting: set[str] | None = None
+    deliveries = Deliveries(scheduler.broker)
     changed = 0
     for project_id, audit_id, unit_id, state, fence in overdue:
-        delivery: Delivery = "lost"
-        if state == "queued":
-            # An order that a worker takes between the two looks and has not claimed yet is seen in neither;
-            # it is sent once more under the same fence, and the claim lets only one of the two run.
-            waiting = scheduler.broker.waiting_orders() if waiting is None else waiting
-            if order_id(unit_id, fence) in waiting:
-                delivery = "waiting"
-            elif scheduler.broker.claimed(unit_id, fence):
-                delivery = "taken"
-        with _apart(audit_id):
+        delivery = deliveries.of(unit_id, fence) if state == "queued" else "lost"
+        with apart(audit_id):
             changed += _expire(scheduler, project_id, audit_id, unit_id, fence, delivery)
     return changed
 
@@ -83,7 +73,7 @@ def _start_the_forgotten(scheduler: Scheduler) -> None:
             .limit(BATCH)
         ).all()
     for project_id, audit_id in forgotten:
-        with _apart(audit_id):
+        with apart(audit_id):
             scheduler.start(project_id, audit_id)
 
 
@@ -104,14 +94,5 @@ def _carry_on_cancels(scheduler: Scheduler) -> None:
             .limit(BATCH)
         ).all()
     for project_id, audit_id in canceling:
-        with _apart(audit_id):
+        with apart(audit_id):
             scheduler.cancel(project_id, audit_id)
-
-
-@contextmanager
-def _apart(audit_id: str) -> Generator[None]:
-    """Keep what is wrong with one audit from the others."""
-    try:
-        yield
-    except Exception:
-        logger.exception("audit %s could not be looked after", audit_id)

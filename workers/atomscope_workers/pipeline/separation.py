@@ -4,7 +4,8 @@ What counts is how strongly an atom pulls each document: its inner product with 
 documents, a document's own part in that mean left out. *Separation* is the log-likelihood, in nats, by which
 two Gaussian groups describe these pulls better than one skewed group does: a Gaussian behind the power
 transformation of Yeo and Johnson (2000) that fits best. A cloud that is skewed or heavy on one side gains
-next to nothing; two groups gain in proportion to the documents and to the gap between them.
+next to nothing; two groups gain in proportion to the documents and to the gap between them. A flat cloud, of
+shorter tails than a Gaussian's, counts as two groups that touch.
 """
 
 from __future__ import annotations
