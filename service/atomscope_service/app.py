@@ -25,6 +25,7 @@ from atomscope_service.api.keys import KeyController
 from atomscope_service.api.models import ModelController
 from atomscope_service.api.openapi import finish_document, openapi_config
 from atomscope_service.api.pages import PageController
+from atomscope_service.api.presets import PresetController
 from atomscope_service.api.problems import EXCEPTION_HANDLERS
 from atomscope_service.api.query import refuse_unknown_parameters
 from atomscope_service.api.queue import WorkQueue
@@ -42,6 +43,7 @@ CONTROLLERS = [
     ModelController,
     AdapterController,
     DatasetController,
+    PresetController,
     AuditController,
     EventController,
     FindingsController,

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from litestar.testing import TestClient
 
 from atomscope.errors import AtomscopeError
+from atomscope.types.presets import PRESETS, preset
 from atomscope_service.db.events import append_event
 from atomscope_service.db.models import AuditRow, ModelRow, UnitRow
 from atomscope_service.db.repositories import Repositories
@@ -48,6 +50,33 @@ def test_an_audit_is_queued_with_every_default_filled_in(tenant: Tenant, inputs:
     assert tenant.get(f"/v1/audits/{audit['id']}").json() == audit
     events = tenant.get(f"/v1/audits/{audit['id']}/events").json()["data"]
     assert [(event["sequence"], event["type"]) for event in events] == [(1, "audit.queued")]
+
+
+def test_settings_given_win_over_those_of_the_preset(tenant: Tenant, inputs: dict[str, str]) -> None:
+    body = inputs | {"preset": "paper", "config": {"n_atoms": 7, "seed": 0}}
+    config = tenant.post("/v1/audits", json=body).json()["config"]
+    assert config == msgspec.to_builtins(preset("paper", n_atoms=7))
+
+
+def test_an_unknown_preset_is_refused_with_those_there_are(tenant: Tenant, inputs: dict[str, str]) -> None:
+    answer = tenant.post("/v1/audits", json=inputs | {"preset": "best"})
+    problem = answer.json()
+    assert (answer.status_code, problem["code"], problem["param"]) == (400, "invalid_request", "preset")
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert "one of default, top-components, paper" in problem["errors"][0]["message"]
+    assert tenant.get("/v1/audits").json()["data"] == []
+
+
+def test_settings_that_contradict_the_preset_are_refused(tenant: Tenant, inputs: dict[str, str]) -> None:
+    answer = tenant.post("/v1/audits", json=inputs | {"preset": "paper", "config": {"codes": "nonnegative"}})
+    assert (answer.status_code, answer.json()["param"]) == (400, "config")
+    assert "`signed`" in answer.json()["detail"]
+
+
+def test_presets_are_listed(tenant: Tenant) -> None:
+    listing = tenant.get("/v1/presets").json()
+    assert (listing["has_more"], listing["next"]) == (False, None)
+    assert listing["data"] == msgspec.to_builtins(list(PRESETS.values()))
 
 
 def test_a_broker_that_is_down_does_not_lose_the_audit(tenant: Tenant, inputs: dict[str, str]) -> None:

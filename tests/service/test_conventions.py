@@ -68,9 +68,11 @@ def test_a_bad_body_names_the_field(tenant: Tenant, body: bytes, field: str) -> 
         ({"componentz": 1}, "config.componentz"),
         ({"dtype": "float8"}, "config.dtype"),
         ({"seed": 2**32}, "config.seed"),
+        (5, "config"),
+        ({"solver": "sklearn"}, "config"),
     ],
 )
-def test_a_bad_audit_config_names_the_setting(tenant: Tenant, config: dict[str, Any], field: str) -> None:
+def test_a_bad_audit_config_names_the_setting(tenant: Tenant, config: object, field: str) -> None:
     body = {"base_model": "m", "adapter": "a", "dataset": "d", "config": config}
     problem = assert_problem(tenant.post("/v1/audits", json=body), 400, "invalid_request")
     assert problem["param"] == field
@@ -266,6 +268,9 @@ def test_bodies_are_the_shared_types(document: dict[str, Any]) -> None:
     schema = document["components"]["schemas"]["AuditCreate"]
     assert schema["additionalProperties"] is False
     assert set(schema["required"]) == {"base_model", "adapter", "dataset"}
+    assert schema["properties"]["config"] == {"$ref": "#/components/schemas/AuditConfig"}
+    assert schema["properties"]["preset"]["enum"] == ["default", "top-components", "paper"]
+    assert document["components"]["schemas"]["AuditConfig"]["additionalProperties"] is False
     assert document["components"]["schemas"]["Problem"]["required"][0] == "type"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from atomscope.cli.audit_local import run_locally
-from atomscope.cli.config_file import read_config
+from atomscope.cli.config_file import read_config, read_settings
 from atomscope.cli.connect import add_connection, audit_id, connect, number
 from atomscope.cli.failures import Interrupted
 from atomscope.cli.registry import EXIT_DONE, Output
@@ -78,13 +78,14 @@ def _run(args: Namespace, output: Output) -> int:
     metadata = dict(args.metadata or [])
     if len(metadata) != len(args.metadata or []):
         raise UsageError("--metadata names one key twice")
-    config = read_config(args.config, args.preset)
+    read_config(args.config, args.preset)  # tells what is wrong by the file's name
     with connect(args) as client:
         audit = client.audits.create(
             base_model=args.base_model,
             adapter=args.adapter,
             dataset=args.dataset,
-            config=config,
+            preset=None if args.preset == "default" else args.preset,
+            config=read_settings(args.config),
             name=args.name,
             metadata=metadata,
         )

@@ -1,4 +1,4 @@
-"""`--config FILE`: an `AuditConfig` from JSON or TOML, decoded strictly."""
+"""`--config FILE`: settings of an audit from JSON or TOML, decoded strictly."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 
 from atomscope.errors import UsageError
-from atomscope.types.presets import PRESETS, PresetName
-from atomscope.types.presets import preset as make_preset
+from atomscope.types.presets import PresetName, with_preset
 from atomscope.types.spec import AuditConfig
 
 _MAX_BYTES = 1024 * 1024
@@ -21,15 +20,18 @@ def read_config(path: Path | None, preset: PresetName = "default") -> AuditConfi
 
     Raises `UsageError` that names the file and the field: an unknown name, a wrong type, out of range.
     """
-    if path is None:
-        return make_preset(preset)
-    settings = _read(path)
-    if not isinstance(settings, dict):
-        raise UsageError(f"{path}: an object of settings is expected")
     try:
-        return msgspec.convert(PRESETS[preset] | settings, AuditConfig)
+        return with_preset(preset, read_settings(path))
     except msgspec.ValidationError as error:
         raise UsageError(f"{path}: {error}") from error
+
+
+def read_settings(path: Path | None) -> dict[str, Any]:
+    """The settings that a file gives, not checked yet; none without a file."""
+    settings = {} if path is None else _read(path)
+    if not isinstance(settings, dict):
+        raise UsageError(f"{path}: an object of settings is expected")
+    return settings
 
 
 def _read(path: Path) -> Any:  # noqa: ANN401  (checked by the caller)

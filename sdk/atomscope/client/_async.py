@@ -15,6 +15,7 @@ from atomscope.client._service import Service
 from atomscope.client._settings import connection
 from atomscope.client._transport import AsyncTransport
 from atomscope.client._wire import Params, Reply, next_cursor
+from atomscope.types.presets import Preset, PresetName
 from atomscope.types.resources import (
     Adapter,
     APIKey,
@@ -60,6 +61,10 @@ class AsyncClient:
     async def health(self) -> Health:
         """Whether the service and what it needs are there; needs no valid key."""
         return await _core.health(self._service)
+
+    async def presets(self) -> list[Preset]:
+        """The settings that an audit can be given by name."""
+        return await _core.presets(self._service)
 
     async def raw(
         self,
@@ -219,6 +224,7 @@ class AsyncAudits(_Resource[AuditResource]):
         base_model: str | Path,
         adapter: str | Path,
         dataset: str | Path,
+        preset: PresetName | None = None,
         config: AuditConfig | Mapping[str, Any] | None = None,
         name: str | None = None,
         metadata: Mapping[str, str] | None = None,
@@ -230,6 +236,7 @@ class AsyncAudits(_Resource[AuditResource]):
             adapter=adapter,
             dataset=dataset,
             config=config,
+            preset=preset,
             name=name,
             metadata=metadata,
         )

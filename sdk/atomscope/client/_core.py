@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from atomscope.client._references import checked_config, is_id, segment
+from atomscope.client._references import checked_settings, is_id, segment
 from atomscope.client._service import Service
 from atomscope.client._uploads import content_digest, describe, files_for, upload
 from atomscope.client._wire import Params, Reply, Request, check, next_cursor, parse, unreadable
 from atomscope.errors import UsageError
 from atomscope.types.atoms import Atom, AuditReport, Behaviour
+from atomscope.types.presets import Preset, PresetName
 from atomscope.types.resources import (
     Adapter,
     AdapterCreate,
@@ -132,12 +133,13 @@ async def create_audit(
     base_model: str | Path,
     adapter: str | Path,
     dataset: str | Path,
+    preset: PresetName | None,
     config: AuditConfig | Mapping[str, Any] | None,
     name: str | None,
     metadata: Mapping[str, str] | None,
 ) -> Audit:
     """Create the audit, uploading what was given as a path; everything is checked before anything is sent."""
-    settings = checked_config(config)
+    settings = checked_settings(config, preset)
     inputs = [
         _Input("model", base_model, "mdl", MODELS, ModelCreate),
         _Input("adapter", adapter, "ada", ADAPTERS, AdapterCreate),
@@ -153,6 +155,7 @@ async def create_audit(
         adapter=ids[1],
         dataset=ids[2],
         name=name,
+        preset=preset or "default",
         config=settings,
         metadata=dict(metadata or {}),
     )
@@ -278,6 +281,10 @@ async def health(service: Service) -> Health:
     reply = await service.attempt(Request("GET", "readyz"))
     # A degraded service says what is wrong in the same form, under 503.
     return parse(reply if reply.status == 503 else check(reply), Health)
+
+
+async def presets(service: Service) -> list[Preset]:
+    return parse(await service.send(Request("GET", "v1/presets")), Page[Preset]).data
 
 
 async def raw(

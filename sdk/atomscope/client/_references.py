@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from atomscope.errors import UsageError
+from atomscope.types.presets import PresetName, with_preset
 from atomscope.types.spec import AuditConfig
 
 _ID = re.compile(r"[a-z]{2,3}_[0-9a-f]{32}")
@@ -49,13 +50,21 @@ def segment(resource_id: str) -> str:
     return resource_id
 
 
-def checked_config(config: AuditConfig | Mapping[str, Any] | None) -> AuditConfig:
-    """`config` with every default filled in; raises `UsageError` for an unknown name or a bad value.
+def checked_settings(
+    config: AuditConfig | Mapping[str, Any] | None, preset: PresetName | None
+) -> dict[str, Any]:
+    """The settings that are given; raises `UsageError` for an unknown name or preset, or a bad value.
 
-    A Struct is checked too: msgspec checks ranges when it decodes, not when a Struct is made.
+    A Struct is checked too: msgspec checks ranges when it decodes, not when a Struct is made. It gives every
+    setting, so that there is nothing left for a preset to give.
     """
+    if isinstance(config, AuditConfig) and preset is not None:
+        raise UsageError("an AuditConfig gives every setting: give config as a dict, or no preset")
     given = msgspec.to_builtins(config) if isinstance(config, AuditConfig) else dict(config or {})
     try:
-        return msgspec.convert(given, AuditConfig)
+        with_preset("default" if preset is None else preset, given)
     except msgspec.ValidationError as error:
         raise UsageError(f"config: {error}") from error
+    except ValueError as error:
+        raise UsageError(f"{error}") from error
+    return given

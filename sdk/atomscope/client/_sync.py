@@ -15,6 +15,7 @@ from atomscope.client._settings import connection
 from atomscope.client._sync_handles import Audit, SteeredAdapter
 from atomscope.client._transport import BlockingTransport, run
 from atomscope.client._wire import Params, Reply, next_cursor
+from atomscope.types.presets import Preset, PresetName
 from atomscope.types.resources import (
     Adapter,
     APIKey,
@@ -66,6 +67,10 @@ class Client:
     def health(self) -> Health:
         """Whether the service and what it needs are there; needs no valid key."""
         return run(_core.health(self._service))
+
+    def presets(self) -> list[Preset]:
+        """The settings that an audit can be given by name."""
+        return run(_core.presets(self._service))
 
     def raw(
         self,
@@ -223,11 +228,14 @@ class Audits(_Resource[AuditResource]):
         base_model: str | Path,
         adapter: str | Path,
         dataset: str | Path,
+        preset: PresetName | None = None,
         config: AuditConfig | Mapping[str, Any] | None = None,
         name: str | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> Audit:
         """Start an audit. Each input is an id, or a local path that is uploaded first.
+
+        `preset` names settings, and those of `config`, a dict then, take their place.
 
         A `str` of an id's form is always an id; anything else must exist as a path. A path whose content
         the project already holds is not sent again. Raises `UsageError` before anything is sent when a
@@ -240,6 +248,7 @@ class Audits(_Resource[AuditResource]):
                 adapter=adapter,
                 dataset=dataset,
                 config=config,
+                preset=preset,
                 name=name,
                 metadata=metadata,
             )

@@ -179,7 +179,7 @@ class Dataset(msgspec.Struct, kw_only=True):
 # ------------------------------------------------------------------- audits
 
 
-class AuditCreate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class AuditCreate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     base_model: str
     """`mdl_...`"""
     adapter: str
@@ -187,7 +187,10 @@ class AuditCreate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     dataset: str
     """`ds_...`"""
     name: Name | None = None
-    config: AuditConfig = msgspec.field(default_factory=AuditConfig)
+    preset: str = "default"
+    """Name of the settings that `config` may replace: one of `GET /v1/presets`."""
+    config: dict[str, Any] = {}
+    """Fields of `AuditConfig`; those that are not given are the preset's."""
     metadata: dict[str, Annotated[str, msgspec.Meta(max_length=500)]] = {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import msgspec
@@ -87,6 +88,8 @@ class AuditConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     documents are sent to it. Refused (`labels_unavailable`) where none was named."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.alpha, float) and not math.isfinite(self.alpha):
+            raise ValueError(f"`alpha` must be a finite number, not {self.alpha}")
         if self.solver == "sklearn" and self.codes != "signed":
             raise ValueError("the solver `sklearn` gives codes of either sign: `codes` must be `signed`")
         if self.solver == "sklearn" and self.alpha == "auto":

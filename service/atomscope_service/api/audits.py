@@ -11,6 +11,7 @@ from litestar.params import FromPath, FromQuery, JSONBody
 
 from atomscope.bundle.layout import audit_prefix
 from atomscope.types.jobs import job_prefix
+from atomscope.types.presets import with_preset
 from atomscope.types.resources import (
     TERMINAL,
     Audit,
@@ -23,9 +24,10 @@ from atomscope.types.resources import (
 )
 from atomscope.types.spec import AuditConfig
 from atomscope_service.api.announce import announce
+from atomscope_service.api.body import field_and_message
 from atomscope_service.api.conditional import conditional
 from atomscope_service.api.paging import DEFAULT_LIMIT, Cursor, Limit, list_rows
-from atomscope_service.api.problems import ProblemError
+from atomscope_service.api.problems import ProblemError, invalid
 from atomscope_service.api.services import CurrentTenant, Tenant, found, referenced
 from atomscope_service.api.times import rfc3339, rfc3339_or_none
 from atomscope_service.db.events import append_event
@@ -56,8 +58,23 @@ def render_audit(row: AuditRow, progress: Progress | None) -> Audit:
     )
 
 
+def settings_of(request: AuditCreate) -> AuditConfig:
+    """The settings asked for, over those of the preset; raises 400 that names the field."""
+    try:
+        return with_preset(request.preset, request.config)
+    except msgspec.ValidationError as error:
+        field, message = field_and_message(str(error))
+        raise invalid("config" if field == "body" else f"config.{field}", message) from error
+    except ValueError as error:
+        raise invalid("preset", str(error)) from error
+
+
 def create_audit(tenant: Tenant, request: AuditCreate) -> AuditRow:
-    """Queue an audit of three inputs of the project; raises 422 `not_found` or `model_not_ready`."""
+    """Queue an audit of three inputs of the project.
+
+    Raises 400 for an unknown preset or setting, 422 `not_found` or `model_not_ready`.
+    """
+    config = settings_of(request)
     with tenant.write() as repositories:
         # Locked, so that none of them is deleted between this check and the commit.
         model = referenced(repositories.models, request.base_model, "model", "base_model", lock=True)
@@ -77,7 +94,7 @@ def create_audit(tenant: Tenant, request: AuditCreate) -> AuditRow:
                 base_model_id=request.base_model,
                 adapter_id=request.adapter,
                 dataset_id=request.dataset,
-                config=msgspec.to_builtins(request.config),
+                config=msgspec.to_builtins(config),
                 metadata_=request.metadata,
                 warnings=[],
                 event_sequence=0,

@@ -22,6 +22,7 @@ from litestar.routes import HTTPRoute
 
 from atomscope import __version__
 from atomscope.types import resources
+from atomscope.types.presets import PRESETS
 from atomscope.types.resources import Problem
 from atomscope.types.spec import AuditConfig
 from atomscope_service.api.problems import PROBLEM_JSON
@@ -58,6 +59,7 @@ def finish_document(app: Litestar) -> None:
         struct: Any = STRUCTS.get(name)
         if struct is not None and struct.__struct_config__.forbid_unknown_fields:
             schema.additional_properties = False
+    _type_settings(schemas)
     public = _public_operations(app)
     for item in (document.paths or {}).values():
         for method in METHODS:
@@ -72,6 +74,13 @@ def finish_document(app: Litestar) -> None:
                 operation.security = []
             if operation.description:
                 operation.summary = operation.description.splitlines()[0].rstrip(".")
+
+
+def _type_settings(schemas: dict[str, Any]) -> None:
+    """Say what `POST /v1/audits` takes: fields are told apart from a preset's only as a plain object."""
+    properties = schemas["AuditCreate"].properties
+    properties["preset"].enum = list(PRESETS)
+    properties["config"] = Reference(ref="#/components/schemas/AuditConfig")
 
 
 def _public_operations(app: Litestar) -> set[str]:

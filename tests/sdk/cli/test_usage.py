@@ -19,7 +19,7 @@ from tests.sdk.client.server import Answer, ScriptedServer, page, problem
 LEAVES = [
     "audit run", "audit get", "audit list", "audit cancel", "audit wait", "audit download", "audit delete",
     "atoms list", "atoms show", "steer", "keys create", "keys list", "keys revoke", "bundle show",
-    "bundle verify",
+    "bundle verify", "presets",
 ]  # fmt: skip
 
 

@@ -29,6 +29,19 @@ BY_STATUS = {
 }
 
 
+def test_presets_are_those_of_the_service(server: ScriptedServer, ask: Ask) -> None:
+    told = {
+        "name": "newer",
+        "description": "one line",
+        "settings": {"warp": 9},
+        "object": "preset",
+        "more": 1,
+    }
+    server.on("GET", "/v1/presets", Answer(200, page([told])))
+    (found,) = ask(lambda c: c.presets())
+    assert (found.name, found.description, found.settings) == ("newer", "one line", {"warp": 9})
+
+
 @pytest.mark.parametrize("status", BY_STATUS)
 def test_each_status_has_its_exception(server: ScriptedServer, status: int) -> None:
     told = problem(status, "the_code", param="name", errors=[{"field": "name", "message": "too long"}])

@@ -252,6 +252,7 @@ def test_an_audit_sends_its_paths_first_and_keeps_its_ids(
             base_model=MODEL,
             adapter=peft,
             dataset=str(rows),
+            preset="paper",
             config={"alpha": 0.2},
             name="n",
             metadata={"k": "v"},
@@ -259,12 +260,19 @@ def test_an_audit_sends_its_paths_first_and_keeps_its_ids(
     )
     assert made.id == AUDIT
     sent = server.to("POST", "/v1/audits")[0].json()
-    config = sent.pop("config")
     assert sent == {
-        "base_model": MODEL, "adapter": ADAPTER, "dataset": DATASET, "name": "n", "metadata": {"k": "v"},
+        "base_model": MODEL, "adapter": ADAPTER, "dataset": DATASET, "preset": "paper", "name": "n",
+        "config": {"alpha": 0.2}, "metadata": {"k": "v"},
     }  # fmt: skip
-    assert config["alpha"] == 0.2
-    assert len(config) == len(AuditConfig.__struct_fields__)
+
+
+def test_a_whole_config_is_sent_whole(server: ScriptedServer, ask: Ask) -> None:
+    server.on("POST", "/v1/audits", Answer(202, audit()))
+    inputs = {"base_model": MODEL, "adapter": ADAPTER, "dataset": DATASET}
+    ask(lambda c: c.audits.create(**inputs, config=AuditConfig(alpha=0.2)))
+    sent = server.to("POST", "/v1/audits")[0].json()
+    assert sent.keys() == {*inputs, "config"}
+    assert sent["config"].keys() == set(AuditConfig.__struct_fields__)
 
 
 def test_content_that_the_project_holds_is_not_sent_again(
@@ -325,6 +333,10 @@ def test_the_same_bytes_in_another_format_are_another_data_set(
         ({"config": {"alfa": 1}}, "alfa"),
         ({"config": {"alpha": -1}}, "alpha"),
         ({"config": AuditConfig(alpha=-1.0)}, "alpha"),
+        ({"config": {"alpha": float("inf")}}, "alpha"),
+        ({"preset": "best"}, "no preset 'best'; one of default, top-components, paper"),
+        ({"preset": "paper", "config": {"codes": "nonnegative"}}, "must be `signed`"),
+        ({"preset": "paper", "config": AuditConfig()}, "gives every setting"),
     ],
 )
 def test_what_cannot_be_audited_is_told_before_anything_is_sent(

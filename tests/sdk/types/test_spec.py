@@ -98,6 +98,13 @@ def test_what_lies_beyond_is_refused_by_field(name: str, value: Any) -> None:
         config(**{name: value})
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["alpha", "damping", "codes_per_document"])
+def test_numbers_that_are_not_finite_are_refused(name: str, value: float) -> None:
+    with pytest.raises(msgspec.ValidationError, match=name):
+        msgspec.convert({name: value}, AuditConfig)
+
+
 @pytest.mark.parametrize("missing", ["codes", "alpha"])
 def test_the_sklearn_solver_says_what_else_it_needs(missing: str) -> None:
     settings = {name: value for name, value in NEEDED["sklearn"].items() if name != missing}
@@ -109,9 +116,6 @@ def test_an_unknown_setting_is_refused_in_a_request_too() -> None:
     with pytest.raises(msgspec.ValidationError, match="alhpa"):
         config(alhpa=0.1)
     body = {"base_model": "mdl_1", "adapter": "ada_1", "dataset": "ds_1"}
-    assert msgspec.convert(body, AuditCreate).config == AuditConfig()
-    with pytest.raises(msgspec.ValidationError, match="K"):
-        msgspec.convert(body | {"config": {"K": 5}}, AuditCreate)
     with pytest.raises(msgspec.ValidationError, match="priority"):
         msgspec.convert(body | {"priority": 1}, AuditCreate)
 
