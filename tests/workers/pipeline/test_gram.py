@@ -65,6 +65,26 @@ def test_the_sketch_keeps_cosines_within_its_stated_error(columns: int) -> None:
     assert np.mean(errors) < 1.3 / columns**0.5
 
 
+def test_the_error_of_the_sketch_falls_as_one_over_the_root_of_its_columns() -> None:
+    """The slope of its logarithm, over six doublings of the columns, is minus a half."""
+    found = gradients(40)
+    curvature = curvature_of(found)
+    dense = whitened(found, curvature)
+    widths = [64, 128, 256, 512, 1024, 2048, 4096]
+
+    def error(columns: int) -> float:
+        """Root mean square over pairs and seeds."""
+        rows = (
+            sketch_rows(curvature, lambda name: found[name], 40, columns=columns, seed=seed)[0]
+            for seed in range(20)
+        )
+        return float(np.sqrt(np.mean([cosine_error(item, dense @ dense.T) ** 2 for item in rows])))
+
+    errors = [error(columns) for columns in widths]
+    slope = np.polyfit(np.log(widths), np.log(errors), 1)[0]
+    assert slope == pytest.approx(-0.5, abs=0.05)
+
+
 @pytest.mark.parametrize(("power", "exponent"), [("+1/2", 0.5), ("0", 0.0), ("-1/2", -0.5)])
 def test_a_vector_of_document_weights_is_the_sum_taken_back(power: str, exponent: float) -> None:
     found = gradients(13)
