@@ -31,11 +31,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from atomscope.types.presets import preset
 from atomscope.types.spec import AuditConfig
-from atomscope_workers.pipeline.behaviours import CUT, behaviour_count, strengths
+from atomscope_workers.pipeline.behaviours import behaviour_count
 from atomscope_workers.pipeline.curvature import ModuleCurvature, choose_components, kronecker_lambda
-from atomscope_workers.pipeline.dictionary import dictionary_size, fit, resolve_signs
+from atomscope_workers.pipeline.dictionary import dictionary_size
+from atomscope_workers.pipeline.findings import find
 from atomscope_workers.pipeline.gram import accumulate_gram
-from atomscope_workers.pipeline.merging import group_atoms, mean_document_cosines
 from atomscope_workers.pipeline.projection import project
 from atomscope_workers.pipeline.span import Span, unit_gram, unit_rows
 from atomscope_workers.pipeline.text import text_span
@@ -107,13 +107,9 @@ class Bench:
 
 
 def learned(span: Span, config: AuditConfig, seed: int) -> tuple[Codes, Codes]:
-    """Codes of the atoms and strengths of the behaviours, as an audit makes them."""
-    size = dictionary_size(config.n_atoms, span.documents)
-    codes = resolve_signs(fit(span, size, config, seed), config.solver).codes
-    positive = codes.clip(min=0)
-    cosines = mean_document_cosines(span, torch.from_numpy(positive).float())
-    most = behaviour_count(config.behaviours, span.documents)
-    return codes, strengths(codes, group_atoms(cosines, positive.sum(0), cut=CUT, most=most).groups)
+    """Strengths on the atoms and on the behaviours, as an audit makes them."""
+    found = find(span, config, seed)
+    return found.atoms, found.behaviours
 
 
 def spans(data: LabelledSet) -> dict[str, Span]:
@@ -202,8 +198,8 @@ def main() -> None:
         print(f"\n{name}: {len(data.labels)} documents, {len(set(data.labels))} labels, {args.seeds} seeds")
         print("| what | atoms | codes a document | behaviours |", *(f"{item} |" for item in args.show))
         print("|---|---|---|---|" + "---|" * len(args.show))
-        for title, find in contenders(data):
-            tables = [find(seed) for seed in range(args.seeds)]
+        for title, found in contenders(data):
+            tables = [found(seed) for seed in range(args.seeds)]
             atoms = [bench.atoms(codes) for codes, _ in tables]
             grouped = [bench.behaviours(strength) for _, strength in tables]
             cells = [

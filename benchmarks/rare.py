@@ -21,10 +21,9 @@ from sklearn.metrics import average_precision_score
 
 from atomscope.bundle import layout
 from atomscope.types.spec import AuditConfig
-from atomscope_workers.pipeline.behaviours import CUT, behaviour_count, strengths
-from atomscope_workers.pipeline.dictionary import dictionary_size, fit, resolve_signs
+from atomscope_workers.pipeline.dictionary import dictionary_size
 from atomscope_workers.pipeline.evidence import first_documents, tightness
-from atomscope_workers.pipeline.merging import group_atoms, mean_document_cosines
+from atomscope_workers.pipeline.findings import find
 from atomscope_workers.pipeline.span import GramSpan, unit_gram
 from atomscope_workers.stages.arrays import load_gram
 
@@ -47,14 +46,11 @@ def measured(
     span: GramSpan, n_atoms: int, wanted: NDArray[np.bool_], seed: int
 ) -> tuple[float, float, float]:
     """Average precision of the best atom and the best behaviour, and that one's place, 0 to 1."""
-    config = AuditConfig()
-    codes = resolve_signs(fit(span, n_atoms, config, seed), config.solver).codes
-    cosines = mean_document_cosines(span, torch.from_numpy(codes).float())
-    groups = group_atoms(cosines, codes.sum(0), cut=CUT, most=behaviour_count("auto", len(codes))).groups
-    strength = strengths(codes, groups)
+    found = find(span, AuditConfig(n_atoms=n_atoms), seed)
+    strength = found.behaviours
     tight = np.array([tightness(span, members) for members in first_documents(strength, 20)])
     behaviour, place = best(strength, wanted)
-    return best(codes, wanted)[0], behaviour, float((tight > tight[place]).mean())
+    return best(found.atoms, wanted)[0], behaviour, float((tight > tight[place]).mean())
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ RECORDS = st.lists(
     unique_by=lambda record: record.document,
 ).map(lambda records: sorted(records, key=lambda record: record.document))
 CODES = st.lists(
-    st.tuples(st.integers(0, 2**62), st.integers(0, 2**31 - 1), FINITE),
+    st.tuples(st.integers(0, 2**62), st.integers(0, 2**31 - 1), FINITE, FINITE),
     max_size=20,
     unique_by=lambda code: code[:2],
 )
@@ -57,9 +57,14 @@ def record(document: int, **changes: Any) -> DocumentRecord:
     return msgspec.structs.replace(plain, **changes)
 
 
-def codes(*entries: tuple[int, int, float]) -> Coefficients:
-    rows, atoms, values = zip(*entries, strict=True) if entries else ((), (), ())
-    return Coefficients(np.array(rows, np.int64), np.array(atoms, np.int32), np.array(values, np.float64))
+def codes(*entries: tuple[int, int, float, float]) -> Coefficients:
+    rows, atoms, values, found = zip(*entries, strict=True) if entries else ((), (), (), ())
+    return Coefficients(
+        np.array(rows, np.int64),
+        np.array(atoms, np.int32),
+        np.array(values, np.float64),
+        np.array(found, np.float64),
+    )
 
 
 @QUICK
@@ -97,44 +102,51 @@ def test_text_that_is_no_unicode_is_never_written(tmp_path: Path) -> None:
 @QUICK
 @given(entries=CODES)
 def test_codes_come_back_exactly_by_atom_and_document(
-    tmp_path: Path, entries: list[tuple[int, int, float]]
+    tmp_path: Path, entries: list[tuple[int, int, float, float]]
 ) -> None:
     write_coefficients(codes(*entries), tmp_path / "coefficients.parquet")
     found = read_coefficients(tmp_path / "coefficients.parquet")
     expected = sorted(entries, key=lambda code: (code[1], code[0]))
-    assert list(zip(found.document, found.atom, found.value, strict=True)) == expected
-    assert (found.document.dtype, found.atom.dtype, found.value.dtype) == (np.int64, np.int32, np.float64)
+    assert list(zip(found.document, found.atom, found.value, found.code, strict=True)) == expected
+    assert (found.document.dtype, found.atom.dtype) == (np.int64, np.int32)
+    assert (found.value.dtype, found.code.dtype) == (np.float64, np.float64)
     for atom in {code[1] for code in entries} | {0, 2**31 - 1}:
         documents, values = found.of_atom(atom)
         assert list(zip(documents, values, strict=True)) == [
-            (row, value) for row, index, value in expected if index == atom
+            (row, value) for row, index, value, _ in expected if index == atom
         ]
 
 
 def test_an_atom_out_of_range_has_no_codes() -> None:
     for index in (-1, 1, 2**31, 2**40):
-        rows, values = codes((3, 0, 0.5), (4, 2, 0.5)).of_atom(index)
+        rows, values = codes((3, 0, 0.5, 0.5), (4, 2, 0.5, 0.0)).of_atom(index)
         assert (len(rows), len(values)) == (0, 0)
 
 
 @pytest.mark.parametrize(
     ("entry", "told"),
     [
-        ((0, 0, float("nan")), "not a finite number"),
-        ((0, 0, float("inf")), "not a finite number"),
-        ((-1, 0, 1.0), "below 0"),
-        ((0, -1, 1.0), "below 0"),
+        ((0, 0, float("nan"), 1.0), "a value is not a finite number"),
+        ((0, 0, float("inf"), 1.0), "a value is not a finite number"),
+        ((0, 0, 1.0, float("nan")), "a code is not a finite number"),
+        ((-1, 0, 1.0, 1.0), "below 0"),
+        ((0, -1, 1.0, 1.0), "below 0"),
     ],
-    ids=["nan", "inf", "document", "atom"],
+    ids=["nan", "inf", "code", "document", "atom"],
 )
 def test_codes_that_are_none_are_neither_written_nor_read(
-    tmp_path: Path, entry: tuple[int, int, float], told: str
+    tmp_path: Path, entry: tuple[int, int, float, float], told: str
 ) -> None:
     path = tmp_path / "coefficients.parquet"
     with pytest.raises(BundleError, match=told):
         write_coefficients(codes(entry), path)
     assert not path.exists()
-    table = {"document": pa.array([entry[0]]), "atom": pa.array([entry[1]], pa.int32()), "value": [entry[2]]}
+    table = {
+        "document": pa.array([entry[0]]),
+        "atom": pa.array([entry[1]], pa.int32()),
+        "value": [entry[2]],
+        "code": [entry[3]],
+    }
     pq.write_table(pa.table(table), path)
     with pytest.raises(BundleError, match=rf"coefficients\.parquet: .*{told}"):
         read_coefficients(path)
@@ -152,7 +164,7 @@ def test_single_precision_values_and_columns_beside_are_accepted(tmp_path: Path)
     pq.write_table(pa.table({"note": ["x"], **COLUMNS, "value": pa.array([0.1], pa.float32())}), path)
     found = read_coefficients(path)
     assert found.value.dtype == np.float64
-    assert found.value.tolist() == [float(np.float32(0.1))]
+    assert found.value.tolist() == found.code.tolist() == [float(np.float32(0.1))]
 
 
 @pytest.mark.parametrize(
@@ -166,6 +178,7 @@ def test_single_precision_values_and_columns_beside_are_accepted(tmp_path: Path)
         ("value", pa.array([1], pa.int64())),
         ("value", pa.array(["0.5"])),
         ("document", pa.array([5], pa.uint64())),
+        ("code", pa.array([1], pa.int64())),
     ],
     ids=str,
 )
@@ -201,7 +214,7 @@ def test_nulls_are_refused_by_column(tmp_path: Path) -> None:
 
 def test_a_column_name_that_is_no_text_is_damage(tmp_path: Path) -> None:
     path = tmp_path / "coefficients.parquet"
-    write_coefficients(codes((0, 0, 0.5)), path)
+    write_coefficients(codes((0, 0, 0.5, 0.5)), path)
     path.write_bytes(path.read_bytes().replace(b"value", b"\xffalue"))
     with pytest.raises(BundleError, match=r"^coefficients\.parquet is damaged"):
         read_coefficients(path)

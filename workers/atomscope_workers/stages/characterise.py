@@ -23,7 +23,7 @@ from atomscope_workers.pipeline.sides import sides
 from atomscope_workers.stages.arrays import load_losses
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.dictionary import read_dictionary
-from atomscope_workers.stages.evidence import FOUND, Found, stored_codes
+from atomscope_workers.stages.evidence import FOUND, Found, stored_strengths
 from atomscope_workers.stages.inputs import gradient_shards, read_rows
 from atomscope_workers.stages.labels import Subject, label
 from atomscope_workers.stages.space import SpannedDocuments, spanned_documents
@@ -72,7 +72,7 @@ def run(ctx: StageContext) -> UnitResult:
     config = ctx.spec.config
     ctx.progress(0, 2, "steps")
     spanned = spanned_documents(ctx)
-    codes = stored_codes(ctx, spanned)
+    codes = stored_strengths(ctx, spanned)
     members = memberships(codes, config.min_active)
     found = msgspec.json.decode(ctx.read(FOUND).read_bytes(), type=Found)
     strength = strengths(codes, [group.atoms for group in found.behaviours])

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from atomscope.bundle import Coefficients, layout, write_coefficients
 from atomscope_workers.pipeline.dictionary import Dictionary, dictionary_size, fit, resolve_signs
+from atomscope_workers.pipeline.findings import atom_strengths
 from atomscope_workers.pipeline.fit import ACTIVE
 from atomscope_workers.pipeline.span import GramSpan, weights_of_codes
 from atomscope_workers.stages.context import StageContext, UnitResult
@@ -50,10 +51,12 @@ def _write(ctx: StageContext, spanned: SpannedDocuments, found: Dictionary | Non
     save_file(_arrays(spanned, found), scratch)
     ctx.write(layout.DICTIONARY, scratch)
     codes = found.codes if found is not None else np.zeros((len(spanned.used), 0))
-    row, atom = np.nonzero(np.abs(codes) > ACTIVE)
+    strength = atom_strengths(spanned.span, codes, ctx.spec.config)
+    row, atom = np.nonzero((np.abs(codes) > ACTIVE) | (np.abs(strength) > ACTIVE))
     physical = spanned.documents[spanned.used[row]]
     scratch = ctx.scratch / "coefficients.parquet"
-    write_coefficients(Coefficients(physical, atom.astype(np.int32), codes[row, atom]), scratch)
+    found_codes = Coefficients(physical, atom.astype(np.int32), strength[row, atom], codes[row, atom])
+    write_coefficients(found_codes, scratch)
     ctx.write(layout.COEFFICIENTS, scratch)
     facts: dict[str, Any] = {"atoms": codes.shape[1], "space": spanned.space}
     ctx.write_bytes(FACTS, msgspec.json.encode(facts | (found.facts if found is not None else {})))

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from atomscope.bundle import layout, read_coefficients
+from atomscope.bundle import Coefficients, layout, read_coefficients
 from atomscope.types.atoms import Evidence
 from atomscope_workers.datasets.documents import TokenizedDocument, load_tokens
 from atomscope_workers.models.load import adapter_disabled
-from atomscope_workers.pipeline.atoms import memberships
 from atomscope_workers.pipeline.batches import collate
-from atomscope_workers.pipeline.behaviours import CUT, behaviour_count, strengths
-from atomscope_workers.pipeline.dictionary import dictionary_size, fit, resolve_signs
 from atomscope_workers.pipeline.evidence import (
     benjamini_hochberg,
     column_cosines,
@@ -26,8 +22,9 @@ from atomscope_workers.pipeline.evidence import (
     stability,
     tightness,
 )
+from atomscope_workers.pipeline.findings import Findings, find, group
 from atomscope_workers.pipeline.gradients import document_losses
-from atomscope_workers.pipeline.merging import Grouping, group_atoms, mean_document_cosines
+from atomscope_workers.pipeline.hierarchy import hierarchy
 from atomscope_workers.pipeline.plan import micro_batches
 from atomscope_workers.pipeline.rotation import turned
 from atomscope_workers.pipeline.separation import pulls, separation
@@ -63,21 +60,8 @@ class Found(msgspec.Struct, kw_only=True, frozen=True):
     behaviours: list[GroupFound]
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """One fit with its atoms grouped; only atoms that enough documents use are kept."""
-
-    kept: NDArray[np.int64]
-    """(A,): indices of the kept atoms in the dictionary."""
-    codes: NDArray[np.float64]
-    """(n, A)."""
-    grouping: Grouping
-    strengths: NDArray[np.float64]
-    """(n, behaviours)."""
-
-
 def run(ctx: StageContext) -> UnitResult:
-    """Write `work/evidence.json`, and `work/losses/more.safetensors`."""
+    """Write `atoms/hierarchy.json`, `work/evidence.json`, and `work/losses/more.safetensors`."""
     config = ctx.spec.config
     spanned = spanned_documents(ctx)
     span = spanned.span
@@ -90,36 +74,38 @@ def run(ctx: StageContext) -> UnitResult:
         done += 1
 
     step()
-    own = _grouped(ctx, span, stored_codes(ctx, spanned))
-    others: list[Fitted] = []
+    own = group(span, stored_codes(ctx, spanned), stored_strengths(ctx, spanned), config)
+    tree = hierarchy(own.kept, own.grouping)
+    ctx.write_bytes(layout.HIERARCHY, msgspec.json.format(msgspec.json.encode(tree), indent=1))
+    others: list[Findings] = []
     for number in range(1, config.fits):
         step()
-        others.append(_fitted(ctx, span, config.seed + number))
-    null: list[tuple[Span, Fitted]] = []
+        others.append(find(span, config, config.seed + number))
+    null: list[tuple[Span, Findings]] = []
     for number in range(config.surrogates):
         step()
         surrogate = turned(span, config.seed, f"surrogate/{number}")
-        null.append((surrogate, _fitted(ctx, surrogate, config.seed)))
+        null.append((surrogate, find(surrogate, config, config.seed)))
     step()
     text = _text_fit(ctx, spanned)
-    first = [first_documents(table, LOSS_DOCUMENTS) for table in (own.codes, own.strengths)]
+    first = [first_documents(table, LOSS_DOCUMENTS) for table in (own.atoms, own.behaviours)]
     drops = _loss_drops(ctx, spanned, [*first[0], *first[1]])
     atoms = _evidence(
         ctx,
         span,
-        own.codes,
-        [other.codes for other in others],
-        [(surrogate, fitted.codes) for surrogate, fitted in null],
-        text.codes if text is not None else None,
+        own.atoms,
+        [other.atoms for other in others],
+        [(surrogate, fitted.atoms) for surrogate, fitted in null],
+        text.atoms if text is not None else None,
         drops[: len(first[0])],
     )
     behaviours = _evidence(
         ctx,
         span,
-        own.strengths,
-        [other.strengths for other in others],
-        [(surrogate, fitted.strengths) for surrogate, fitted in null],
-        text.strengths if text is not None else None,
+        own.behaviours,
+        [other.behaviours for other in others],
+        [(surrogate, fitted.behaviours) for surrogate, fitted in null],
+        text.behaviours if text is not None else None,
         drops[len(first[0]) :],
     )
     found = Found(
@@ -135,33 +121,26 @@ def run(ctx: StageContext) -> UnitResult:
 
 
 def stored_codes(ctx: StageContext, spanned: SpannedDocuments) -> NDArray[np.float64]:
-    """Codes (n, K) of the span's documents, from the coefficients."""
+    """Sparse codes (n, K) of the span's documents."""
     stored = read_coefficients(ctx.read(layout.COEFFICIENTS))
-    codes = np.zeros((len(spanned.documents), len(read_dictionary(ctx)["signs"])))
-    codes[np.searchsorted(spanned.documents, stored.document), stored.atom] = stored.value
-    return codes[spanned.used]
+    return _table(ctx, spanned, stored, stored.code)
 
 
-def _fitted(ctx: StageContext, span: Span, seed: int) -> Fitted:
-    """The whole fit once more: dictionary, signs, groups."""
-    config = ctx.spec.config
-    size = dictionary_size(config.n_atoms, span.documents)
-    if not size:
-        return _grouped(ctx, span, np.zeros((0, 0)))
-    return _grouped(ctx, span, resolve_signs(fit(span, size, config, seed), config.solver).codes)
+def stored_strengths(ctx: StageContext, spanned: SpannedDocuments) -> NDArray[np.float64]:
+    """Strengths (n, K) of the span's documents on the atoms."""
+    stored = read_coefficients(ctx.read(layout.COEFFICIENTS))
+    return _table(ctx, spanned, stored, stored.value)
 
 
-def _grouped(ctx: StageContext, span: Span, codes: NDArray[np.float64]) -> Fitted:
-    config = ctx.spec.config
-    kept = np.array([member.index for member in memberships(codes, config.min_active)], dtype=np.int64)
-    codes = codes[:, kept]
-    cosines = mean_document_cosines(span, torch.from_numpy(codes.clip(min=0)).float())
-    most = behaviour_count(config.behaviours, len(codes))
-    grouping = group_atoms(cosines, codes.clip(min=0).sum(0), cut=CUT, most=most)
-    return Fitted(kept, codes, grouping, strengths(codes, grouping.groups))
+def _table(
+    ctx: StageContext, spanned: SpannedDocuments, stored: Coefficients, values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    found = np.zeros((len(spanned.documents), len(read_dictionary(ctx)["signs"])))
+    found[np.searchsorted(spanned.documents, stored.document), stored.atom] = values
+    return found[spanned.used]
 
 
-def _text_fit(ctx: StageContext, spanned: SpannedDocuments) -> Fitted | None:
+def _text_fit(ctx: StageContext, spanned: SpannedDocuments) -> Findings | None:
     """The same learner on the words of the documents; its rows are those of the span. None without words."""
     config = ctx.spec.config
     rows = read_rows(ctx)
@@ -173,14 +152,14 @@ def _text_fit(ctx: StageContext, spanned: SpannedDocuments) -> Fitted | None:
     if found is None:
         return None
     span, used = found
-    fitted = _fitted(ctx, span, config.seed)
+    fitted = find(span, config, config.seed)
 
     def spread(table: NDArray[np.float64]) -> NDArray[np.float64]:
         whole = np.zeros((len(texts), table.shape[1]))
         whole[used] = table
         return whole
 
-    return replace(fitted, codes=spread(fitted.codes), strengths=spread(fitted.strengths))
+    return replace(fitted, atoms=spread(fitted.atoms), behaviours=spread(fitted.behaviours))
 
 
 def _evidence(
@@ -223,9 +202,9 @@ def _evidence(
     ]
 
 
-def _by_weight(own: Fitted, members: NDArray[np.int64]) -> list[int]:
+def _by_weight(own: Findings, members: NDArray[np.int64]) -> list[int]:
     """Dictionary indices of some kept atoms, by falling total code."""
-    totals = own.codes[:, members].clip(min=0).sum(0)
+    totals = own.atoms[:, members].clip(min=0).sum(0)
     return [int(own.kept[members[place]]) for place in np.argsort(-totals, kind="stable")]
 
 

@@ -16,7 +16,7 @@ from atomscope_workers.pipeline.vectors import combined_vectors, steering_vector
 from atomscope_workers.stages.arrays import load_curvature
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.dictionary import read_dictionary
-from atomscope_workers.stages.evidence import stored_codes
+from atomscope_workers.stages.evidence import stored_strengths
 from atomscope_workers.stages.inputs import gradient_shards, plan_device, read_plan
 from atomscope_workers.stages.space import spanned_documents
 
@@ -30,7 +30,7 @@ HELD_BYTES = 2**30
 def run(ctx: StageContext) -> UnitResult:
     """Write `vectors/NNNN.safetensors`: float32 tensors named and shaped as the LoRA parameters."""
     config = ctx.spec.config
-    codes = stored_codes(ctx, spanned_documents(ctx))
+    codes = stored_strengths(ctx, spanned_documents(ctx))
     kept = [member.index for member in memberships(codes, config.min_active)]
     curvature = load_curvature(ctx.read(layout.CURVATURE))
     dictionary = read_dictionary(ctx)
