@@ -22,12 +22,19 @@ from atomscope.types.atoms import (
     Evidence,
 )
 from atomscope.types.bundle import FileEntry
+from atomscope.types.hierarchy import Hierarchy, Merge
 from atomscope_service.db.models import AuditRow
 from tests.service.deployment import ADAPTER, Tenant
 
 DOCUMENTS = 12
 COHERENCE = {0: 0.2, 1: 0.9, 2: 0.5}
 ESCAPES = "\x1b[31m# <script>alert(1)</script>"
+
+HIERARCHY = Hierarchy(
+    atoms=[0, 1, 2],
+    merges=[Merge(left=0, right=2, height=0.5, size=2), Merge(left=1, right=3, height=0.9, size=3)],
+    cut=0.7,
+)
 
 
 def atom(index: int, rank: int) -> Atom:
@@ -135,6 +142,7 @@ def write_bundle(store: ObjectStore, prefix: str, audit_id: str) -> None:
     files = {
         layout.ATOMS: msgspec.json.encode(atoms()),
         layout.BEHAVIOURS: msgspec.json.encode(behaviours()),
+        layout.HIERARCHY: msgspec.json.encode(HIERARCHY),
         layout.REPORT: msgspec.json.encode(report),
         layout.ADAPTER_CONFIG: ADAPTER["adapter_config.json"],
         layout.ADAPTER_WEIGHTS: ADAPTER["adapter_model.safetensors"],

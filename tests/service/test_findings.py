@@ -7,14 +7,17 @@ import json
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import msgspec
 import numpy as np
 import pytest
 from litestar.testing import TestClient
 from safetensors.numpy import load
 
+from atomscope.bundle import layout
+from atomscope.types.bundle import Manifest
 from atomscope_service.db.models import AuditRow
 from atomscope_service.db.repositories import Repositories
-from tests.service.bundles import ESCAPES, succeeded_audit, vector
+from tests.service.bundles import ESCAPES, HIERARCHY, succeeded_audit, vector
 from tests.service.deployment import ADAPTER, Deployment, Tenant
 
 
@@ -119,6 +122,26 @@ def test_one_behaviour_is_named_by_its_index(owner: Tenant, audit: str) -> None:
     assert again.status_code == 304
     for path in ("behaviours/7", "behaviours/7/documents"):
         assert owner.get(f"{audit}/{path}").status_code == 404
+
+
+def test_the_tree_over_the_atoms_is_read_whole(owner: Tenant, audit: str) -> None:
+    answer = owner.get(f"{audit}/hierarchy")
+    assert answer.json() == msgspec.to_builtins(HIERARCHY)
+    again = owner.get(f"{audit}/hierarchy", headers={"If-None-Match": answer.headers["ETag"]})
+    assert again.status_code == 304
+
+
+def test_an_audit_of_before_the_tree_was_kept_says_so(owner: Tenant) -> None:
+    audit_id = succeeded_audit(owner)
+    store = owner.deployment.store
+    path = f"{layout.bundle_prefix(owner.project_id, audit_id, 1, 1)}{layout.MANIFEST}"
+    manifest = msgspec.json.decode(store.get_bytes(path), type=Manifest)
+    files = [entry for entry in manifest.files if entry.path != layout.HIERARCHY]
+    store.put_bytes(path, msgspec.json.encode(msgspec.structs.replace(manifest, files=files)))
+    answer = owner.get(f"/v1/audits/{audit_id}/hierarchy")
+    assert (answer.status_code, answer.json()["code"]) == (409, "old_bundle")
+    assert "audit again" in answer.json()["detail"]
+    assert owner.get(f"/v1/audits/{audit_id}/behaviours").status_code == 200
 
 
 def test_documents_of_a_behaviour_come_strongest_first_with_their_strength(owner: Tenant, audit: str) -> None:

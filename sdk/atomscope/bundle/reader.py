@@ -24,6 +24,7 @@ from atomscope.store import LocalStore, ObjectNotFound, ObjectStore, open_store
 from atomscope.text import visible
 from atomscope.types.atoms import Atom, AuditReport, Behaviour, DocumentRecord
 from atomscope.types.bundle import Manifest, Plan
+from atomscope.types.hierarchy import Hierarchy
 from atomscope.types.resources import DocumentMatch
 from atomscope.types.spec import AuditConfig, AuditSpec
 
@@ -82,6 +83,19 @@ class Bundle:
             return BehaviourList([])
         found = decode(self._files.read(layout.BEHAVIOURS), list[Behaviour], layout.BEHAVIOURS)
         return BehaviourList([BundleBehaviour(self, behaviour) for behaviour in found])
+
+    @cached_property
+    def hierarchy(self) -> Hierarchy:
+        """The tree over the atoms whose cut is the behaviours.
+
+        Raises `BundleError` for a bundle of before it was kept.
+        """
+        if layout.HIERARCHY not in self._files:
+            raise BundleError(
+                f"the bundle holds no {layout.HIERARCHY}: it was made before the tree over the atoms was kept; "
+                "audit again"
+            )
+        return decode(self._files.read(layout.HIERARCHY), Hierarchy, layout.HIERARCHY)
 
     @cached_property
     def coefficients(self) -> Coefficients:

@@ -10,6 +10,7 @@ from atomscope.bundle import layout
 from atomscope.bundle._json import encode
 from atomscope.types.atoms import Atom, AuditReport, Behaviour, DroppedDocument
 from atomscope.types.bundle import Manifest, Plan
+from atomscope.types.hierarchy import Hierarchy
 from atomscope.types.labels import Labels
 from atomscope.types.spec import AuditSpec
 
@@ -22,6 +23,7 @@ TYPES: dict[str, Any] = {
     layout.REPORT: AuditReport,
     layout.ATOMS: list[Atom],
     layout.BEHAVIOURS: list[Behaviour],
+    layout.HIERARCHY: Hierarchy,
     layout.LABELS: Labels,
     layout.DROPPED: list[DroppedDocument],
 }

@@ -9,6 +9,7 @@ import msgspec
 
 from atomscope.cli.connect import number
 from atomscope.cli.documents import documents_text, evidence_lines, exemplars_text, keyword_lines
+from atomscope.cli.hierarchy import tree_text
 from atomscope.cli.registry import EXIT_DONE, Output
 from atomscope.cli.tables import card
 from atomscope.cli.targets import add_target, opened
@@ -29,6 +30,9 @@ def register(registry: PluginRegistry, tree: CommandTree) -> None:
 def _configure_list(parser: ArgumentParser) -> None:
     add_target(parser)
     parser.add_argument("--limit", type=number(int, 1), help="behaviours to print (default: all)")
+    parser.add_argument(
+        "--tree", action="store_true", help="the tree over the atoms from which the behaviours were cut"
+    )
 
 
 def _configure_show(parser: ArgumentParser) -> None:
@@ -40,7 +44,14 @@ def _configure_show(parser: ArgumentParser) -> None:
 
 
 def _list(args: Namespace, output: Output) -> int:
+    if args.tree and args.limit is not None:
+        raise UsageError("--tree shows all of the tree: --limit has no meaning with it")
     with opened(args) as target:
+        if args.tree:
+            tree = target.hierarchy
+            atoms = [item.atom for item in target.atoms]
+            output.result(tree, tree_text(tree, atoms, [item.behaviour for item in target.behaviours]))
+            return EXIT_DONE
         behaviours: BehaviourList[Any] = target.behaviours
         shown = [_listed(item.behaviour) for item in behaviours[: args.limit]]
         output.result(shown, behaviours.table(args.limit))

@@ -21,6 +21,7 @@ from atomscope.client._progress import display
 from atomscope.client._service import Service
 from atomscope.types.atoms import Atom, AuditReport, Behaviour
 from atomscope.types.attribution import AttributionQuery, AttributionResult
+from atomscope.types.hierarchy import Hierarchy
 from atomscope.types.resources import Audit as AuditResource
 from atomscope.types.resources import (
     DocumentMatch,
@@ -80,6 +81,10 @@ class AsyncAudit(AuditAttributes):
         """Its behaviours, by rank."""
         found = await _core.audit_behaviours(self._service, self.id)
         return BehaviourList([AsyncRemoteBehaviour(self._service, self.id, behaviour) for behaviour in found])
+
+    async def hierarchy(self) -> Hierarchy:
+        """The tree over its atoms whose cut is its behaviours."""
+        return await _core.audit_hierarchy(self._service, self.id)
 
     async def report(self) -> AuditReport:
         return await _core.audit_report(self._service, self.id)

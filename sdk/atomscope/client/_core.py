@@ -20,6 +20,7 @@ from atomscope.client._uploads import content_digest, describe, files_for, uploa
 from atomscope.client._wire import Params, Reply, Request, check, next_cursor, parse, unreadable
 from atomscope.errors import UsageError
 from atomscope.types.atoms import Atom, AuditReport, Behaviour
+from atomscope.types.hierarchy import Hierarchy
 from atomscope.types.presets import Preset, PresetName
 from atomscope.types.resources import (
     Adapter,
@@ -225,6 +226,10 @@ async def atom_documents(
 async def audit_behaviours(service: Service, audit_id: str) -> list[Behaviour]:
     """Every behaviour, by rank, the list of its documents left out."""
     return await _all(service, f"v1/audits/{segment(audit_id)}/behaviours", Behaviour, {}, None)
+
+
+async def audit_hierarchy(service: Service, audit_id: str) -> Hierarchy:
+    return parse(await service.send(Request("GET", f"v1/audits/{segment(audit_id)}/hierarchy")), Hierarchy)
 
 
 async def behaviour_documents(

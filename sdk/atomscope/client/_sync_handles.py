@@ -20,6 +20,7 @@ from atomscope.client._service import Service
 from atomscope.client._transport import run
 from atomscope.types.atoms import Atom, AuditReport, Behaviour
 from atomscope.types.attribution import AttributionQuery, AttributionResult
+from atomscope.types.hierarchy import Hierarchy
 from atomscope.types.resources import Audit as AuditResource
 from atomscope.types.resources import (
     DocumentMatch,
@@ -36,6 +37,7 @@ class Audit(AuditAttributes):
         self._service = service
         self._atoms: AtomList[RemoteAtom] | None = None
         self._behaviours: BehaviourList[RemoteBehaviour] | None = None
+        self._hierarchy: Hierarchy | None = None
 
     def refresh(self) -> Self:
         """Read it again."""
@@ -96,6 +98,13 @@ class Audit(AuditAttributes):
                 [RemoteBehaviour(self._service, self.id, behaviour) for behaviour in found]
             )
         return self._behaviours
+
+    @property
+    def hierarchy(self) -> Hierarchy:
+        """The tree over its atoms whose cut is its behaviours; read once."""
+        if self._hierarchy is None:
+            self._hierarchy = run(_core.audit_hierarchy(self._service, self.id))
+        return self._hierarchy
 
     def report(self) -> AuditReport:
         return run(_core.audit_report(self._service, self.id))

@@ -15,6 +15,7 @@ from atomscope.bundle import Bundle, layout
 from atomscope.bundle.atom_list import SortKey
 from atomscope.types.atoms import Atom, AuditReport, Behaviour
 from atomscope.types.bundle import FileEntry
+from atomscope.types.hierarchy import Hierarchy
 from atomscope.types.resources import AtomPage, BehaviourPage, BundleFile, BundleListing, DocumentMatch, Page
 from atomscope_service.api.conditional import conditional, matches, tagged
 from atomscope_service.api.documents import behaviour_documents, document_matches
@@ -209,6 +210,17 @@ class FindingsController(Controller):
         listing = msgspec.json.encode(["behaviour documents", prefix, index]).decode()
         rows, following = list_offsets(tenant, listing, ranked.rows, limit=limit, cursor=cursor)
         return Page(data=ranked.texts(rows), has_more=following is not None, next=following)
+
+    @get("/hierarchy", operation_id="getHierarchy", sync_to_thread=True)
+    def read_hierarchy(
+        self, request: Request[Any, Any, Any], tenant: CurrentTenant, audit_id: FromPath[str]
+    ) -> Response[Hierarchy]:
+        """The tree over the atoms whose cut is the behaviours."""
+        bundle, _ = open_audit_bundle(tenant, audit_id)
+        if all(entry.path != layout.HIERARCHY for entry in bundle.manifest.files):
+            detail = "This audit was made before the tree over its atoms was kept: audit again."
+            raise ProblemError(409, "old_bundle", detail)
+        return conditional(request, bundle.hierarchy)
 
     @get("/report", operation_id="getReport", sync_to_thread=True)
     def read_report(

@@ -39,6 +39,7 @@ from atomscope.types.atoms import (
     Exemplars,
 )
 from atomscope.types.bundle import FileEntry, Manifest, Plan, ShardPlan
+from atomscope.types.hierarchy import Hierarchy, Merge
 from atomscope.types.labels import LabelRequest, Labels
 from atomscope.types.spec import AuditConfig, AuditSpec, InputRef
 
@@ -168,6 +169,8 @@ BEHAVIOURS = [
     )
 ]
 
+HIERARCHY = Hierarchy(atoms=[0, 1], merges=[Merge(left=0, right=1, height=0.5, size=2)], cut=0.75)
+
 
 def _request(kind: Literal["behaviour", "atom"], index: int, label: str | None) -> LabelRequest:
     return LabelRequest(
@@ -237,6 +240,7 @@ def make_bundle(folder: Path) -> Path:
         (layout.REPORT, REPORT),
         (layout.ATOMS, ATOMS),
         (layout.BEHAVIOURS, BEHAVIOURS),
+        (layout.HIERARCHY, HIERARCHY),
         (layout.LABELS, LABELS),
         (layout.DROPPED, DROPPED),
         (layout.ADAPTER_CONFIG, {"peft_type": "LORA", "r": 2}),

@@ -30,6 +30,7 @@ JSON_FILES = [
     layout.REPORT,
     layout.ATOMS,
     layout.BEHAVIOURS,
+    layout.HIERARCHY,
     layout.LABELS,
     layout.DROPPED,
     layout.ADAPTER_CONFIG,
@@ -61,6 +62,8 @@ def test_its_json_files_are_read_to_what_they_were_made_of(bundle: atomscope.Bun
     assert bundle.report == made.REPORT
     assert [atom.atom for atom in bundle.atoms] == made.ATOMS
     assert [item.behaviour for item in bundle.behaviours] == made.BEHAVIOURS
+    assert bundle.hierarchy == made.HIERARCHY
+    assert bundle.hierarchy.groups() == [sorted(item.atoms) for item in made.BEHAVIOURS]
     labels = bundle.file(layout.LABELS).read_bytes()
     assert msgspec.json.decode(labels, type=Labels) == made.LABELS
     dropped = bundle.file(layout.DROPPED).read_bytes()

@@ -99,6 +99,24 @@ def test_settings_of_another_version_are_left_out(copied: Path) -> None:
     assert relist(copied).spec.config.seed == 0
 
 
+def test_a_bundle_of_before_the_tree_was_kept_says_so(copied: Path) -> None:
+    (copied / layout.HIERARCHY).unlink()
+    manifest = json.loads((copied / layout.MANIFEST).read_bytes())
+    manifest["files"] = [entry for entry in manifest["files"] if entry["path"] != layout.HIERARCHY]
+    (copied / layout.MANIFEST).write_text(json.dumps(manifest))
+    bundle = relist(copied)
+    with pytest.raises(atomscope.BundleError, match=r"no atoms/hierarchy\.json: it was made before"):
+        _ = bundle.hierarchy
+    assert len(bundle.behaviours) == 1
+
+
+def test_a_tree_that_is_none_is_damage(copied: Path) -> None:
+    tree = json.loads((copied / layout.HIERARCHY).read_bytes())
+    (copied / layout.HIERARCHY).write_text(json.dumps(tree | {"atoms": [1, 1]}))
+    with pytest.raises(atomscope.BundleError, match=r"hierarchy\.json is damaged: an atom is listed twice"):
+        _ = relist(copied).hierarchy
+
+
 def _shuffled(folder: Path) -> None:
     tensors = load_file(folder / layout.gradient_shard(0))
     save_file({**tensors, "document": tensors["document"][::-1].copy()}, folder / layout.gradient_shard(0))

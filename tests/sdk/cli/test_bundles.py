@@ -10,6 +10,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import atomscope
+from atomscope.cli.hierarchy import tree_text
+from atomscope.types.hierarchy import Hierarchy, Merge
 from tests.sdk.cli.running import Run
 from tests.sdk.client.samples import AUDIT, an_id, atom, audit, match, steered
 from tests.sdk.client.server import Answer, ScriptedServer, page
@@ -84,6 +86,42 @@ def test_what_names_a_finding_is_shown_from_the_strongest_document_to_the_weakes
     card = done.out.split("\n\n", maxsplit=1)[0]
     assert ("in prompts" in card, "in responses" in card) == (kind == "atoms", True)
     assert "label" not in card or r"make tea\x1b]0;owned" in card
+
+
+def test_the_tree_is_printed_indented_best_first_with_nothing_that_acts(run: Run, bundle: Path) -> None:
+    done = run("behaviours", "list", bundle, "--tree")
+    assert done.status == 0
+    assert not set(done.out) & UNSAFE
+    shown = [line.split(":")[0] for line in done.out.splitlines()]
+    assert shown == [
+        "cut at 0.750 (one minus the average cosine of mean documents)",
+        "0.875, 3 atoms",
+        "  behaviour 3, rank 1",
+        "    atom 5",
+        "  no behaviour of the list (0.250, 2 atoms)",
+        "    atom 0",
+        "    atom 2",
+    ]
+    assert r"behaviour 3, rank 1: make tea\x1b]0;owned" in done.out
+    tree = run("behaviours", "list", bundle, "--tree", "--json").json()
+    assert (tree["atoms"], tree["cut"]) == ([0, 2, 5], 0.75)
+
+
+def test_the_tree_is_shown_whole(run: Run, bundle: Path) -> None:
+    assert run("behaviours", "list", bundle, "--tree", "--limit", "1").status == 4
+
+
+def test_a_deep_tree_is_printed_too() -> None:
+    count = 2000
+    merges = [
+        Merge(left=count + place - 1 if place else 0, right=place + 1, height=1.0, size=place + 2)
+        for place in range(count - 1)
+    ]
+    tree = Hierarchy(atoms=list(range(count)), merges=merges, cut=0.5)
+    assert max(map(len, tree_text(tree, [], []).splitlines())) < 200
+    assert tree_text(Hierarchy(atoms=[], merges=[], cut=0.5), [], []) == "no atoms"
+    lone = tree_text(Hierarchy(atoms=[3], merges=[], cut=0.5), [], [])
+    assert lone.splitlines()[1:] == ["no behaviour of the list", "  atom 3"]
 
 
 def test_long_text_is_cut_and_says_so(run: Run, audited: ScriptedServer) -> None:

@@ -111,6 +111,21 @@ def test_strengths_are_named_by_atom_or_by_index(audited: ScriptedServer, ask: A
     assert audited.to("POST", ".*")[0].json()["strengths"] == {"7": 0.1, "3": -0.25}
 
 
+def test_the_tree_over_the_atoms_is_read_and_checked(audited: ScriptedServer, ask: Ask) -> None:
+    merge = {"left": 0, "right": 1, "height": 0.5, "size": 2}
+    tree = {"atoms": [7, 3], "merges": [merge], "cut": 0.75}
+    broken = {**tree, "merges": [{**merge, "right": 0}]}
+    audited.on("GET", f"/v1/audits/{AUDIT}/hierarchy", Answer(200, tree), Answer(200, broken))
+
+    def read(handle: Any) -> Any:
+        return handle.hierarchy if ask.blocking else handle.hierarchy()
+
+    found = ask(ask.steps(lambda c: c.audits.get(AUDIT), read))
+    assert found.groups() == [[3, 7]]
+    with pytest.raises(atomscope.APIError, match="could not be read"):
+        ask(ask.steps(lambda c: c.audits.get(AUDIT), read))
+
+
 def test_an_audit_that_has_not_succeeded_has_no_atoms(server: ScriptedServer, ask: Ask) -> None:
     server.on("GET", f"/v1/audits/{AUDIT}", Answer(200, audit("running")))
     server.on("GET", ATOMS, Answer(409, problem(409, "audit_not_succeeded")))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from atomscope.bundle import layout, read_coefficients
 from atomscope.types.atoms import AuditReport, Behaviour
+from atomscope.types.hierarchy import Hierarchy
 from atomscope.types.spec import AuditConfig
 from atomscope.types.work import Stage
 from atomscope_workers.pipeline.evidence import DISCOVERY_RATE
@@ -80,6 +81,13 @@ def test_an_atom_shows_its_cluster_by_document_word_and_preview(audit: Audit) ->
         assert "of" not in atom.keywords, "every document holds it"
         assert all(item.preview.startswith(WORDS[found[-1]]) for item in atom.top_documents)
     assert sorted(found) == [0, 1, 2, 3]
+
+
+def test_cutting_the_stored_tree_gives_the_behaviours(audit: Audit) -> None:
+    behaviours = msgspec.json.decode(audit.file(layout.BEHAVIOURS).read_bytes(), type=list[Behaviour])
+    tree = msgspec.json.decode(audit.file(layout.HIERARCHY).read_bytes(), type=Hierarchy)
+    assert tree.groups() == sorted(sorted(item.atoms) for item in behaviours)
+    assert sorted(tree.atoms) == sorted(atom.index for atom in audit.atoms())
 
 
 def test_exemplars_go_from_the_strongest_documents_to_the_weakest_with_the_stored_codes(audit: Audit) -> None:
