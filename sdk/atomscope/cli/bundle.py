@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from typing import Any, cast
 
 from atomscope.bundle import open_bundle
 from atomscope.cli.registry import EXIT_DONE, Output
@@ -33,11 +34,25 @@ def _show(args: Namespace, output: Output) -> int:
             f"{report.loss_adapter:.3f} nats a token; {report.loss_base:.3f} without the adapter "
             f"(of {report.n_loss_documents} documents)",
         ),
+        ("dictionary", _fitted(report.details.get("dictionary"))),
         ("files", f"{len(manifest.files)}, {size_text(sum(entry.size for entry in manifest.files))}"),
         *(("warning", warning) for warning in report.warnings),
     ]
     output.result({"manifest": manifest, "report": report}, card(rows))
     return EXIT_DONE
+
+
+def _fitted(facts: Any) -> str | None:  # noqa: ANN401  (free-form in the report)
+    """How the fit of the dictionary ended; None for a report that does not tell."""
+    if not isinstance(facts, dict):
+        return None
+    told = cast("dict[str, Any]", facts)
+    converged, rounds, fall = told.get("converged"), told.get("rounds"), told.get("last_fall")
+    if not isinstance(converged, bool) or not isinstance(rounds, int):
+        return None
+    how = "converged in" if converged else "not converged after"
+    last = f", its objective changed by {-fall:+.3%} in the last" if isinstance(fall, float) else ""
+    return f"{how} {rounds} rounds{last}"
 
 
 def _verify(args: Namespace, output: Output) -> int:

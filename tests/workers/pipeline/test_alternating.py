@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from atomscope.types.spec import Codes
-from atomscope_workers.pipeline.alternating import fista, learn
-from atomscope_workers.pipeline.minibatch import learn_minibatch
+from atomscope_workers.pipeline.alternating import TOLERANCE, fista, learn
+from atomscope_workers.pipeline.fit import Fit
+from atomscope_workers.pipeline.minibatch import learn_minibatch, learner
 from atomscope_workers.pipeline.span import unit_gram, unit_rows
 from tests.workers.pipeline.spans import clustered, noise_rows
 
@@ -42,6 +45,32 @@ def test_known_atoms_are_found_again() -> None:
     cosines = found.atoms @ truth.T
     assert float(cosines.max(0).values.min()) > 0.98
     assert found.converged
+    assert found.last_fall is not None
+    assert found.last_fall < TOLERANCE
+
+
+def test_a_fit_that_its_limit_stops_says_so_and_how_far_it_still_fell() -> None:
+    span = unit_rows(clustered(CLUSTERS, noise=1.0))
+
+    def after(outer: int) -> Fit:
+        return learn(span, 8, codes="nonnegative", alpha=0.05, codes_per_document=2, seed=0, outer=outer)
+
+    assert (after(1).converged, after(1).last_fall) == (False, None)
+    stopped = after(3)
+    assert (stopped.converged, stopped.rounds, stopped.tolerance) == (False, 3, TOLERANCE)
+    assert stopped.last_fall is not None
+    assert stopped.last_fall > TOLERANCE
+
+
+def test_scikit_learn_that_ran_out_of_steps_has_not_converged(monkeypatch: pytest.MonkeyPatch) -> None:
+    span = unit_rows(clustered(CLUSTERS, noise=1.0))
+    assert learn_minibatch(span, 6, alpha=0.1, seed=0).converged
+
+    def short(*arguments: Any) -> Any:
+        return learner(*arguments).set_params(max_iter=2)
+
+    monkeypatch.setattr("atomscope_workers.pipeline.minibatch.learner", short)
+    assert not learn_minibatch(span, 6, alpha=0.1, seed=0).converged
 
 
 @pytest.mark.parametrize("codes", KINDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,9 @@ from safetensors.numpy import load_file
 
 from atomscope.bundle import Coefficients, layout, read_coefficients
 from atomscope.types.spec import AuditConfig
+from atomscope_workers.pipeline.alternating import learn
 from atomscope_workers.stages.dictionary import FACTS
+from atomscope_workers.stages.warned import earlier
 from tests.workers.stages.units import (
     PARAMETERS,
     SHAPES,
@@ -94,6 +97,17 @@ def test_a_penalty_that_leaves_no_code_is_told_with_its_remedy(tmp_path: Path, c
     assert warnings == ["every code is zero at alpha 1: no atom was found; try a smaller alpha"]
     assert len(_codes(audit)) == 0
     assert msgspec.json.decode(audit.file(FACTS).read_bytes())["codes_per_document"] == 0
+
+
+def test_a_fit_that_did_not_converge_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atomscope_workers.pipeline.dictionary.learn", partial(learn, outer=2))
+    audit, (warning,) = _learned(tmp_path / "work", random_gradients(20))
+    facts = msgspec.json.decode(audit.file(FACTS).read_bytes())
+    assert (facts["converged"], facts["rounds"], facts["tolerance"]) == (False, 2, 1e-4)
+    assert facts["last_fall"] > 1e-4
+    assert "had not converged when it was stopped after 2 rounds" in warning
+    assert f"{-facts['last_fall']:+.3%}" in warning
+    assert earlier(audit.context("report")) == [warning]
 
 
 def test_copies_of_one_document_are_one_atom_of_equal_codes(tmp_path: Path, config: AuditConfig) -> None:

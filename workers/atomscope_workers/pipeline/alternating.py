@@ -8,6 +8,8 @@ the document that is explained worst.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from atomscope.types.spec import Codes
@@ -56,6 +58,7 @@ def learn(
     penalty = alpha if alpha is not None else 0.1
     found = torch.zeros(n, n_atoms, dtype=atoms.dtype, device=atoms.device)
     before, rounds, reseeded, converged = float("inf"), 0, 0, False
+    fall = float("inf")
     tuned = TUNED_ROUNDS if alpha is None else 0
     for rounds in range(1, outer + 1):
         products, inner = span.products(atoms), span.inner(atoms, atoms)
@@ -67,14 +70,26 @@ def learn(
         if fresh:
             reseeded += _reseed(span, atoms, found, norms, fresh)
         value = _objective(norms, span.products(atoms), span.inner(atoms, atoms), found, penalty)
-        if rounds > tuned and before - value < TOLERANCE * abs(value) and not fresh:
+        fall = (before - value) / max(abs(value), 1e-30)
+        if rounds > tuned and fall < TOLERANCE and not fresh:
             converged = True
             break
         before = value
     products, inner = span.products(atoms), span.inner(atoms, atoms)
     found = fista(products, inner, found, penalty, codes, FINAL, tolerance=1e-6)
     value = _objective(norms, products, inner, found, penalty)
-    return Fit(atoms, found, penalty, value, rounds, converged, reseeded, pieces=n_atoms)
+    return Fit(
+        atoms,
+        found,
+        penalty,
+        value,
+        rounds,
+        converged,
+        reseeded,
+        pieces=n_atoms,
+        last_fall=fall if math.isfinite(fall) else None,
+        tolerance=TOLERANCE,
+    )
 
 
 def fista(

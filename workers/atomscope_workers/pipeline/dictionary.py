@@ -35,8 +35,8 @@ class Dictionary:
     signs: NDArray[np.int64]
     """(K,): what the solver's atom and codes were multiplied by, +1 or -1."""
     facts: dict[str, Any]
-    """How the fit went: `solver`, `alpha`, `objective`, `rounds`, `converged`, `reseeded`, `pieces`,
-    `codes_per_document`, `solver_warnings`."""
+    """How the fit went: `solver`, `alpha`, `objective`, `rounds`, `converged`, `last_fall`, `tolerance`,
+    `reseeded`, `pieces`, `codes_per_document`, `solver_warnings`."""
 
 
 def dictionary_size(n_atoms: int | Literal["auto"], documents: int) -> int:
@@ -93,6 +93,8 @@ def resolve_signs(fitted: Fit, solver: str) -> Dictionary:
         "objective": fitted.objective,
         "rounds": fitted.rounds,
         "converged": fitted.converged,
+        "last_fall": fitted.last_fall,
+        "tolerance": fitted.tolerance,
         "reseeded": fitted.reseeded,
         "pieces": fitted.pieces,
         "codes_per_document": fitted.codes_per_document,

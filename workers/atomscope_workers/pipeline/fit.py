@@ -25,11 +25,15 @@ class Fit:
     rounds: int
     """Rounds over the documents."""
     converged: bool
-    """Whether the objective had stopped falling before the rounds ran out."""
+    """Whether the learner met its tolerance before the rounds ran out."""
     reseeded: int
     """Atoms begun anew because no document used them."""
     pieces: int
     """Atoms that were fitted, before those that belong together were merged."""
+    last_fall: float | None = None
+    """Relative fall of the objective over the last round, below zero where it rose; None if not measured."""
+    tolerance: float | None = None
+    """The fall below which the learner stops; None where it is no measure of its own."""
     warnings: tuple[str, ...] = ()
 
     @property

@@ -6,6 +6,7 @@ needs no tolerance and does not stop short, as coordinate descent does in float3
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -44,6 +45,8 @@ def learn_minibatch(span: Span, n_atoms: int, *, alpha: float, seed: int) -> Fit
         lengths = np.linalg.norm(atoms, axis=1, keepdims=True)
         model.components_ = np.divide(atoms, lengths, out=np.zeros_like(atoms), where=lengths > 0)
         codes: NDArray[np.float64] = model.transform(unit)
+    # It tells of no limit that it reached: every step was taken.
+    most = int(model.max_iter) * math.ceil(len(unit) / BATCH)
     residual = unit - codes @ model.components_
     objective = 0.5 * np.square(residual).sum(1) + alpha * np.abs(codes).sum(1)
     found = torch.from_numpy(np.ascontiguousarray(model.components_, dtype=np.float32))
@@ -53,7 +56,7 @@ def learn_minibatch(span: Span, n_atoms: int, *, alpha: float, seed: int) -> Fit
         alpha=alpha,
         objective=float(objective.mean()),
         rounds=int(model.n_iter_),
-        converged=not caught,
+        converged=not caught and int(model.n_steps_) < most,
         reseeded=0,
         pieces=n_atoms,
         warnings=tuple(sorted({str(item.message).splitlines()[0] for item in caught})),

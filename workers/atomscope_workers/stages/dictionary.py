@@ -101,4 +101,16 @@ def _warnings(spanned: SpannedDocuments, found: Dictionary | None) -> list[str]:
     if found.facts["codes_per_document"] == 0:
         alpha = found.facts["alpha"]
         told.append(f"every code is zero at alpha {alpha:g}: no atom was found; try a smaller alpha")
+    told += _not_converged(found)
     return told + [f"the solver warned: {text}" for text in found.facts["solver_warnings"]]
+
+
+def _not_converged(found: Dictionary) -> list[str]:
+    """What to say of a fit that was stopped by its limit rather than by its tolerance."""
+    if found.facts["converged"]:
+        return []
+    text = f"the dictionary had not converged when it was stopped after {found.facts['rounds']} rounds"
+    fall, tolerance = found.facts["last_fall"], found.facts["tolerance"]
+    if fall is not None and tolerance is not None:
+        text += f": the last one changed the objective by {-fall:+.3%}, and the tolerance is {tolerance:.3%}"
+    return [f"{text}; stability tells how far its atoms depend on that"]
