@@ -31,11 +31,12 @@ from atomscope_workers.pipeline.dictionary import dictionary_size, fit
 from atomscope_workers.pipeline.factors import FactorSums
 from atomscope_workers.pipeline.gradients import document_losses, gradient_pass
 from atomscope_workers.pipeline.minibatch import BATCH, learner
+from atomscope_workers.pipeline.plan import loss_sample
 from atomscope_workers.pipeline.span import unit_rows
 from atomscope_workers.stages import validate
 from atomscope_workers.stages.context import StageContext
-from atomscope_workers.stages.extract import loss_sample
 from atomscope_workers.stages.inputs import lora_model, read_plan
+from atomscope_workers.stages.rows import ROWS
 from atomscope_workers.stages.space import Space, space_of
 
 PROBE_TOKENS = 1024
@@ -117,7 +118,7 @@ def estimate_audit(spec: AuditSpec, context: Callable[[AuditSpec, Path], StageCo
         lora = lora_model(ctx, plan)
         loading = perf_counter() - start
         probe = probe_model(lora, _probe_batch(plan, tokens))
-        rows_bytes = ctx.read(validate.ROWS).stat().st_size
+        rows_bytes = ctx.read(ROWS).stat().st_size
         adapter_bytes = ctx.read(layout.ADAPTER_WEIGHTS).stat().st_size
     shapes = Shapes(
         documents=plan.n_documents,

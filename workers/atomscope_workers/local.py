@@ -15,19 +15,20 @@ from pathlib import Path
 import msgspec
 
 from atomscope.bundle import Bundle, layout, open_bundle
-from atomscope.cli.registry import Estimate, LocalRun
+from atomscope.cli.registry import Estimate, LocalRefit, LocalRun
 from atomscope.errors import BundleError, InvalidInput
 from atomscope.store import LocalStore, ObjectNotFound
 from atomscope.types.attribution import AttributionQuery, AttributionResult
 from atomscope.types.resources import Progress
-from atomscope.types.spec import AuditSpec, InputRef
+from atomscope.types.spec import AuditSpec, InputRef, ParentRef
 from atomscope.types.work import FAN_OUT, STAGES, Stage
 from atomscope_workers.attribution import attribute
 from atomscope_workers.estimate import estimate_audit
 from atomscope_workers.local_inputs import local_spec
+from atomscope_workers.local_refit import link, open_source, refit_spec, source_held
 from atomscope_workers.opened_audit import OnSteps, OpenedAudit
 from atomscope_workers.stages.assemble import assemble_bundle
-from atomscope_workers.stages.context import UnitResult
+from atomscope_workers.stages.context import Parent, UnitResult
 from atomscope_workers.stages.registry import STAGE_FUNCTIONS
 from atomscope_workers.stages.versions import software_versions
 from atomscope_workers.work_folder import FILES, UNITS, claim, held, is_work_of, work_folder
@@ -63,10 +64,18 @@ class LocalContext:
     work: Path
     tell: Callable[[int, int, str], None]
     max_rows: int = MAX_ROWS
+    parent: Parent | None = None
     written: list[str] = field(default_factory=list[str])
 
     def input(self, ref: InputRef) -> Path:
         return Path(ref.location)
+
+    def adopt(self, path: str) -> None:
+        if self.parent is None:
+            raise ValueError(f"{path}: this audit has no parent")
+        link(self.parent.read(path), self.work / FILES / path)
+        self.parent.forget(path)
+        self.written.append(path)
 
     def read(self, path: str) -> Path:
         file = self.work / FILES / path
@@ -99,8 +108,21 @@ def run_local(request: LocalRun, on_progress: OnProgress) -> Path:
     (`NothingToAudit`) as the stages do, when the output folder holds something else, and when another process
     is at the same work.
     """
-    spec = local_spec(request)
-    out = request.out.expanduser().absolute()
+    return _run(local_spec(request), request.out, on_progress)
+
+
+def refit_local(request: LocalRefit, on_progress: OnProgress) -> Path:
+    """Fit an audit's stored gradients under other settings; the folder of the new bundle.
+
+    Raises `BundleError` for a bundle that is missing, damaged or of another format; `InvalidInput` as the
+    stages do, and as `refit_spec` does.
+    """
+    with source_held(request.source):
+        return _run(refit_spec(request), request.out, on_progress)
+
+
+def _run(spec: AuditSpec, asked: Path, on_progress: OnProgress) -> Path:
+    out = asked.expanduser().absolute()
     if out.is_symlink():
         out = out.resolve()  # a folder cannot be moved onto a link
     work = work_folder(out)
@@ -119,17 +141,19 @@ def run_local(request: LocalRun, on_progress: OnProgress) -> Path:
 def _audit(spec: AuditSpec, work: Path, out: Path, on_progress: OnProgress) -> None:
     """Run the units that have not finished, put the bundle together and move it to `out`."""
     shards = 0
+    parent = open_source(spec.parent.location) if isinstance(spec.parent, ParentRef) else None
     for stage in STAGES:
         units = shards if stage in FAN_OUT else 1
         tally = _Tally()
         for index in range(units):
-            marker = _run_unit(spec, stage, index, shards, work, tally, on_progress)
+            marker = _run_unit(spec, stage, index, shards, work, parent, tally, on_progress)
             if marker.result.shards is not None:
                 shards = marker.result.shards
                 tally = _Tally()
     files = LocalStore(work / FILES)
     sources = {item.key: f"{FILES}/{item.key}" for item in files.list("")}
-    assemble_bundle(LocalStore(work), sources, "bundle/", spec.audit_id)
+    named = spec.parent.audit_id if isinstance(spec.parent, ParentRef) else None
+    assemble_bundle(LocalStore(work), sources, "bundle/", spec.audit_id, parent=named)
     if out.exists():
         out.rmdir()  # empty, or `_holds` had refused it
     (work / "bundle").rename(out)
@@ -159,6 +183,7 @@ def _run_unit(
     index: int,
     shards: int,
     work: Path,
+    parent: Parent | None,
     tally: _Tally,
     on_progress: OnProgress,
 ) -> _Marker:
@@ -177,6 +202,7 @@ def _run_unit(
             scratch=Path(scratch),
             work=work,
             tell=counted.tell,
+            parent=parent,
         )
         result = STAGE_FUNCTIONS[stage](ctx)
     counted.finish()
@@ -226,6 +252,9 @@ class InProcess:
 
     def run(self, request: LocalRun, on_progress: OnProgress) -> Path:
         return run_local(request, on_progress)
+
+    def refit(self, request: LocalRefit, on_progress: OnProgress) -> Path:
+        return refit_local(request, on_progress)
 
     def estimate(self, request: LocalRun) -> Estimate:
         return estimate_audit(local_spec(request), _validating)

@@ -37,7 +37,7 @@ def held(work: Path) -> Generator[None]:
 
     Raises `InvalidInput` when another process holds it, and when it is there and not a work folder.
     """
-    if work.exists() and not _is_work(work):
+    if work.exists() and not is_work(work):
         raise InvalidInput("bad_path", f"{work} exists and is no work folder of an audit")
     work.mkdir(parents=True, exist_ok=True)
     with (work / _LOCK).open("a") as lock:
@@ -63,7 +63,7 @@ def claim(work: Path, stamp: str) -> None:
     (work / _STAMP).write_text(stamp, encoding="utf-8")
 
 
-def _is_work(work: Path) -> bool:
+def is_work(work: Path) -> bool:
     """Whether it carries a stamp, or was only just made when its maker was stopped."""
     if not work.is_dir():
         return False

@@ -39,13 +39,22 @@ class BundleFiles:
             ) from error
         self.manifest = decode_manifest(data)
         self._entries: dict[str, FileEntry] = {entry.path: entry for entry in self.manifest.files}
+        self._project = "/".join(prefix.split("/")[:2]) + "/" if prefix.startswith("projects/") else None
 
     def __contains__(self, path: str) -> bool:
         return path in self._entries
 
     def holds(self, path: str) -> bool:
         """Whether `path` is listed and in the store."""
-        return path in self._entries and self._store.exists(f"{self._prefix}{path}")
+        return path in self._entries and self._store.exists(self.key(path))
+
+    def key(self, path: str) -> str:
+        """The key of a file's content: in the bundle, or where several bundles of a project share it."""
+        own = f"{self._prefix}{path}"
+        shared = (self.manifest.shared or {}).get(path)
+        if shared is None or self._project is None or not shared.startswith(self._project):
+            return own
+        return own if self._store.exists(own) else shared
 
     def path(self, path: str) -> Path:
         """A local file with the content of `path`, fetched and kept when the store is not a folder.
@@ -55,7 +64,7 @@ class BundleFiles:
         entry = self._entries.get(path)
         if entry is None:
             raise BundleError(f"the bundle does not hold {path}")
-        key = f"{self._prefix}{path}"
+        key = self.key(path)
         local = self._store.local_path(key)
         try:
             if local is None:
@@ -94,7 +103,7 @@ class BundleFiles:
     def _fault(self, entry: FileEntry) -> str | None:
         digest, size = hashlib.sha256(), 0
         try:
-            with self._store.open_read(f"{self._prefix}{entry.path}") as source:
+            with self._store.open_read(self.key(entry.path)) as source:
                 while block := source.read(_BLOCK):
                     digest.update(block)
                     size += len(block)

@@ -12,9 +12,12 @@ Every key of a project begins with `projects/<project_id>/`, so that a store pre
     projects/<project>/audits/<aud>/bundle-a<attempt>-f<fence>/   the bundle, manifest.json last
 
     projects/<project>/audits/<aud>/jobs/<job>/f<fence>.json  results of jobs on it
+    projects/<project>/extractions/<aud>/<shard>/f<fence>/    gradients, losses and factor sums of one shard
+                                                              that the audit extracted, entry.json last
 
 A unit writes its outputs under its own fence at the path they will have in the bundle; the `report`
-stage copies the winners' into the bundle. Paths that begin with `work/` never reach the bundle.
+stage copies the winners' into the bundle. Paths that begin with `work/` never reach the bundle. What
+`extract` writes lies among the extractions, which audits share; a bundle refers to the gradients there.
 """
 
 from __future__ import annotations
@@ -41,9 +44,14 @@ CURVATURE = "curvature/curvature.safetensors"
 GRAM = "projected/gram.safetensors"
 """Inner products of the whitened gradients, where every one of them is kept."""
 UNIT = "unit.json"
+ENTRY = "entry.json"
+"""Of a stored shard, written last: the size and SHA-256 of its files."""
+TOKENS = "documents/tokens.safetensors"
+"""Token ids and target masks of the audited documents, which a refit has no other way to come by."""
 
 WORK = "work/"
-TOKENS = "work/tokens.safetensors"
+SHARDS = "work/shards.json"
+"""Where each shard of the plan is stored, or is to be."""
 
 
 def gradient_shard(index: int) -> str:
@@ -82,6 +90,11 @@ def project_prefix(project_id: str) -> str:
 
 def audit_prefix(project_id: str, audit_id: str) -> str:
     return f"projects/{project_id}/audits/{audit_id}/"
+
+
+def extraction_prefix(project_id: str, audit_id: str) -> str:
+    """Key prefix of the shards that an audit extracted; other audits may read them after its end."""
+    return f"projects/{project_id}/extractions/{audit_id}/"
 
 
 def attempt_prefix(project_id: str, audit_id: str, attempt: int) -> str:

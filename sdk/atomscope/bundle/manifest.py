@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 import msgspec
@@ -19,6 +19,7 @@ from atomscope.types.spec import FORMAT_VERSION
 KIND = "audit"
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHARED = re.compile(r"projects/[^/]+/extractions/.+")
 
 
 class _Version(msgspec.Struct):
@@ -43,6 +44,10 @@ def decode_manifest(data: bytes) -> Manifest:
     if manifest.kind != KIND:
         raise BundleError(f"the bundle is of kind {visible(manifest.kind, 60)!r}, not {KIND!r}")
     check_entries(manifest.files)
+    listed = {entry.path for entry in manifest.files}
+    for path, key in (manifest.shared or {}).items():
+        if path not in listed or not is_key(key) or not _SHARED.fullmatch(key):
+            raise BundleError(f"the manifest may not share {visible(path, 200)} as {visible(key, 200)}")
     return manifest
 
 
@@ -60,15 +65,27 @@ def check_entries(files: Iterable[FileEntry]) -> None:
         seen.add(entry.path)
 
 
-def write_manifest(store: ObjectStore, prefix: str, audit_id: str, files: Iterable[FileEntry]) -> Manifest:
+def write_manifest(
+    store: ObjectStore,
+    prefix: str,
+    audit_id: str,
+    files: Iterable[FileEntry],
+    *,
+    parent: str | None = None,
+    shared: Mapping[str, str] | None = None,
+) -> Manifest:
     """Write `manifest.json` under `prefix` (which ends in `/`, or is empty): the bundle is committed.
 
-    `files` are those already in the store. Raises `BundleError`, and commits nothing, when one of them is
-    not there in its size; `StoreError` when the store refuses.
+    `files` are those already in the store; those of `shared` under the key given. Raises `BundleError`, and
+    commits nothing, when one of them is not there in its size; `StoreError` when the store refuses.
     """
+    shared = shared or {}
     entries = sorted(files, key=lambda entry: entry.path)
     check_entries(entries)
     stored = {item.key.removeprefix(prefix): item.size for item in store.list(prefix)}
+    for path, key in shared.items():
+        if store.exists(key):
+            stored[path] = store.size(key)
     for entry in entries:
         if stored.get(entry.path) != entry.size:
             found = f"{stored[entry.path]} bytes" if entry.path in stored else "nothing"
@@ -77,6 +94,8 @@ def write_manifest(store: ObjectStore, prefix: str, audit_id: str, files: Iterab
         audit_id=audit_id,
         created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         files=entries,
+        parent=parent or msgspec.UNSET,
+        shared=dict(shared) or msgspec.UNSET,
     )
     store.put_bytes(f"{prefix}{layout.MANIFEST}", encode(manifest))
     return manifest

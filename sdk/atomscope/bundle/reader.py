@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,8 @@ from atomscope.types.resources import DocumentMatch
 from atomscope.types.spec import AuditConfig, AuditSpec
 
 Sign = Literal["positive", "negative"]
+
+_STORED = re.compile(r"(.*[^/])/(projects/[^/]+/audits/[^/]+/bundle-a\d+-f\d+)/?")
 
 ACTIVE = 1e-6
 """A code is active above this magnitude (section 3.4)."""
@@ -194,6 +197,10 @@ class Bundle:
         """Whether `file(path)` is there: what is large may have been left out of a copy."""
         return self._files.holds(path)
 
+    def key(self, path: str) -> str:
+        """The key of `path` in the store that the bundle was opened in."""
+        return self._files.key(path)
+
     def forget(self, path: str) -> None:
         """Remove the copy that `file(path)` fetched; a folder's own file is left alone."""
         self._files.forget(path)
@@ -253,9 +260,14 @@ def open_bundle(address: str | Path) -> Bundle:
     Raises `BundleError` when there is no committed bundle there, or it is of a newer format; `StoreError`
     when the address is no store's or the store cannot be reached.
     """
+    is_uri = isinstance(address, str) and "://" in address
+    text = address if is_uri else Path(address).absolute().as_posix()
+    # In the store of a service, what bundles share is found from its root.
+    stored = _STORED.fullmatch(str(text))
+    root, prefix = (stored[1], f"{stored[2]}/") if stored is not None else (str(text), "")
     try:
-        if isinstance(address, str) and "://" in address:
-            return Bundle(open_store(address, create=False))
-        return Bundle(LocalStore(Path(address).absolute(), create=False))
+        return Bundle(
+            open_store(root, create=False) if is_uri else LocalStore(Path(root), create=False), prefix
+        )
     except ObjectNotFound as error:
         raise BundleError(str(error)) from error

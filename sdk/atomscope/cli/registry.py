@@ -40,6 +40,19 @@ class LocalRun(msgspec.Struct, kw_only=True, frozen=True):
     config: AuditConfig
 
 
+class LocalRefit(msgspec.Struct, kw_only=True, frozen=True):
+    """`atomscope audit refit BUNDLE|WORK`: the fit of a local audit once more."""
+
+    source: str
+    """A bundle's folder or address, or the work folder of an audit under way."""
+    out: Path
+    base_model: Path | None = None
+    """Where the audited base model is now, if no longer where it was."""
+    preset: str | None = None
+    settings: dict[str, Any] = {}
+    """Fields of `AuditConfig`; the others are the preset's, or the parent's."""
+
+
 class Estimate(msgspec.Struct, kw_only=True, frozen=True):
     """`--dry-run`: what an audit would cost on this machine."""
 
@@ -59,6 +72,10 @@ class LocalRunner(Protocol):
 
     def run(self, request: LocalRun, on_progress: Callable[[Stage, Progress], None]) -> Path:
         """Run the audit and return the bundle's folder; raises `InvalidInput`, `NothingToAudit`."""
+        ...
+
+    def refit(self, request: LocalRefit, on_progress: Callable[[Stage, Progress], None]) -> Path:
+        """Fit stored gradients once more; the new bundle's folder. Raises `InvalidInput`, `BundleError`."""
         ...
 
     def estimate(self, request: LocalRun) -> Estimate: ...

@@ -26,6 +26,11 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True):
     """Sorted by path; the manifest itself is not listed."""
     format_version: int = FORMAT_VERSION
     kind: str = "audit"
+    parent: str | msgspec.UnsetType = msgspec.UNSET
+    """Of a refit: the id of the audit whose gradients it read."""
+    shared: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    """Path -> key in the service's store, of files that lie there once for several bundles. A copy of the
+    bundle has them at their path, or does without."""
 
 
 class ShardPlan(msgspec.Struct, kw_only=True, frozen=True):

@@ -111,6 +111,14 @@ class InputRef(msgspec.Struct, kw_only=True, frozen=True):
     """What its owner called it; never used as a path."""
 
 
+class ParentRef(msgspec.Struct, kw_only=True, frozen=True):
+    """The audit whose gradients a refit reads."""
+
+    audit_id: str
+    location: str
+    """Key prefix of its bundle in the object store; an absolute path on one machine."""
+
+
 class AuditSpec(msgspec.Struct, kw_only=True, frozen=True):
     """`spec.json`: everything that decides the outcome of an audit, every default filled in."""
 
@@ -123,3 +131,7 @@ class AuditSpec(msgspec.Struct, kw_only=True, frozen=True):
     format_version: int = FORMAT_VERSION
     versions: dict[str, str] = {}
     """Versions of the software that ran it, by distribution name."""
+    parent: ParentRef | msgspec.UnsetType = msgspec.UNSET
+    """Of a refit: the audit that it is a refit of. Nothing is extracted then."""
+    extractions: list[str] | msgspec.UnsetType = msgspec.UNSET
+    """Key prefixes of the extractions whose shards an audit of the service may read; none in a bundle."""

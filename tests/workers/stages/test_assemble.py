@@ -16,12 +16,12 @@ from atomscope_workers.stages.assemble import assemble_bundle
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
     made = LocalStore(tmp_path)
-    for path in (layout.PLAN, layout.vector(3), layout.TOKENS):
+    for path in (layout.PLAN, layout.vector(3), layout.SHARDS):
         made.put_bytes(f"units/f2/{path}", path.encode())
     return made
 
 
-SOURCES = {path: f"units/f2/{path}" for path in (layout.vector(3), layout.TOKENS, layout.PLAN)}
+SOURCES = {path: f"units/f2/{path}" for path in (layout.vector(3), layout.SHARDS, layout.PLAN)}
 
 
 def test_a_bundle_holds_its_sources_and_the_schemas(store: LocalStore) -> None:

@@ -18,7 +18,7 @@ from atomscope.types.bundle import Plan
 from atomscope.types.spec import AuditConfig
 from atomscope_workers.models.device import choose_device
 from atomscope_workers.stages import inputs
-from atomscope_workers.stages.validate import ROWS, StoredRow
+from atomscope_workers.stages.rows import ROWS, StoredRow
 from tests.fixtures.models import TinyAdapterFactory
 from tests.workers.stages.units import a_spec, extracted, random_gradients, unit
 

@@ -26,7 +26,7 @@ from atomscope_workers.stages.context import UnitResult
 from atomscope_workers.stages.gradient_file import GradientWriter
 from atomscope_workers.stages.inputs import read_plan
 from atomscope_workers.stages.registry import STAGE_FUNCTIONS
-from atomscope_workers.stages.validate import ROWS, StoredRow
+from atomscope_workers.stages.rows import ROWS, StoredRow
 
 SHAPES = {"layer.lora_A.weight": (2, 6), "layer.lora_B.weight": (5, 2)}
 """LoRA matrices of the audits made here: 22 parameters."""

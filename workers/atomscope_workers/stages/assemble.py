@@ -11,16 +11,27 @@ from atomscope.types.bundle import FileEntry, Manifest
 
 
 def assemble_bundle(
-    store: ObjectStore, sources: Mapping[str, str], target_prefix: str, audit_id: str
+    store: ObjectStore,
+    sources: Mapping[str, str],
+    target_prefix: str,
+    audit_id: str,
+    *,
+    parent: str | None = None,
+    shared: Mapping[str, FileEntry] | None = None,
 ) -> Manifest:
     """Copy every source into the bundle, add the JSON Schemas, then commit it by its manifest.
 
     `sources` maps bundle paths to keys of the store; paths under `work/` are left out. `target_prefix` ends
-    in `/`. Raises `StoreError`; nothing is committed then, and the copies may be made again.
+    in `/`. Sources whose entry is in `shared` stay where they are, and the manifest names their keys. Raises
+    `StoreError`; nothing is committed then, and the copies may be made again.
     """
+    shared = shared or {}
     files: list[FileEntry] = []
     for path, key in sorted(sources.items()):
         if path.startswith(layout.WORK):
+            continue
+        if path in shared:
+            files.append(shared[path])
             continue
         digest, size = hashlib.sha256(), 0
         with store.open_read(key) as source:
@@ -33,4 +44,11 @@ def assemble_bundle(
         store.put_bytes(f"{target_prefix}{path}", content)
         digest = hashlib.sha256(content)
         files.append(FileEntry(path=path, size=len(content), sha256=digest.hexdigest()))
-    return write_manifest(store, target_prefix, audit_id, files)
+    return write_manifest(
+        store,
+        target_prefix,
+        audit_id,
+        files,
+        parent=parent,
+        shared={path: sources[path] for path in shared},
+    )

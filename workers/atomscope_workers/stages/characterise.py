@@ -26,8 +26,8 @@ from atomscope_workers.stages.dictionary import read_dictionary
 from atomscope_workers.stages.evidence import FOUND, Found, stored_strengths
 from atomscope_workers.stages.inputs import gradient_shards, read_rows
 from atomscope_workers.stages.labels import Subject, label
+from atomscope_workers.stages.rows import StoredRow
 from atomscope_workers.stages.space import SpannedDocuments, spanned_documents
-from atomscope_workers.stages.validate import StoredRow
 from atomscope_workers.stages.vectors import NORMS
 from atomscope_workers.stages.warned import keep
 

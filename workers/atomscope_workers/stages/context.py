@@ -28,6 +28,25 @@ class UnitResult(msgspec.Struct, kw_only=True):
     summary: dict[str, Any] = {}
 
 
+class Parent(Protocol):
+    """What an earlier audit left, for a refit of it: files by bundle path, some of them under `work/`."""
+
+    @property
+    def spec(self) -> AuditSpec: ...
+
+    def holds(self, path: str) -> bool:
+        """Whether `read(path)` is there."""
+        ...
+
+    def read(self, path: str) -> Path:
+        """A local file with the content of `path`; raises `BundleError` when it is missing or damaged."""
+        ...
+
+    def forget(self, path: str) -> None:
+        """Remove the copy that `file(path)` fetched, if it did."""
+        ...
+
+
 class StageContext(Protocol):
     """One unit's view of the world. Paths are bundle paths (`atomscope.bundle.layout`)."""
 
@@ -53,6 +72,11 @@ class StageContext(Protocol):
         ...
 
     @property
+    def parent(self) -> Parent | None:
+        """Of a refit, the audit that it is a refit of."""
+        ...
+
+    @property
     def max_rows(self) -> int:
         """Rows a data set may have."""
         ...
@@ -71,6 +95,10 @@ class StageContext(Protocol):
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Store small content as this unit's output `path`."""
+        ...
+
+    def adopt(self, path: str) -> None:
+        """Make the parent's file `path` this unit's output `path`, unchanged."""
         ...
 
     def outputs(self) -> list[str]:

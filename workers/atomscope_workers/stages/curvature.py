@@ -15,21 +15,29 @@ from atomscope_workers.pipeline.curvature import (
     squared_sum,
 )
 from atomscope_workers.pipeline.factors import reduce_factors
-from atomscope_workers.stages.arrays import load_factors, save_curvature
+from atomscope_workers.stages.arrays import load_curvature, load_factors, save_curvature
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.inputs import gradient_shards, plan_device, read_plan
 from atomscope_workers.stages.warned import finish
 
 
 def run(ctx: StageContext) -> UnitResult:
-    """Write `curvature/curvature.safetensors`."""
+    """Write `curvature/curvature.safetensors`; a refit has eigenbases and lambda from its parent."""
     config = ctx.spec.config
-    factors = reduce_factors(load_factors(ctx.read(layout.factor_sums(index))) for index in range(ctx.shards))
-    bases = rotations(factors)
+    parent = ctx.parent
+    measured: dict[str, torch.Tensor] | None = None
+    if parent is None or not parent.holds(layout.CURVATURE):
+        sums = (load_factors(ctx.read(layout.factor_sums(index))) for index in range(ctx.shards))
+        bases = rotations(reduce_factors(sums))
+    else:
+        stored = load_curvature(parent.read(layout.CURVATURE))
+        bases = tuple(module.rotation for module in stored)
+        if parent.spec.config.preconditioner != "kfac":
+            measured = {module.name: module.lambdas for module in stored}
     if config.preconditioner == "kfac":
         lambdas = {rotation.name: kronecker_lambda(rotation) for rotation in bases}
     else:
-        lambdas = _measured(ctx, bases)
+        lambdas = measured or _measured(ctx, bases)
     curvature = [
         choose_components(
             rotation,

@@ -6,8 +6,6 @@ forward once more, with the adapter off, for its losses under the base alone.
 
 from __future__ import annotations
 
-import itertools
-
 import msgspec
 import numpy as np
 import torch
@@ -15,19 +13,18 @@ from numpy.typing import NDArray
 
 from atomscope.bundle import layout
 from atomscope.errors import InvalidInput
-from atomscope.types.bundle import ShardPlan
 from atomscope_workers.datasets.documents import load_tokens
 from atomscope_workers.models.load import adapter_disabled
 from atomscope_workers.pipeline.batches import collate
 from atomscope_workers.pipeline.factors import FactorSums
 from atomscope_workers.pipeline.gradients import document_losses, gradient_norms, gradient_pass
+from atomscope_workers.pipeline.plan import loss_sample
 from atomscope_workers.stages.arrays import Losses, save_factors, save_losses
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.determinism import deterministic
 from atomscope_workers.stages.gradient_file import GradientWriter
 from atomscope_workers.stages.inputs import lora_model, read_plan
-
-LOSS_SAMPLE = 32
+from atomscope_workers.stages.refit import take_over_shard
 
 
 def run(ctx: StageContext) -> UnitResult:
@@ -37,6 +34,8 @@ def run(ctx: StageContext) -> UnitResult:
     """
     plan = read_plan(ctx)
     shard = plan.shards[ctx.index]
+    if ctx.parent is not None:
+        return take_over_shard(ctx, ctx.parent, shard)
     total = len(shard.documents)
     ctx.progress(0, total, "documents")
     tokens = load_tokens(ctx.read(layout.TOKENS))
@@ -80,18 +79,6 @@ def run(ctx: StageContext) -> UnitResult:
     save_factors(factors, scratch)
     ctx.write(layout.factor_sums(ctx.index), scratch)
     return UnitResult(documents=total)
-
-
-def loss_sample(shard: ShardPlan) -> list[list[int]]:
-    """Micro-batches of the documents whose loss is measured under the base as well.
-
-    `LOSS_SAMPLE` of the shard, evenly spread over its documents by length, or all of a smaller one: enough to
-    tell whether the adapter lowers the loss of its data, for an eighth of a forward pass at the default size.
-    """
-    step = max(1, len(shard.documents) // LOSS_SAMPLE)
-    places = itertools.count()
-    sampled = [[row for row in batch if next(places) % step == 0] for batch in shard.micro_batches]
-    return [batch for batch in sampled if batch]
 
 
 def _numpy(values: torch.Tensor) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from atomscope_workers.models.load import load_lora_model
 from atomscope_workers.models.lora import LoraModel
 from atomscope_workers.stages.context import StageContext
 from atomscope_workers.stages.gradient_file import GradientShards
-from atomscope_workers.stages.validate import ROWS, StoredRow
+from atomscope_workers.stages.rows import ROWS, StoredRow
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

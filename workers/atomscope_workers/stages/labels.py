@@ -22,7 +22,7 @@ from atomscope_workers.pipeline.keywords import left_out
 from atomscope_workers.pipeline.seeds import seeded
 from atomscope_workers.pipeline.sides import sides
 from atomscope_workers.stages.context import StageContext
-from atomscope_workers.stages.validate import StoredRow
+from atomscope_workers.stages.rows import StoredRow
 
 Kind = Literal["behaviour", "atom"]
 

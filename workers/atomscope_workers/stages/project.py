@@ -14,7 +14,7 @@ from atomscope_workers.stages.arrays import load_curvature, save_gram, save_proj
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.gradient_file import GradientShards
 from atomscope_workers.stages.inputs import gradient_shards, plan_device, read_plan
-from atomscope_workers.stages.space import space_of
+from atomscope_workers.stages.space import same_whitening, space_of
 
 SKETCH = "work/sketch.json"
 """How far the sketch's cosines are from the exact ones, where documents are sketched."""
@@ -31,12 +31,25 @@ def run(ctx: StageContext) -> UnitResult:
     plan = read_plan(ctx)
     documents = np.array(plan.shards[ctx.index].documents, dtype=np.int64)
     ctx.progress(0, len(documents), "documents")
-    if space_of(ctx.spec.config, plan.n_documents) != "gram":
-        _shard(ctx, documents)
-    elif ctx.index == 0:
+    space = space_of(ctx.spec.config, plan.n_documents)
+    whole = space == "gram"
+    path = layout.GRAM if whole else layout.projected_shard(ctx.index)
+    if whole and ctx.index:
+        pass
+    elif _is_the_parents(ctx, path, plan.n_documents) and (space != "sketch" or ctx.index):
+        ctx.adopt(path)  # but for the sketch's first shard, by which its error is measured
+    elif whole:
         _gram(ctx)
+    else:
+        _shard(ctx, documents)
     ctx.progress(len(documents), len(documents), "documents")
     return UnitResult(documents=len(documents))
+
+
+def _is_the_parents(ctx: StageContext, path: str, documents: int) -> bool:
+    """Whether a refit's parent holds the same at `path`."""
+    parent = ctx.parent
+    return parent is not None and same_whitening(ctx.spec, parent, documents) and parent.holds(path)
 
 
 def _shard(ctx: StageContext, documents: np.ndarray) -> None:

@@ -18,7 +18,8 @@ from atomscope_workers.stages.dictionary import FACTS
 from atomscope_workers.stages.evidence import MORE_LOSSES
 from atomscope_workers.stages.inputs import read_plan, read_rows
 from atomscope_workers.stages.project import SKETCH
-from atomscope_workers.stages.warned import earlier
+from atomscope_workers.stages.refit import DOCUMENT_WARNINGS
+from atomscope_workers.stages.warned import earlier, kept
 
 DROPPED_LISTED = 1000
 FEW_DOCUMENTS = 100
@@ -100,4 +101,7 @@ def _details(ctx: StageContext) -> dict[str, Any]:
     found: dict[str, Any] = {"dictionary": msgspec.json.decode(ctx.read(FACTS).read_bytes())}
     if SKETCH in ctx.outputs():
         found["sketch"] = msgspec.json.decode(ctx.read(SKETCH).read_bytes())
+    told = kept("validate")
+    if told in ctx.outputs():
+        found[DOCUMENT_WARNINGS] = msgspec.json.decode(ctx.read(told).read_bytes())
     return found

@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from atomscope.bundle import layout
-from atomscope.types.spec import AuditConfig
+from atomscope.types.spec import AuditConfig, AuditSpec
 from atomscope_workers.pipeline.span import Span, unit_gram, unit_rows
 from atomscope_workers.stages.arrays import load_gram, load_projected
-from atomscope_workers.stages.context import StageContext
+from atomscope_workers.stages.context import Parent, StageContext
 from atomscope_workers.stages.inputs import read_plan
+from atomscope_workers.stages.versions import software_versions
 
 Space = Literal["gram", "sketch", "components"]
 
@@ -29,6 +30,20 @@ def space_of(config: AuditConfig, documents: int) -> Space:
     if config.preconditioner != "ekfac-full":
         return "components"
     return "gram" if documents <= config.exact_documents else "sketch"
+
+
+def same_whitening(spec: AuditSpec, parent: Parent, documents: int) -> bool:
+    """Whether the whitened documents of a refit's parent are what the refit would compute."""
+    own, other = spec.config, parent.spec.config
+    space = space_of(own, documents)
+    if space != space_of(other, documents) or parent.spec.versions != software_versions():
+        return False
+    decisive = {
+        "gram": ("preconditioner", "damping"),
+        "components": ("preconditioner", "damping", "components"),
+        "sketch": ("preconditioner", "damping", "sketch_columns", "seed"),
+    }[space]
+    return all(getattr(own, name) == getattr(other, name) for name in decisive)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The first stage: every input is checked before any work, documents are tokenised, and the plan is fixed.
 
 Writes `spec.json` (with the versions that run the audit), `plan.json`, `documents/dropped.json`, a copy of
-the adapter, and for later stages `work/tokens.safetensors` and `work/rows.jsonl`.
+the adapter, `documents/tokens.safetensors`, and for later stages `work/rows.jsonl`. A refit takes these over.
 """
 
 from __future__ import annotations
@@ -30,24 +30,13 @@ from atomscope_workers.models.load import attach_adapter, check_fit
 from atomscope_workers.pipeline.plan import make_plan
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.limits import check_vocabulary, length_limit
+from atomscope_workers.stages.refit import take_over
+from atomscope_workers.stages.rows import ROWS, StoredRow
 from atomscope_workers.stages.versions import software_versions
 from atomscope_workers.stages.warned import keep
 
-ROWS = "work/rows.jsonl"
-"""One `StoredRow` a line, of the audited documents in physical order."""
-
 MIN_DOCUMENTS = 2
 _CHECK_EVERY = 64
-
-
-class StoredRow(msgspec.Struct, kw_only=True, frozen=True):
-    """What later stages need of a document's row."""
-
-    document: int
-    id: str
-    messages: list[dict[str, str]]
-    """As `DocumentRecord.messages`, made by `Row.stored`; of a plain-text row, turns of the roles `prompt`
-    and `completion`, or one of the role `text`."""
 
 
 @dataclass
@@ -67,6 +56,8 @@ def run(ctx: StageContext) -> UnitResult:
     """
     spec = ctx.spec
     ctx.progress(0, 0, "documents")
+    if ctx.parent is not None:
+        return take_over(ctx, ctx.parent)
     if spec.config.labels:
         required_label_settings(os.environ)
     base = check_base(ctx.input(spec.base_model))

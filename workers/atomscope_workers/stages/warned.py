@@ -8,7 +8,8 @@ from atomscope.types.work import STAGES, Stage
 from atomscope_workers.stages.context import StageContext, UnitResult
 
 
-def _path(stage: Stage) -> str:
+def kept(stage: Stage) -> str:
+    """Work path of a stage's warnings."""
     return f"work/warnings/{stage}.json"
 
 
@@ -20,7 +21,7 @@ def finish(ctx: StageContext, warnings: list[str]) -> UnitResult:
 
 def keep(ctx: StageContext, warnings: list[str]) -> None:
     """Store the warnings of this stage."""
-    ctx.write_bytes(_path(ctx.stage), msgspec.json.encode(warnings))
+    ctx.write_bytes(kept(ctx.stage), msgspec.json.encode(warnings))
 
 
 def earlier(ctx: StageContext) -> list[str]:
@@ -28,6 +29,6 @@ def earlier(ctx: StageContext) -> list[str]:
     written = set(ctx.outputs())
     found: list[str] = []
     for stage in STAGES:
-        if _path(stage) in written:
-            found += msgspec.json.decode(ctx.read(_path(stage)).read_bytes(), type=list[str])
+        if kept(stage) in written:
+            found += msgspec.json.decode(ctx.read(kept(stage)).read_bytes(), type=list[str])
     return found

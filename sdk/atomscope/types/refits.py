@@ -1,0 +1,52 @@
+"""A refit: the fit of an audit once more, under other settings, on the gradients that it stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from atomscope.types.presets import with_preset
+from atomscope.types.spec import AuditConfig
+
+EXTRACTION_SETTINGS = (
+    "max_length",
+    "on_bad_row",
+    "chat_template",
+    "dtype",
+    "token_budget",
+    "shard_documents",
+)
+"""Settings that decide what is extracted: a refit has those of its parent."""
+
+
+class NeedsExtraction(ValueError):  # noqa: N818
+    """A setting that only a whole audit can change; `setting` names it."""
+
+    def __init__(self, setting: str, detail: str) -> None:
+        super().__init__(detail)
+        self.setting = setting
+
+
+def refit_config(parent: AuditConfig, settings: Mapping[str, Any], preset: str | None = None) -> AuditConfig:
+    """The settings of a refit: the parent's, or a preset's, those given in their place.
+
+    Raises `NeedsExtraction` for a setting that needs an extraction of its own, `ValueError` for an unknown
+    preset, `msgspec.ValidationError` for an unknown or wrong setting.
+    """
+    own: dict[str, Any] = msgspec.to_builtins(parent)
+    extraction = {name: own[name] for name in EXTRACTION_SETTINGS}
+    if preset is None:
+        found = msgspec.convert({**own, **settings}, AuditConfig)
+    else:
+        found = with_preset(preset, {**extraction, **settings})
+    for name, value in extraction.items():
+        if getattr(found, name) != value:
+            shown = value if not isinstance(value, str) or len(value) < 40 else "another text"
+            raise NeedsExtraction(
+                name,
+                f"`{name}` decides what is extracted, and a refit extracts nothing: it keeps the audit's "
+                f"{shown!r}. Run a whole audit for another",
+            )
+    return found

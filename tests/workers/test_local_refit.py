@@ -1,0 +1,220 @@
+"""Refits on one machine: equal to whole audits, without an extraction, and refused where they cannot be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import atomscope
+from atomscope.bundle import layout
+from atomscope.cli.registry import LocalRefit
+from atomscope.errors import BundleError, InvalidInput
+from atomscope_workers.local import refit_local
+from atomscope_workers.stages import extract
+from tests.fixtures.corpus import write_corpus
+from tests.workers.local_runs import SMALL, Recorder, contents, partial, quiet, request, run
+
+CONFIG = msgspec.structs.replace(SMALL, fits=2, surrogates=1)
+DOCUMENTS = 14
+OWN = {layout.MANIFEST, layout.SPEC, layout.REPORT}
+"""Files that name the audit."""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("refits")
+    write_corpus(folder / "train.jsonl", DOCUMENTS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parent(site: Path, tiny_llama: Path, plain_adapter: Path) -> Path:
+    return run(request(tiny_llama, plain_adapter, site / "train.jsonl", site / "parent", CONFIG))
+
+
+def refit(source: Path, out: Path, **more: Any) -> Path:
+    settings = {name: value for name, value in more.items() if name not in ("base_model", "preset")}
+    extra = {name: more[name] for name in ("base_model", "preset") if name in more}
+    return refit_local(LocalRefit(source=str(source), out=out, settings=settings, **extra), quiet)
+
+
+@pytest.fixture
+def no_extraction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract, "gradient_pass", _forbidden)
+
+
+def _forbidden(*_: object) -> None:
+    raise AssertionError("a gradient was extracted")
+
+
+def found(bundle: Path) -> dict[str, bytes]:
+    """What an audit found, whatever its name."""
+    files = contents(bundle)
+    report = msgspec.json.decode(files[layout.REPORT])
+    del report["audit_id"]
+    kept = {path: data for path, data in files.items() if path not in OWN}
+    return kept | {"report": msgspec.json.encode(report)}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"n_atoms": 6, "alpha": 0.2, "seed": 3},
+        {"preconditioner": "ekfac"},
+        {"preconditioner": "kfac", "damping": 0.1},
+        {"exact_documents": 4, "sketch_columns": 64},
+    ],
+    ids=["atoms, alpha and seed", "components", "kfac", "sketch"],
+)
+def test_a_refit_is_to_the_byte_a_whole_audit_with_its_settings(
+    site: Path,
+    parent: Path,
+    tiny_llama: Path,
+    plain_adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+) -> None:
+    config = msgspec.structs.replace(CONFIG, **settings)
+    whole = run(request(tiny_llama, plain_adapter, site / "train.jsonl", tmp_path / "whole", config))
+    with monkeypatch.context() as patch:
+        patch.setattr(extract, "gradient_pass", _forbidden)
+        child = refit(parent, tmp_path / "child", **settings)
+    assert found(child) == found(whole)
+    bundle, other = atomscope.open(child), atomscope.open(parent)
+    bundle.verify()
+    assert bundle.manifest.parent == other.manifest.audit_id != bundle.manifest.audit_id
+    assert bundle.spec.config == config
+    other.verify()
+
+
+@pytest.mark.usefixtures("no_extraction")
+def test_a_refit_of_a_refit_goes_on_from_its_curvature(parent: Path, tmp_path: Path) -> None:
+    middle = refit(parent, tmp_path / "middle", preconditioner="kfac")
+    again = refit(middle, tmp_path / "again", preconditioner=CONFIG.preconditioner)
+    assert found(again) == found(parent)
+    shutil.rmtree(middle)
+    atomscope.open(again).verify()
+
+
+def test_the_work_of_an_interrupted_audit_can_be_refitted(
+    site: Path, parent: Path, tiny_llama: Path, plain_adapter: Path, tmp_path: Path
+) -> None:
+    asked = request(tiny_llama, plain_adapter, site / "train.jsonl", tmp_path / "stopped", CONFIG)
+    with pytest.raises(KeyboardInterrupt):
+        run(asked, Recorder(stop=lambda told: told.stage == "extract"))
+    with pytest.raises(InvalidInput) as caught:
+        refit(tmp_path / "stopped", tmp_path / "early")
+    assert caught.value.code == "not_extracted"
+    assert "of 2 shards" in caught.value.detail
+    with pytest.raises(KeyboardInterrupt):
+        run(asked, Recorder(stop=lambda told: told.stage == "curvature"))
+    child = refit(partial(tmp_path / "stopped"), tmp_path / "child")
+    assert found(child) == found(parent)
+    assert found(run(asked)) == found(parent)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"max_length": 64}, {"chat_template": "chatml"}, {"token_budget": 64}, {"dtype": "bfloat16"}]
+)
+def test_a_setting_that_needs_an_extraction_is_refused_by_name(
+    parent: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        refit(parent, tmp_path / "child", **settings)
+    assert caught.value.code == "needs_extraction"
+    assert f"`{next(iter(settings))}`" in caught.value.detail
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_preset_keeps_what_was_extracted(parent: Path, tmp_path: Path) -> None:
+    child = refit(parent, tmp_path / "child", preset="paper", n_atoms=4, min_active=2, fits=1, surrogates=0)
+    config = atomscope.open(child).spec.config
+    assert (config.solver, config.n_atoms, config.max_length) == ("sklearn", 4, CONFIG.max_length)
+    assert config.token_budget == CONFIG.token_budget
+
+
+def test_a_wrong_setting_is_refused(parent: Path, tmp_path: Path) -> None:
+    for settings in ({"n_atoms": 0}, {"atoms": 3}, {"solver": "sklearn", "alpha": "auto"}):
+        with pytest.raises(InvalidInput) as caught:
+            refit(parent, tmp_path / "child", **settings)
+        assert caught.value.code == "bad_setting"
+
+
+def without(*paths: str) -> Callable[[Path], None]:
+    def change(bundle: Path) -> None:
+        for path in paths:
+            (bundle / path).unlink()
+
+    return change
+
+
+def with_version(bundle: Path) -> None:
+    manifest = json.loads((bundle / layout.MANIFEST).read_text())
+    (bundle / layout.MANIFEST).write_text(json.dumps(manifest | {"format_version": 99}))
+
+
+def with_other_adapter(bundle: Path) -> None:
+    path = bundle / layout.ADAPTER_WEIGHTS
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (without(layout.gradient_shard(1)), "gradients_missing"),
+        (without(layout.TOKENS), "old_bundle"),
+        (without(layout.ADAPTER_CONFIG), "old_bundle"),
+        (with_other_adapter, "bundle_damaged"),
+    ],
+    ids=["expired", "before there were refits", "no adapter", "another adapter"],
+)
+def test_a_bundle_that_lacks_something_is_refused(
+    parent: Path, tmp_path: Path, change: Callable[[Path], None], code: str
+) -> None:
+    copy = shutil.copytree(parent, tmp_path / "copy")
+    change(copy)
+    with pytest.raises(InvalidInput) as caught:
+        refit(copy, tmp_path / "child", seed=1)
+    assert caught.value.code == code
+    assert not (tmp_path / "child").exists()
+
+
+def test_what_is_no_bundle_of_a_known_format_is_refused(parent: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(parent, tmp_path / "copy")
+    with_version(copy)
+    for source, told in ((copy, "format 99"), (tmp_path / "nothing", "nothing"), (tmp_path, "manifest")):
+        with pytest.raises(BundleError, match=told):
+            refit(source, tmp_path / "child")
+
+
+def test_the_base_model_must_be_the_audited_one(
+    parent: Path, tiny_llama: Path, plain_adapter: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(tiny_llama, tmp_path / "moved")
+    child = refit(parent, tmp_path / "child", base_model=moved, seed=2)
+    assert atomscope.open(child).spec.base_model.location == str(moved)
+    for given, code in ((tmp_path / "none", "bad_path"), (plain_adapter, "input_changed")):
+        with pytest.raises(InvalidInput) as caught:
+            refit(parent, tmp_path / "other", base_model=given)
+        assert caught.value.code == code
+
+
+def test_out_that_holds_another_bundle_is_refused_and_the_same_refit_returned(
+    parent: Path, tmp_path: Path
+) -> None:
+    child = refit(parent, tmp_path / "child", seed=5)
+    before = contents(child)
+    assert refit(parent, tmp_path / "child", seed=5) == child
+    for out in (child, parent):
+        with pytest.raises(InvalidInput) as caught:
+            refit(parent, out, seed=6)
+        assert caught.value.code == "bad_path"
+    assert contents(child) == before

@@ -1,0 +1,139 @@
+"""What a refit takes over from its parent, in place of `validate` and `extract`."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import msgspec
+import numpy as np
+
+from atomscope.bundle import layout
+from atomscope.bundle.documents import read_documents
+from atomscope.errors import InvalidInput
+from atomscope.types.atoms import AuditReport, DocumentRecord
+from atomscope.types.bundle import Plan, ShardPlan
+from atomscope_workers.labels.settings import required_label_settings
+from atomscope_workers.models.device import choose_device
+from atomscope_workers.pipeline.plan import loss_sample
+from atomscope_workers.stages.arrays import Losses, save_losses
+from atomscope_workers.stages.context import Parent, StageContext, UnitResult
+from atomscope_workers.stages.rows import ROWS, StoredRow
+from atomscope_workers.stages.versions import software_versions
+from atomscope_workers.stages.warned import keep, kept
+
+DOCUMENT_WARNINGS = "document_warnings"
+"""Name among the report's details of the warnings of `validate`, which a refit repeats."""
+
+_NEEDED = (layout.PLAN, layout.DROPPED, layout.TOKENS, layout.ADAPTER_CONFIG, layout.ADAPTER_WEIGHTS)
+_KEPT = ("base/config.json",)
+"""Adopted where there is one: newer bundles have it."""
+
+
+def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
+    """`validate`: the parent's plan, documents and adapter, under the refit's own spec.
+
+    Raises `InvalidInput`: `old_bundle` where it was made before there were refits, `gradients_missing` where
+    they were not stored or have expired.
+    """
+    if ctx.spec.config.labels:
+        required_label_settings(os.environ)
+    for path in _NEEDED:
+        if not parent.holds(path):
+            raise InvalidInput(
+                "old_bundle", f"{path} is not in the bundle: it was made before there were refits"
+            )
+    plan = msgspec.json.decode(parent.read(layout.PLAN).read_bytes(), type=Plan)
+    for shard in plan.shards:
+        ctx.checkpoint()
+        path = layout.gradient_shard(shard.index)
+        if not parent.holds(path):
+            raise InvalidInput(
+                "gradients_missing",
+                f"{path} is not in the bundle: its gradients were not stored, or have expired. "
+                "A whole audit extracts them again",
+            )
+    for path in (*_NEEDED[1:], *(path for path in _KEPT if parent.holds(path))):
+        ctx.adopt(path)
+    warnings = _warnings(parent)
+    device = choose_device().type
+    if device != plan.device_kind:
+        warnings.append(f"the gradients were extracted on {plan.device_kind}, and fitted on {device}")
+        plan = msgspec.structs.replace(plan, device_kind=device)
+    ctx.write_bytes(layout.PLAN, msgspec.json.format(msgspec.json.encode(plan), indent=1))
+    _rows(ctx, parent)
+    keep(ctx, warnings)
+    spec = msgspec.structs.replace(ctx.spec, versions=software_versions())
+    ctx.write_bytes(layout.SPEC, msgspec.json.format(msgspec.json.encode(spec), indent=1))
+    ctx.progress(plan.n_documents, plan.n_documents, "documents")
+    return UnitResult(shards=len(plan.shards), documents=plan.n_documents, summary={"warnings": warnings})
+
+
+def take_over_shard(ctx: StageContext, parent: Parent, shard: ShardPlan) -> UnitResult:
+    """`extract`: the parent's gradients and losses of one shard.
+
+    Factor sums too where the parent is work under way; of a bundle, its curvature holds what they led to.
+    """
+    total = len(shard.documents)
+    ctx.progress(0, total, "documents")
+    path = layout.gradient_shard(shard.index)
+    ctx.adopt(path)
+    ctx.adopt(path.removesuffix(".safetensors") + ".json")
+    if parent.holds(layout.factor_sums(shard.index)):
+        ctx.adopt(layout.factor_sums(shard.index))
+    losses = layout.shard_losses(shard.index)
+    if parent.holds(losses):
+        ctx.adopt(losses)
+    else:
+        scratch = ctx.scratch / "losses.safetensors"
+        records = read_documents(parent.read(layout.DOCUMENTS), shard.documents)
+        save_losses(_losses(records, shard), scratch)
+        ctx.write(losses, scratch)
+    ctx.progress(total, total, "documents")
+    return UnitResult(documents=total)
+
+
+def _warnings(parent: Parent) -> list[str]:
+    """What reading the documents was warned of."""
+    told = kept("validate")
+    if parent.holds(told):
+        return msgspec.json.decode(parent.read(told).read_bytes(), type=list[str])
+    report = msgspec.json.decode(parent.read(layout.REPORT).read_bytes(), type=AuditReport)
+    return msgspec.convert(report.details.get(DOCUMENT_WARNINGS, []), list[str])
+
+
+def _rows(ctx: StageContext, parent: Parent) -> None:
+    if parent.holds(ROWS):
+        ctx.adopt(ROWS)
+        return
+    encoder = msgspec.json.Encoder()
+    scratch = ctx.scratch / "rows.jsonl"
+    with scratch.open("wb") as rows:
+        for record in read_documents(parent.read(layout.DOCUMENTS)):
+            row = StoredRow(document=record.document, id=record.id, messages=record.messages)
+            rows.write(encoder.encode(row) + b"\n")
+    ctx.write(ROWS, scratch)
+
+
+def _losses(records: list[DocumentRecord], shard: ShardPlan) -> Losses:
+    """The losses that the extraction wrote: under the base alone, those of its sample.
+
+    What the evidence measured later is left out, so that a refit measures as a whole audit does.
+    """
+    found = {record.document: record for record in records}
+    missing = [row for row in shard.documents if row not in found]
+    if missing:
+        raise InvalidInput("bundle_damaged", f"document {missing[0]} of the plan is not among the documents")
+    sampled = {row for batch in loss_sample(shard) for row in batch}
+
+    def base(record: DocumentRecord) -> float:
+        measured = record.base_loss is not None and record.document in sampled
+        return record.base_loss if measured and record.base_loss is not None else math.nan
+
+    kept = [found[row] for row in shard.documents]
+    return Losses(
+        np.array(shard.documents, dtype=np.int64),
+        np.array([record.loss for record in kept]),
+        np.array([base(record) for record in kept]),
+        np.array([record.gradient_norm for record in kept]),
+    )
