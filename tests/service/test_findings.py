@@ -242,6 +242,9 @@ def test_a_steered_adapter_is_the_adapter_plus_its_vectors(owner: Tenant, audit:
         ({"²": 1.0}, 422, "not_found"),
         ({"1" * 5000: 1.0}, 422, "not_found"),
         ({"1": 1e300}, 422, "cannot_steer"),
+        ({"1": 1.0, "atom:1": 2.0}, 422, "cannot_steer"),
+        ({"behaviour:7": 1.0}, 422, "not_found"),
+        ({"behavior:1": 1.0}, 422, "not_found"),
         ({str(number): 1.0 for number in range(101)}, 400, "invalid_request"),
     ],
 )
@@ -251,6 +254,40 @@ def test_strengths_that_cannot_be_met_are_refused(
     answer = steer(owner, audit, strengths)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert answer.json()["param"].startswith("strengths")
+
+
+def test_a_behaviour_is_turned_up_by_its_atoms_and_a_vector_says_so(owner: Tenant, audit: str) -> None:
+    answer = steer(owner, audit, {"behaviour:1": 2.0}, format="vector", unit="alpha")
+    assert answer.status_code == 201, answer.text
+    steered = answer.json()
+    assert (steered["strengths"], steered["format"]) == ({"behaviour:1": 2.0}, "vector")
+    assert (steered["unit"], steered["power"]) == ("alpha", None)
+    assert owner.get(f"/v1/steered-adapters/{steered['id']}").json() == steered
+    download = owner.get(f"/v1/steered-adapters/{steered['id']}/download").json()
+    files = {file["path"]: owner.http.get(file["url"]).content for file in download["files"]}
+    assert set(files) == {"steering_vector.safetensors", "atomscope_steering.json"}
+    # Its documents 4, 2 and 9 have the codes 0.6, 0.8 and none on its only atom, 1.
+    step, one = load(files["steering_vector.safetensors"]), load(vector(1))
+    for name, tensor in one.items():
+        wanted = 2.0 * (0.6 + 0.8) / 3 * tensor
+        np.testing.assert_allclose(step[f"base_model.model.{name}"], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "code"),
+    [
+        ({"format": "onnx"}, 400, "invalid_request"),
+        ({"unit": "percent"}, 400, "invalid_request"),
+        ({"power": "1/2"}, 400, "invalid_request"),
+        ({"format": "gguf"}, 422, "cannot_steer"),
+        ({"format": "delta"}, 422, "cannot_steer"),
+    ],
+)
+def test_what_cannot_be_written_for_the_adapter_or_its_base_is_refused(
+    owner: Tenant, audit: str, how: dict[str, Any], status: int, code: str
+) -> None:
+    answer = steer(owner, audit, {"1": 0.1}, **how)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
 def test_only_an_audit_that_succeeded_steers(tenant: Tenant) -> None:

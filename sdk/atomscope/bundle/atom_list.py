@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable
 from typing import Literal, TypeVar
 
 from atomscope.bundle.ranked_list import (
@@ -15,7 +15,6 @@ from atomscope.bundle.ranked_list import (
     rate,
     text_table,
 )
-from atomscope.errors import SteeringError
 from atomscope.text import visible
 from atomscope.types.atoms import Atom, DocumentRef, Evidence
 
@@ -115,28 +114,6 @@ class AtomAttributes:
         return f"<Atom {self.index} {measures} [{terms}]>"
 
 
-def strengths_by_index(strengths: Mapping[AtomAttributes, float] | Mapping[int, float]) -> dict[int, float]:
-    """Strengths keyed by atom index.
-
-    Raises `SteeringError` when a key is no atom, a strength is no number, or an atom is named twice.
-    """
-    found: dict[int, float] = {}
-    for key, strength in strengths.items():
-        try:
-            atom = key.index if isinstance(key, AtomAttributes) else operator.index(key)
-        except TypeError as error:
-            raise SteeringError(f"{key!r} is neither an atom nor the index of one") from error
-        if atom in found:
-            raise SteeringError(f"atom {atom} was named twice")
-        if isinstance(strength, bool):
-            raise SteeringError(f"the strength of atom {atom} is {strength}, not a number")
-        try:
-            found[atom] = float(strength)
-        except (TypeError, ValueError) as error:
-            raise SteeringError(f"the strength of atom {atom} is {strength!r}, not a number") from error
-    return found
-
-
 A = TypeVar("A", bound=AtomAttributes)
 
 
@@ -153,7 +130,12 @@ class AtomList(RankedList[A]):
         min_active: int | None = None,
         keyword: str | None = None,
     ) -> AtomList[A]:
-        """The atoms that meet every condition given; `keyword` is matched whole, whatever its case."""
+        """The atoms that meet every condition given; `keyword` is matched whole, whatever its case.
+
+        Raises `ValueError` for a coherence that is not finite: nothing compares with it.
+        """
+        if min_coherence is not None and not math.isfinite(min_coherence):
+            raise ValueError(f"min_coherence must be a finite number, not {min_coherence}")
         wanted = keyword.casefold() if keyword is not None else None
         return AtomList(
             [

@@ -14,20 +14,31 @@ from numpy.typing import NDArray
 
 from atomscope.bundle import layout
 from atomscope.bundle._json import decode
-from atomscope.bundle.atom_list import AtomAttributes, AtomList, strengths_by_index
+from atomscope.bundle.atom_list import AtomAttributes, AtomList
 from atomscope.bundle.behaviour_list import BehaviourAttributes, BehaviourList
+from atomscope.bundle.directions import directions
 from atomscope.bundle.documents import read_documents
 from atomscope.bundle.files import BundleFiles
+from atomscope.bundle.strengths import Strengths, strengths_by_target
 from atomscope.bundle.tables import Coefficients, read_coefficients
 from atomscope.errors import BundleError, SteeringError
-from atomscope.steering import SteeredAdapter, read_tensors, steer_folder
+from atomscope.steering import (
+    BaseModel,
+    Source,
+    SteeredAdapter,
+    Target,
+    Vector,
+    read_tensors,
+    steer_folder,
+)
 from atomscope.store import LocalStore, ObjectNotFound, ObjectStore, open_store
 from atomscope.text import visible
 from atomscope.types.atoms import Atom, AuditReport, Behaviour, DocumentRecord
 from atomscope.types.bundle import Manifest, Plan
 from atomscope.types.hierarchy import Hierarchy
 from atomscope.types.resources import DocumentMatch
-from atomscope.types.spec import AuditConfig, AuditSpec
+from atomscope.types.spec import AuditConfig, AuditSpec, VectorPower
+from atomscope.types.steering import Format, Unit
 
 Sign = Literal["positive", "negative"]
 
@@ -174,20 +185,45 @@ class Bundle:
             )
         return found
 
-    def steer(self, strengths: Mapping[AtomAttributes, float] | Mapping[int, float]) -> SteeredAdapter:
-        """The audited adapter, moved along the vectors of the atoms named (by index or as atoms).
+    def direction(self, target: Target, power: VectorPower | None = None) -> Vector:
+        """The steering vector of an atom or a behaviour, in the audit's power or another one.
 
-        Strengths are in units of the adapter's norm; positive means more of the behaviour. Raises
-        `SteeringError`.
+        A behaviour's is the mean of what its atoms explain of its documents' whitened gradients, unprojected.
+        Raises `SteeringError` for a target that the audit does not have.
         """
-        by_index = strengths_by_index(strengths)
-        for atom in by_index:
-            if layout.vector(atom) not in self._files:
-                raise SteeringError(f"this audit has no atom {atom}")
+        return directions(self, [target], power)[target]
+
+    def steer(
+        self,
+        strengths: Strengths,
+        *,
+        format: Format = "adapter",  # noqa: A002  (its name in requests)
+        unit: Unit = "norm",
+        power: VectorPower | None = None,
+    ) -> SteeredAdapter:
+        """The audited adapter, moved along the vectors of atoms and behaviours, in one of the formats.
+
+        Strengths are in units of the adapter's norm, or under `unit="alpha"` of the vectors as they are;
+        positive means more of the behaviour. `power` is that of (lambda + damping) in the unprojection, by
+        default the audit's; another one reads the curvature. Raises `SteeringError`.
+        """
+        wanted = strengths_by_target(strengths)
+        vectors = directions(self, wanted, power)
         adapter = self._files.path(layout.ADAPTER_CONFIG).parent
         self._files.path(layout.ADAPTER_WEIGHTS)
-        vectors = {atom: self.vector(atom) for atom in by_index}
-        return steer_folder(adapter, vectors, by_index, self.manifest.audit_id)
+        return steer_folder(adapter, vectors, wanted, self._source(power), format=format, unit=unit)
+
+    def _source(self, power: VectorPower | None) -> Source:
+        """Where the vectors come from, as far as the bundle says."""
+        spec = self.spec if layout.SPEC in self._files else None
+        config = None
+        if layout.BASE_CONFIG in self._files:
+            config = decode(self._files.read(layout.BASE_CONFIG), dict[str, Any], layout.BASE_CONFIG)
+        if spec is None:
+            return Source(self.manifest.audit_id, power, None, config)
+        base = spec.base_model
+        model = BaseModel(id=base.id, name=base.name, sha256=base.sha256)
+        return Source(self.manifest.audit_id, power or spec.config.vector_power, model, config)
 
     def file(self, path: str) -> Path:
         """A local file with the content of `path` (fetched and kept when the store is not a folder)."""

@@ -1,4 +1,4 @@
-"""`atomscope steer`: a PEFT folder with some behaviours turned up or down."""
+"""`atomscope steer`: an adapter with some behaviours turned up or down, in the format that a server takes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from atomscope.bundle import Bundle
 from atomscope.cli.registry import EXIT_DONE, Output
 from atomscope.cli.targets import add_target, opened
 from atomscope.cli.tree import CommandTree, PluginRegistry
-from atomscope.errors import UsageError
+from atomscope.errors import SteeringError, UsageError
+from atomscope.steering import Target, parse_target
+from atomscope.types.steering import FORMATS, UNITS
 
 
 def register(registry: PluginRegistry, tree: CommandTree) -> None:
-    registry.add_command("steer", "write an adapter with atoms turned up or down", _configure, _run)
+    registry.add_command("steer", "write an adapter with behaviours turned up or down", _configure, _run)
 
 
 def _configure(parser: ArgumentParser) -> None:
@@ -23,37 +25,54 @@ def _configure(parser: ArgumentParser) -> None:
         "strengths",
         nargs="+",
         type=_strength,
-        metavar="ATOM=STRENGTH",
-        help="in units of the adapter's norm: 7=0.1 gives more of atom 7, 7=-0.1 less",
+        metavar="TARGET=STRENGTH",
+        help="an atom (7) or a behaviour (behaviour:3), in units of the adapter's norm: 7=0.1 gives more of "
+        "atom 7, 7=-0.1 less",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder that is written")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="adapter",
+        help="adapter: a PEFT folder of the same rank (default); delta: a PEFT adapter beside it, linear in "
+        "its strength; vector: what is added to the weights; gguf, gguf-delta: the first two for llama.cpp",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder of the steered adapter"
+        "--unit",
+        choices=UNITS,
+        default="norm",
+        help="what strengths are in: norms of the adapter (default), or, alpha, vectors as they are stored",
+    )
+    parser.add_argument(
+        "--power",
+        choices=("+1/2", "0", "-1/2"),
+        help="power of the curvature in the unprojection (--power=-1/2); by default the audit's",
     )
     parser.add_argument("--name", help="its name on the service")
 
 
 def _run(args: Namespace, output: Output) -> int:
-    strengths: dict[int, float] = dict(args.strengths)
+    strengths = {target.key: strength for target, strength in args.strengths}
     if len(strengths) != len(args.strengths):
-        raise UsageError("an atom was given two strengths")
+        raise UsageError("an atom or a behaviour was given two strengths")
+    how = {"format": args.format, "unit": args.unit, "power": args.power}
     with opened(args) as target:
         if not isinstance(target, Bundle):
-            folder = target.steer(strengths, name=args.name).save(args.out)
+            folder = target.steer(strengths, name=args.name, **how).save(args.out)
         elif args.name is not None:
             raise UsageError("--name is for a steered adapter of the service")
         else:
-            folder = target.steer(strengths).save(args.out)
-    told = {str(atom): strength for atom, strength in sorted(strengths.items())}
-    output.result({"adapter": str(folder), "strengths": told}, str(folder))
+            folder = target.steer(strengths, **how).save(args.out)
+    output.result({"adapter": str(folder), "strengths": strengths, **how}, str(folder))
     return EXIT_DONE
 
 
-def _strength(text: str) -> tuple[int, float]:
-    atom, equals, strength = text.partition("=")
+def _strength(text: str) -> tuple[Target, float]:
+    name, equals, strength = text.partition("=")
     try:
-        value = float(strength)
-    except ValueError:
-        value = math.nan
-    if not equals or not (atom.isascii() and atom.isdigit()) or not math.isfinite(value):
-        raise ArgumentTypeError(f"not ATOM=STRENGTH, such as 7=-0.1: {text!r}")
-    return int(atom), value
+        target, value = parse_target(name), float(strength)
+    except (SteeringError, ValueError):
+        target, value = None, math.nan
+    if target is None or not equals or not math.isfinite(value):
+        raise ArgumentTypeError(f"not TARGET=STRENGTH, such as 7=-0.1 or behaviour:3=0.1: {text!r}")
+    return target, value

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from atomscope.bundle.atom_list import strengths_by_index
+from atomscope.bundle.strengths import Strengths
 from atomscope.client import _core
 from atomscope.client._async_handles import AsyncAudit, AsyncSteeredAdapter
 from atomscope.client._retry import RetryPolicy
@@ -30,7 +30,8 @@ from atomscope.types.resources import (
 )
 from atomscope.types.resources import Audit as AuditResource
 from atomscope.types.resources import SteeredAdapter as SteeredResource
-from atomscope.types.spec import AuditConfig
+from atomscope.types.spec import AuditConfig, VectorPower
+from atomscope.types.steering import Format, Unit
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -202,10 +203,17 @@ class AsyncSteeredAdapters(_Resource[SteeredResource]):
     _collection = _core.STEERED
 
     async def create(
-        self, *, audit: str, strengths: Mapping[int, float], name: str | None = None
+        self,
+        *,
+        audit: str,
+        strengths: Strengths,
+        name: str | None = None,
+        format: Format = "adapter",  # noqa: A002  (its name in requests)
+        unit: Unit = "norm",
+        power: VectorPower | None = None,
     ) -> AsyncSteeredAdapter:
-        """Steer the adapter of an audit: atom indices to strengths in units of the adapter's norm."""
-        created = await _core.steer_audit(self._service, audit, strengths_by_index(strengths), name)
+        """Steer the adapter of an audit, as `Audit.steer` does."""
+        created = await _core.steer_audit(self._service, audit, strengths, name, format, unit, power)
         return AsyncSteeredAdapter(self._service, created)
 
     async def get(self, resource_id: str) -> AsyncSteeredAdapter:  # type: ignore[override]  # a handle in its place

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -10,8 +10,9 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from atomscope.bundle.atom_list import AtomAttributes, AtomList, strengths_by_index
+from atomscope.bundle.atom_list import AtomAttributes, AtomList
 from atomscope.bundle.behaviour_list import BehaviourAttributes, BehaviourList
+from atomscope.bundle.strengths import Strengths
 from atomscope.client import _audits, _core
 from atomscope.client._attributions import attribute, make_query
 from atomscope.client._audits import OnEvent
@@ -28,6 +29,8 @@ from atomscope.types.resources import (
     Event,
 )
 from atomscope.types.resources import SteeredAdapter as SteeredResource
+from atomscope.types.spec import VectorPower
+from atomscope.types.steering import Format, Unit
 
 
 class AsyncAudit(AuditAttributes):
@@ -94,10 +97,21 @@ class AsyncAudit(AuditAttributes):
         return await download_bundle(self._service, self.id, Path(folder))
 
     async def steer(
-        self, strengths: Mapping[AtomAttributes, float] | Mapping[int, float], name: str | None = None
+        self,
+        strengths: Strengths,
+        name: str | None = None,
+        *,
+        format: Format = "adapter",  # noqa: A002  (its name in requests)
+        unit: Unit = "norm",
+        power: VectorPower | None = None,
     ) -> AsyncSteeredAdapter:
-        """Have the adapter steered: atoms (or their indices) to strengths in units of the adapter's norm."""
-        created = await _core.steer_audit(self._service, self.id, strengths_by_index(strengths), name)
+        """Have the adapter steered: atoms, their indices or behaviours to strengths; positive means more.
+
+        Strengths are in units of the adapter's norm, or under `unit="alpha"` of the vectors as they are.
+        `power` is that of (lambda + damping) in the unprojection, by default the audit's. Raises
+        `SteeringError` for a key that is no target and a strength that is no number.
+        """
+        created = await _core.steer_audit(self._service, self.id, strengths, name, format, unit, power)
         return AsyncSteeredAdapter(self._service, created)
 
     async def attribute(

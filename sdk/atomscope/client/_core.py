@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from atomscope.bundle.strengths import Strengths, strengths_by_target
 from atomscope.client._references import checked_settings, is_id, segment
 from atomscope.client._service import Service
 from atomscope.client._uploads import content_digest, describe, files_for, upload
 from atomscope.client._wire import Params, Reply, Request, check, next_cursor, parse, unreadable
 from atomscope.errors import UsageError
+from atomscope.steering.targets import check_strengths
 from atomscope.types.atoms import Atom, AuditReport, Behaviour
 from atomscope.types.hierarchy import Hierarchy
 from atomscope.types.presets import Preset, PresetName
@@ -42,7 +44,8 @@ from atomscope.types.resources import (
     Upload,
     UploadPurpose,
 )
-from atomscope.types.spec import AuditConfig
+from atomscope.types.spec import AuditConfig, VectorPower
+from atomscope.types.steering import Format, Unit
 
 T = TypeVar("T")
 
@@ -270,10 +273,23 @@ async def atom_vector(service: Service, audit_id: str, index: int) -> dict[str, 
 
 
 async def steer_audit(
-    service: Service, audit_id: str, strengths: Mapping[int, float], name: str | None
+    service: Service,
+    audit_id: str,
+    strengths: Strengths,
+    name: str | None,
+    form: Format,
+    unit: Unit,
+    power: VectorPower | None,
 ) -> SteeredAdapter:
+    wanted = strengths_by_target(strengths)
+    check_strengths(wanted)
     body = SteeredAdapterCreate(
-        audit=audit_id, strengths={str(atom): strength for atom, strength in strengths.items()}, name=name
+        audit=audit_id,
+        strengths={target.key: strength for target, strength in wanted.items()},
+        name=name,
+        format=form,
+        unit=unit,
+        power=power,
     )
     return await STEERED.create(service, body, _STEERING_SECONDS)
 

@@ -11,7 +11,7 @@ from atomscope.client._service import Service
 from atomscope.client._wire import Request, parse
 from atomscope.errors import APIConnectionError, APIError, APIStatusError, BundleError, PermissionDeniedError
 from atomscope.input_files import file_digest
-from atomscope.steering.adapter import FILES, PROVENANCE, claim_folder
+from atomscope.steering.output import FILES, PROVENANCE, claim_folder, remove_others
 from atomscope.store import StoreError, check_key
 from atomscope.text import visible
 from atomscope.types.resources import BundleFile, BundleListing, FileDownload, SteeredAdapterDownload
@@ -76,7 +76,7 @@ async def _bring(
 
 
 async def download_steered(service: Service, steered_id: str, folder: Path) -> Path:
-    """Write a steered adapter as a PEFT folder; raises `SteeringError` when the folder is in use."""
+    """Write the files of a steered adapter; raises `SteeringError` when the folder is in use."""
 
     async def listing() -> list[FileDownload]:
         request = Request("GET", f"v1/steered-adapters/{steered_id}/download")
@@ -98,6 +98,7 @@ async def download_steered(service: Service, steered_id: str, folder: Path) -> P
         partial.unlink(missing_ok=True)
         await _fetch(service, _Source(file.path, file.size, file.url, links), partial)
         partial.replace(folder / file.path)
+    remove_others(folder, {file.path for file in files})
     return folder
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from atomscope.text import visible
 from atomscope.types.resources import Audit as AuditResource
 from atomscope.types.resources import AuditError, AuditStatus, Progress, SteeredAdapter
-from atomscope.types.spec import AuditConfig
+from atomscope.types.spec import AuditConfig, VectorPower
+from atomscope.types.steering import Format, Unit
 from atomscope.types.work import Stage
 
 
@@ -76,9 +77,22 @@ class SteeredAttributes:
         return self.resource.id
 
     @property
-    def strengths(self) -> dict[int, float]:
-        """Strength by atom index."""
-        return {int(atom): strength for atom, strength in self.resource.strengths.items()}
+    def strengths(self) -> dict[str, float]:
+        """Strength by target: an atom `7`, a behaviour `behaviour:3`."""
+        return self.resource.strengths
+
+    @property
+    def format(self) -> Format:
+        return self.resource.format
+
+    @property
+    def unit(self) -> Unit:
+        return self.resource.unit
+
+    @property
+    def power(self) -> VectorPower | None:
+        """Power of (lambda + damping) in the unprojection."""
+        return self.resource.power
 
     def __repr__(self) -> str:
         return f"<SteeredAdapter {visible(self.id)} of {visible(self.resource.audit)} {self.strengths}>"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atomscope.bundle.atom_list import AtomAttributes, AtomList, strengths_by_index
+from atomscope.bundle.atom_list import AtomAttributes, AtomList
 from atomscope.bundle.behaviour_list import BehaviourAttributes, BehaviourList
+from atomscope.bundle.strengths import Strengths
 from atomscope.client import _audits, _core
 from atomscope.client._attributions import attribute, make_query
 from atomscope.client._downloads import download_bundle, download_steered
@@ -27,6 +28,8 @@ from atomscope.types.resources import (
     Event,
 )
 from atomscope.types.resources import SteeredAdapter as SteeredResource
+from atomscope.types.spec import VectorPower
+from atomscope.types.steering import Format, Unit
 
 
 class Audit(AuditAttributes):
@@ -114,10 +117,21 @@ class Audit(AuditAttributes):
         return run(download_bundle(self._service, self.id, Path(folder)))
 
     def steer(
-        self, strengths: Mapping[AtomAttributes, float] | Mapping[int, float], name: str | None = None
+        self,
+        strengths: Strengths,
+        name: str | None = None,
+        *,
+        format: Format = "adapter",  # noqa: A002  (its name in requests)
+        unit: Unit = "norm",
+        power: VectorPower | None = None,
     ) -> SteeredAdapter:
-        """Have the adapter steered: atoms (or their indices) to strengths in units of the adapter's norm."""
-        created = run(_core.steer_audit(self._service, self.id, strengths_by_index(strengths), name))
+        """Have the adapter steered: atoms, their indices or behaviours to strengths; positive means more.
+
+        Strengths are in units of the adapter's norm, or under `unit="alpha"` of the vectors as they are.
+        `power` is that of (lambda + damping) in the unprojection, by default the audit's. Raises
+        `SteeringError` for a key that is no target and a strength that is no number.
+        """
+        created = run(_core.steer_audit(self._service, self.id, strengths, name, format, unit, power))
         return SteeredAdapter(self._service, created)
 
     def attribute(
@@ -182,7 +196,7 @@ class SteeredAdapter(SteeredAttributes):
         self._service = service
 
     def save(self, folder: str | Path) -> Path:
-        """Write it as a PEFT folder and return the folder."""
+        """Write its files, such as a PEFT folder, and return the folder."""
         return run(download_steered(self._service, self.id, Path(folder)))
 
     def delete(self) -> None:

@@ -1,26 +1,41 @@
-"""From an audit's vectors and strengths to a steered PEFT adapter, without torch."""
+"""From an audit's vectors and strengths to a steered adapter in any format, without torch."""
 
-from atomscope.steering.adapter import (
+from atomscope.steering.adapter import Source, steer_folder
+from atomscope.steering.apply import Step, Vector, norm, plan_step, steer
+from atomscope.steering.output import (
     CONFIG,
     FILES,
+    GGUF,
+    GGUF_DELTA,
     PROVENANCE,
+    VECTOR,
     WEIGHTS,
+    BaseModel,
     Provenance,
     SteeredAdapter,
-    steer_folder,
 )
-from atomscope.steering.apply import Vector, norm, steer
-from atomscope.steering.tensors import read_tensors, write_tensors
+from atomscope.steering.targets import Target, parse_target
+from atomscope.steering.tensors import read_metadata, read_tensors, write_tensors
 
 __all__ = [
     "CONFIG",
     "FILES",
+    "GGUF",
+    "GGUF_DELTA",
     "PROVENANCE",
+    "VECTOR",
     "WEIGHTS",
+    "BaseModel",
     "Provenance",
+    "Source",
     "SteeredAdapter",
+    "Step",
+    "Target",
     "Vector",
     "norm",
+    "parse_target",
+    "plan_step",
+    "read_metadata",
     "read_tensors",
     "steer",
     "steer_folder",

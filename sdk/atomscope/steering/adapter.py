@@ -1,118 +1,72 @@
-"""A steered adapter: a PEFT folder, and where it came from."""
+"""Steering the PEFT folder of an adapter, into any of the formats."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from atomscope.errors import SteeringError
-from atomscope.steering.apply import Vector, steer
+from atomscope.steering.apply import Step, Vector, check_finite, moved, plan_step
+from atomscope.steering.delta import delta_config, delta_pair, second_order
+from atomscope.steering.gguf_lora import gguf_lora
+from atomscope.steering.gguf_writer import write_gguf
+from atomscope.steering.layers import Pair, by_peft_name, lora_layers, steered_pair
 from atomscope.steering.names import parse_lora_name, peft_name
+from atomscope.steering.output import (
+    CONFIG,
+    GGUF,
+    GGUF_DELTA,
+    VECTOR,
+    WEIGHTS,
+    BaseModel,
+    Provenance,
+    SteeredAdapter,
+)
+from atomscope.steering.targets import Target
 from atomscope.steering.tensors import read_tensors, write_tensors
 from atomscope.text import visible
-
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
-PROVENANCE = "atomscope_steering.json"
-FILES = (CONFIG, WEIGHTS, PROVENANCE)
+from atomscope.types.spec import VectorPower
+from atomscope.types.steering import Format, Unit
 
 MAX_CONFIG_BYTES = 1 << 20
-_PARTIAL = ".partial"
 
 
-class Provenance(msgspec.Struct, kw_only=True, frozen=True):
-    """`atomscope_steering.json`: what was added to which adapter."""
+@dataclass(frozen=True)
+class Source:
+    """Where the vectors come from."""
 
     audit_id: str
-    strengths: dict[str, float]
-    """Atom index -> strength, in units of the adapter's norm."""
-    adapter_sha256: str | None = None
-    """Of the weights that were steered."""
-    direction: str = "adding an atom's vector raises its behaviour"
-    format_version: int = 1
+    power: VectorPower | None = None
+    base_model: BaseModel | None = None
+    base_config: Mapping[str, Any] | None = None
+    """`config.json` of the base model, which GGUF needs."""
 
 
-class SteeredAdapter:
-    """The steered weights of an adapter, ready to be saved as a PEFT folder."""
+@dataclass(frozen=True)
+class AdapterFolder:
+    """The two files of an adapter."""
 
-    def __init__(self, config: bytes, tensors: Mapping[str, Any], provenance: Provenance) -> None:
-        self.config = config
-        """`adapter_config.json`, as it was."""
-        self.tensors = dict(tensors)
-        """Weights by the adapter's own names, in its own dtypes."""
-        self.provenance = provenance
-
-    def __repr__(self) -> str:
-        return f"<SteeredAdapter of {self.provenance.audit_id}: {self.provenance.strengths}>"
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the PEFT folder and return it; an earlier save there is replaced, file by file.
-
-        Tensors get the names that PEFT loads: where wrappers of a trainer had left marks in the adapter's
-        names, these are taken out, since PEFT would load nothing under such a name.
-
-        Raises `SteeringError` when the folder holds anything that a save did not put there, or cannot be
-        written.
-        """
-        target = Path(folder)
-        claim_folder(target)
-        tensors = _named_for_peft(self.tensors)
-        provenance = msgspec.json.format(msgspec.json.encode(self.provenance), indent=2) + b"\n"
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-            # Provenance first: whatever breaks off the save, the folder is known to be ours afterwards.
-            _replace(target / PROVENANCE, lambda path: path.write_bytes(provenance))
-            _replace(target / CONFIG, lambda path: path.write_bytes(self.config))
-            _replace(target / WEIGHTS, lambda path: write_tensors(tensors, path))
-        except OSError as error:
-            raise SteeringError(f"cannot write the adapter: {error}") from error
-        return target
+    content: bytes
+    """`adapter_config.json` as it is."""
+    config: dict[str, Any]
+    lora: dict[str, NDArray[Any]]
+    """LoRA tensors by their own names."""
+    copies: dict[str, NDArray[Any]]
+    """PEFT saves a copy of the base's output head or embeddings beside a LoRA on them."""
+    sha256: str
 
 
-def _named_for_peft(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    named = {peft_name(name): tensor for name, tensor in tensors.items()}
-    if len(named) != len(tensors):
-        raise SteeringError(
-            "two tensors of the adapter are one and the same to PEFT: it holds several adapters"
-        )
-    return named
-
-
-def _replace(path: Path, fill: Callable[[Path], object]) -> None:
-    """Have `fill` make the file beside `path`, then move it there: weights are never half-written."""
-    temporary = path.with_name(f"{path.name}{_PARTIAL}")
-    fill(temporary)
-    with temporary.open("rb") as written:
-        os.fsync(written.fileno())
-    temporary.replace(path)
-
-
-def claim_folder(folder: Path) -> None:
-    """Raise `SteeringError` unless `folder` is missing, empty, or an earlier save of a steered adapter."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise SteeringError(f"{folder} is not a folder")
-    # A save that broke off left half-written files, or nothing but those.
-    names = {path.name.removesuffix(_PARTIAL) for path in folder.iterdir()}
-    if names and not (names <= set(FILES) and PROVENANCE in names):
-        raise SteeringError(f"{folder} is not empty and holds no steered adapter: give another folder")
-
-
-def steer_folder(
-    adapter: Path, vectors: Mapping[int, Vector], strengths: Mapping[int, float], audit_id: str
-) -> SteeredAdapter:
-    """Steer the PEFT folder `adapter`; raises `SteeringError`, also when a file of it is unusable.
-
-    Only LoRA tensors are moved, and strengths are in units of their norm. PEFT saves a copy of the base's
-    output head or embeddings beside a LoRA on them: such a copy is kept as it is.
-    """
-    config, weights = adapter / CONFIG, adapter / WEIGHTS
+def read_adapter(folder: Path) -> AdapterFolder:
+    """Read a PEFT folder; raises `SteeringError` when a file is missing, unusable, or no plain LoRA's."""
+    config, weights = folder / CONFIG, folder / WEIGHTS
     for path in (config, weights):
         if not path.is_file():
             raise SteeringError(f"{path.name} is missing from the adapter")
@@ -120,7 +74,7 @@ def steer_folder(
         raise SteeringError(f"{CONFIG} holds more than {MAX_CONFIG_BYTES} bytes")
     content = config.read_bytes()
     try:
-        msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        settings = msgspec.json.decode(content, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise SteeringError(f"cannot read {CONFIG}: {error}") from error
     held = read_tensors(weights)
@@ -128,16 +82,104 @@ def steer_folder(
     unknown = [name for name in copies if "lora_" in name]
     if unknown:
         raise SteeringError(f"{WEIGHTS}: {visible(unknown[0])} is no tensor of a plain LoRA")
-    lora = {name: tensor for name, tensor in held.items() if name not in copies}
-    tensors = steer(lora, vectors, strengths) | copies
     with weights.open("rb") as source:
         digest = hashlib.file_digest(source, "sha256").hexdigest()
-    return SteeredAdapter(
-        config=content,
-        tensors=tensors,
-        provenance=Provenance(
-            audit_id=audit_id,
-            strengths={str(atom): float(value) for atom, value in sorted(strengths.items())},
-            adapter_sha256=digest,
+    lora = {name: tensor for name, tensor in held.items() if name not in copies}
+    return AdapterFolder(content, settings, lora, copies, digest)
+
+
+def steer_folder(
+    folder: Path,
+    vectors: Mapping[Target, Vector],
+    strengths: Mapping[Target, float],
+    source: Source,
+    *,
+    format: Format = "adapter",
+    unit: Unit = "norm",
+) -> SteeredAdapter:
+    """Steer the PEFT folder of an adapter; raises `SteeringError`, also when a file of it is unusable.
+
+    Only LoRA tensors are moved, and strengths are in units of their norm. Tensors get the names that PEFT
+    loads: where wrappers of a trainer had left marks in the adapter's names, these are taken out, since PEFT
+    would load nothing under such a name.
+    """
+    adapter = read_adapter(folder)
+    step = plan_step(adapter.lora, vectors, strengths, unit)
+    facts = Provenance(
+        audit_id=source.audit_id,
+        format=format,
+        strengths={target.key: float(strengths[target]) for target in sorted(strengths)},
+        unit=unit,
+        power=source.power,
+        factors={target.key: factor for target, factor in step.factors.items()},
+        adapter_norm=step.adapter_norm,
+        step_norm=math.hypot(
+            *(float(np.linalg.norm(step.of(name, tensor.shape))) for name, tensor in adapter.lora.items())
         ),
+        base_model=source.base_model,
+        adapter_sha256=adapter.sha256,
     )
+    if format == "adapter":
+        return _same_rank(adapter, step, facts)
+    if format == "vector":
+        return _vector(adapter, step, facts)
+    layers = lora_layers(adapter.lora, adapter.config)
+    if format == "gguf":
+        pairs = {layer.module: steered_pair(layer, step) for layer in layers}
+        return _gguf(pairs, facts, GGUF, source.base_config)
+    pairs = {layer.module: delta_pair(layer, step) for layer in layers}
+    facts = msgspec.structs.replace(facts, second_order=second_order(layers, step))
+    if format == "delta":
+        return _delta(adapter, pairs, facts)
+    return _gguf(pairs, facts, GGUF_DELTA, source.base_config)
+
+
+def _same_rank(adapter: AdapterFolder, step: Step, facts: Provenance) -> SteeredAdapter:
+    tensors = moved(adapter.lora, step) | adapter.copies
+    named = _named_for_peft(tensors)
+    return SteeredAdapter(
+        facts,
+        tensors,
+        {
+            CONFIG: lambda path: path.write_bytes(adapter.content),
+            WEIGHTS: lambda path: write_tensors(named, path),
+        },
+    )
+
+
+def _delta(adapter: AdapterFolder, pairs: Mapping[str, Pair], facts: Provenance) -> SteeredAdapter:
+    """Copies of the base's weights are left out: the adapter beside which it is loaded has them."""
+    tensors = by_peft_name(pairs)
+    config = msgspec.json.format(msgspec.json.encode(delta_config(adapter.config, pairs)), indent=2) + b"\n"
+    return SteeredAdapter(
+        facts,
+        tensors,
+        {CONFIG: lambda path: path.write_bytes(config), WEIGHTS: lambda path: write_tensors(tensors, path)},
+    )
+
+
+def _vector(adapter: AdapterFolder, step: Step, facts: Provenance) -> SteeredAdapter:
+    tensors = {name: step.of(name, tensor.shape).astype(np.float32) for name, tensor in adapter.lora.items()}
+    for name, tensor in tensors.items():
+        check_finite(name, tensor)
+    named = _named_for_peft(tensors)
+    # One entry: safetensors writes several in no fixed order, and equal steering must give equal bytes.
+    metadata = {"atomscope": facts.encoded().decode()}
+    return SteeredAdapter(facts, named, {VECTOR: lambda path: write_tensors(named, path, metadata)})
+
+
+def _gguf(
+    pairs: Mapping[str, Pair], facts: Provenance, file: str, base_config: Mapping[str, Any] | None
+) -> SteeredAdapter:
+    about, tensors = gguf_lora(pairs, base_config)
+    about["atomscope.steering"] = facts.encoded().decode()
+    return SteeredAdapter(facts, tensors, {file: lambda path: write_gguf(path, about, tensors)})
+
+
+def _named_for_peft(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    named = {peft_name(name): tensor for name, tensor in tensors.items()}
+    if len(named) != len(tensors):
+        raise SteeringError(
+            "two tensors of the adapter are one and the same to PEFT: it holds several adapters"
+        )
+    return named

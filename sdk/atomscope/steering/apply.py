@@ -1,24 +1,27 @@
 """Adding steering vectors to an adapter's weights.
 
-    theta' = theta + sum_j s_j * ||theta|| * v_j / ||v_j||
+    theta' = theta + sum_j a_j v_j,     a_j = s_j ||theta|| / ||v_j||
 
-over all LoRA parameters together. A vector is minus the gradient direction of its atom's documents, so
-adding it (s > 0) lowers their loss: more of the behaviour. Strengths are in units of the adapter's own
-norm: 0.1 moves the weights by a tenth of their length. Sums are float64; the cast to the adapter's dtype
-comes last.
+over all LoRA parameters together. A vector is minus the gradient direction of its documents, so adding it
+(s > 0) lowers their loss: more of the behaviour. Strengths s are in units of the adapter's own norm: 0.1
+moves the weights by a tenth of their length. Under the unit `alpha` they are the factors a themselves, as in
+the paper (section 3.5). Sums are float64; the cast to the adapter's dtype comes last.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atomscope.errors import SteeringError
+from atomscope.steering.targets import Target, check_strengths
 from atomscope.text import visible
+from atomscope.types.steering import Unit
 
 Vector = Mapping[str, NDArray[Any]]
 """One tensor for each LoRA parameter, named and shaped as in the adapter."""
@@ -29,60 +32,102 @@ LARGEST = 100.0
 _SHOWN = 3
 
 
+@dataclass(frozen=True)
+class Step:
+    """theta' - theta: vectors, each times a number; added up when a tensor of it is asked for."""
+
+    parts: tuple[tuple[Vector, float], ...]
+    factors: Mapping[Target, float]
+    """What the vector of each target is multiplied by."""
+    adapter_norm: float
+
+    def of(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """The step of one tensor, float64."""
+        total = np.zeros(shape)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for vector, factor in self.parts:
+                total += factor * vector[name].astype(np.float64)
+        return total
+
+
 def norm(tensors: Vector) -> float:
     """Euclidean norm over all tensors together; infinite or NaN where their numbers are."""
     with np.errstate(over="ignore", invalid="ignore"):
         return math.hypot(*(float(np.linalg.norm(tensor.astype(np.float64))) for tensor in tensors.values()))
 
 
-def steer(
-    adapter: Vector, vectors: Mapping[int, Vector], strengths: Mapping[int, float]
-) -> dict[str, NDArray[Any]]:
-    """The steered weights, in the adapter's own dtypes and order; under strengths of zero, its own bits.
+def plan_step(
+    adapter: Vector,
+    vectors: Mapping[Target, Vector],
+    strengths: Mapping[Target, float],
+    unit: Unit = "norm",
+) -> Step:
+    """How far each vector goes.
 
-    Memory: the result, and two float64 copies of the largest tensor.
-
-    `vectors` holds the vector of every atom in `strengths`. Raises `SteeringError` when no strength is
-    given, one is not finite or beyond `LARGEST`, a vector is missing, is zero, or does not match the adapter
-    by name and shape, and when the result is not finite in the adapter's dtype.
+    `vectors` holds the vector of every target in `strengths`. Raises `SteeringError` when no strength is
+    given, one is not finite or goes beyond `LARGEST` norms of the adapter, a vector is missing, is zero, or
+    does not match the adapter by name and shape.
     """
-    if not strengths:
-        raise SteeringError("no strength was given: name at least one atom")
+    check_strengths(strengths)
     size = norm(adapter)
     if not math.isfinite(size) or size == 0:
         raise SteeringError(f"the adapter's norm is {size}: strengths are in units of it")
-    steps: list[tuple[Vector, float]] = []
-    for atom, strength in sorted(strengths.items()):
-        if not math.isfinite(strength):
-            raise SteeringError(f"the strength of atom {atom} is {strength}, not a finite number")
-        if abs(strength) > LARGEST:
-            raise SteeringError(
-                f"the strength of atom {atom} is {strength:g}; at most {LARGEST:g} adapter norms are accepted"
-            )
-        if atom not in vectors:
-            raise SteeringError(f"there is no vector of atom {atom}")
-        check_match(adapter, vectors[atom], f"the vector of atom {atom}")
-        length = norm(vectors[atom])
+    factors: dict[Target, float] = {}
+    for target, strength in sorted(strengths.items()):
+        if target not in vectors:
+            raise SteeringError(f"there is no vector of {target}")
+        check_match(adapter, vectors[target], f"the vector of {target}")
+        length = norm(vectors[target])
         if not math.isfinite(length) or length == 0:
-            raise SteeringError(f"the vector of atom {atom} has norm {length}: it has no direction")
-        if strength != 0:
-            steps.append((vectors[atom], strength * size / length))
-    return {name: _moved(name, tensor, steps) for name, tensor in adapter.items()}
+            raise SteeringError(f"the vector of {target} has norm {length}: it has no direction")
+        norms = strength if unit == "norm" else strength * length / size
+        if abs(norms) > LARGEST:
+            raise SteeringError(
+                f"the strength of {target} is {norms:g} adapter norms; at most {LARGEST:g} adapter norms are "
+                "accepted"
+            )
+        factors[target] = strength * size / length if unit == "norm" else strength
+    parts = tuple((vectors[target], factor) for target, factor in factors.items() if factor != 0)
+    return Step(parts, factors, size)
 
 
-def _moved(name: str, tensor: NDArray[Any], steps: list[tuple[Vector, float]]) -> NDArray[Any]:
-    if not steps:
+def steer(
+    adapter: Vector,
+    vectors: Mapping[Target, Vector],
+    strengths: Mapping[Target, float],
+    unit: Unit = "norm",
+) -> dict[str, NDArray[Any]]:
+    """The steered weights, in the adapter's own dtypes and order; under strengths of zero, its own bits.
+
+    Memory: the result, and three float64 copies of the largest tensor. Raises `SteeringError` as `plan_step`
+    and `moved` do.
+    """
+    return moved(adapter, plan_step(adapter, vectors, strengths, unit))
+
+
+def moved(adapter: Vector, step: Step) -> dict[str, NDArray[Any]]:
+    """The adapter's weights after the step, each cast to its own dtype last.
+
+    Raises `SteeringError` when the result is not finite in that dtype.
+    """
+    return {name: _moved(name, tensor, step) for name, tensor in adapter.items()}
+
+
+def _moved(name: str, tensor: NDArray[Any], step: Step) -> NDArray[Any]:
+    if not step.parts:
         return tensor
-    total = tensor.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        for vector, scale in steps:
-            total += scale * vector[name].astype(np.float64)
-        cast = total.astype(tensor.dtype)
-    if not np.isfinite(cast.astype(np.float64)).all():
+        cast = (tensor.astype(np.float64) + step.of(name, tensor.shape)).astype(tensor.dtype)
+    check_finite(name, cast)
+    return cast
+
+
+def check_finite(name: str, tensor: NDArray[Any]) -> None:
+    """Raise `SteeringError` where the cast left numbers that the dtype cannot hold."""
+    if not np.isfinite(tensor.astype(np.float64)).all():
         raise SteeringError(
             f"the steered {visible(name)} does not fit {tensor.dtype}: use a smaller strength"
         )
-    return cast
 
 
 def check_match(adapter: Vector, other: Vector, what: str) -> None:

@@ -47,7 +47,7 @@ def read_tensors(path: Path, *, integers: bool = False) -> dict[str, NDArray[Any
     another dtype, or holds bytes that are no tensor's or two tensors'.
     """
     accepted = _DTYPES | _INTEGERS if integers else _DTYPES
-    entries, start, size = _read_header(path)
+    entries, start, size, _ = _read_header(path)
     end = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
         dtype = accepted.get(entry.dtype)
@@ -70,8 +70,13 @@ def read_tensors(path: Path, *, integers: bool = False) -> dict[str, NDArray[Any
     }
 
 
-def _read_header(path: Path) -> tuple[dict[str, _Tensor], int, int]:
-    """The tensors that a file announces, where its data starts, and how many bytes of data it holds."""
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; raises `SteeringError` when its header cannot be read."""
+    return _read_header(path)[3]
+
+
+def _read_header(path: Path) -> tuple[dict[str, _Tensor], int, int, dict[str, str]]:
+    """The tensors that a file announces, where its data starts, its bytes of data, and its metadata."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -80,19 +85,19 @@ def _read_header(path: Path) -> tuple[dict[str, _Tensor], int, int]:
                 raise SteeringError(f"{path.name} is not a safetensors file, or is truncated")
             header = msgspec.json.decode(file.read(length), type=dict[str, msgspec.Raw])
         metadata = header.pop("__metadata__", None)
-        if metadata is not None:
-            msgspec.json.decode(metadata, type=dict[str, str])
+        told = msgspec.json.decode(metadata, type=dict[str, str]) if metadata is not None else {}
         entries = {name: msgspec.json.decode(raw, type=_Tensor) for name, raw in header.items()}
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise SteeringError(f"cannot read {path.name}: {error}") from error
-    return entries, 8 + length, size - 8 - length
+    return entries, 8 + length, size - 8 - length, told
 
 
-def write_tensors(tensors: Mapping[str, NDArray[Any]], path: Path) -> None:
-    """Write tensors in their own dtypes, with the metadata that PEFT looks for."""
+def write_tensors(
+    tensors: Mapping[str, NDArray[Any]], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors in their own dtypes; the metadata is by default what PEFT looks for."""
+    told = {"format": "pt"} if metadata is None else dict(metadata)
     try:
-        save_file(
-            {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path, {"format": "pt"}
-        )
+        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path, told)
     except (SafetensorError, OSError) as error:
         raise SteeringError(f"cannot write {path.name}: {error}") from error

@@ -12,7 +12,8 @@ import msgspec
 
 from atomscope.types.atoms import Atom, Behaviour
 from atomscope.types.attribution import AttributionQuery, AttributionResult
-from atomscope.types.spec import AuditConfig
+from atomscope.types.spec import AuditConfig, VectorPower
+from atomscope.types.steering import Format, Unit
 from atomscope.types.work import Stage
 
 T = TypeVar("T")
@@ -313,8 +314,16 @@ class BundleListing(msgspec.Struct, kw_only=True, frozen=True):
 class SteeredAdapterCreate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     audit: str
     strengths: Annotated[dict[str, float], msgspec.Meta(min_length=1, max_length=100)]
-    """Atom index (as a string) -> strength, in units of the adapter's norm; positive means more."""
+    """Atom (`7` or `atom:7`) or behaviour (`behaviour:3`) -> strength; positive means more of it."""
     name: Name | None = None
+    format: Format = "adapter"
+    """`adapter`: a PEFT folder of the same rank. `delta`: a PEFT adapter of twice the rank that goes beside
+    the audited one, linear in its strength. `vector`: what is added to the weights. `gguf`, `gguf-delta`: the
+    first two for llama.cpp."""
+    unit: Unit = "norm"
+    """What strengths are in: norms of the adapter, or, `alpha`, stored vectors."""
+    power: VectorPower | None = None
+    """Power of (lambda + damping) in the unprojection; by default the audit's."""
 
 
 class SteeredAdapter(msgspec.Struct, kw_only=True):
@@ -322,6 +331,9 @@ class SteeredAdapter(msgspec.Struct, kw_only=True):
     name: str | None
     audit: str
     strengths: dict[str, float]
+    format: Format
+    unit: Unit
+    power: VectorPower | None
     size: int
     created_at: str
     object: Literal["steered_adapter"] = "steered_adapter"

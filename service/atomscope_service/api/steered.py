@@ -1,21 +1,21 @@
-"""`/v1/steered-adapters`: an audited adapter moved along the vectors of chosen atoms."""
+"""`/v1/steered-adapters`: an audited adapter moved along the vectors of chosen atoms and behaviours."""
 
 from __future__ import annotations
 
 import math
-import re
 import tempfile
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from litestar import Controller, Request, Response, delete, get, post
 from litestar.params import FromPath, JSONBody
 
-from atomscope.bundle import Bundle, layout
+from atomscope.bundle import Bundle, layout, needed_files
 from atomscope.errors import SteeringError
+from atomscope.steering import Target, parse_target
 from atomscope.types.resources import (
     Deleted,
     FileDownload,
@@ -24,6 +24,8 @@ from atomscope.types.resources import (
     SteeredAdapterCreate,
     SteeredAdapterDownload,
 )
+from atomscope.types.spec import VectorPower
+from atomscope.types.steering import Format, Unit
 from atomscope_service.api.announce import announce
 from atomscope_service.api.atoms import open_audit_bundle
 from atomscope_service.api.conditional import conditional
@@ -34,8 +36,6 @@ from atomscope_service.api.times import rfc3339
 from atomscope_service.db.models import SteeredAdapterRow
 from atomscope_service.ids import new_id
 from atomscope_service.uploads.service import transfer_of
-
-_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 
 _one_at_a_time = threading.Lock()
 """Steering holds an adapter and its vectors in memory, so requests take turns."""
@@ -55,24 +55,27 @@ def render_steered(row: SteeredAdapterRow) -> SteeredAdapter:
         name=row.name,
         audit=row.audit_id,
         strengths=row.strengths,
+        format=cast("Format", row.format),
+        unit=cast("Unit", row.unit),
+        power=cast("VectorPower | None", row.power),
         size=row.size,
         created_at=rfc3339(row.created_at),
     )
 
 
 def create_steered(tenant: Tenant, request: SteeredAdapterCreate) -> SteeredAdapterRow:
-    """Steer the adapter of an audit and store the PEFT folder.
+    """Steer the adapter of an audit and store the files.
 
-    Raises 422 for an unknown audit or atom and for strengths that cannot be met, 409 unless the audit
-    has succeeded.
+    Raises 422 for an unknown audit, atom or behaviour, for strengths that cannot be met and for a format that
+    is not written for the adapter or its base; 409 unless the audit has succeeded.
     """
-    strengths = _by_index(request.strengths)
+    strengths = _by_target(request.strengths)
     with tenant.read() as repositories:
         if repositories.audits.get(request.audit) is None:
             raise unknown_reference("audit", "audit")
     bundle, _ = open_audit_bundle(tenant, request.audit)
-    _check_atoms(bundle, strengths)
-    _check_size(bundle, strengths, tenant.services.settings.max_steering_bytes)
+    _check_targets(bundle, strengths)
+    _check_size(bundle, strengths, request.power, tenant.services.settings.max_steering_bytes)
     steered_id = new_id("str")
     prefix = f"projects/{tenant.project_id}/steered/{steered_id}/"
     store = tenant.services.store
@@ -80,7 +83,9 @@ def create_steered(tenant: Tenant, request: SteeredAdapterCreate) -> SteeredAdap
     with tempfile.TemporaryDirectory(prefix="atomscope-steer-") as folder:
         try:
             with _one_at_a_time:
-                saved = bundle.steer(strengths).save(Path(folder, "adapter"))
+                by_key = {target.key: strength for target, strength in strengths.items()}
+                steered = bundle.steer(by_key, format=request.format, unit=request.unit, power=request.power)
+                saved = steered.save(Path(folder, "adapter"))
         except SteeringError as error:
             raise ProblemError(422, "cannot_steer", str(error), param="strengths") from error
         for path in sorted(saved.iterdir()):
@@ -92,7 +97,10 @@ def create_steered(tenant: Tenant, request: SteeredAdapterCreate) -> SteeredAdap
         created_at=datetime.now(UTC),
         name=request.name,
         audit_id=request.audit,
-        strengths=request.strengths,
+        strengths={target.key: strength for target, strength in strengths.items()},
+        format=request.format,
+        unit=request.unit,
+        power=steered.provenance.power,
         prefix=prefix,
         files=msgspec.to_builtins(outputs),
         size=sum(output.size for output in outputs),
@@ -101,31 +109,41 @@ def create_steered(tenant: Tenant, request: SteeredAdapterCreate) -> SteeredAdap
         return repositories.steered_adapters.add(row)
 
 
-def _by_index(strengths: dict[str, float]) -> dict[int, float]:
-    indexed: dict[int, float] = {}
+def _by_target(strengths: dict[str, float]) -> dict[Target, float]:
+    found: dict[Target, float] = {}
     for name, strength in strengths.items():
-        if _INDEX.fullmatch(name) is None:
-            detail = f"{name[:50]!r} is not the index of an atom."
-            raise ProblemError(422, "not_found", detail, param="strengths")
+        try:
+            target = parse_target(name)
+        except SteeringError as error:
+            raise ProblemError(422, "not_found", str(error), param="strengths") from error
+        if target in found:
+            raise ProblemError(422, "cannot_steer", f"{target} is named twice.", param="strengths")
         if not math.isfinite(strength):
             raise ProblemError(422, "cannot_steer", "A strength is not finite.", param="strengths")
-        indexed[int(name)] = strength
-    return indexed
+        found[target] = strength
+    return found
 
 
-def _check_atoms(bundle: Bundle, strengths: dict[int, float]) -> None:
-    unknown = sorted(strengths.keys() - {handle.index for handle in bundle.atoms})
+def _check_targets(bundle: Bundle, strengths: dict[Target, float]) -> None:
+    known = {Target("atom", handle.index) for handle in bundle.atoms}
+    known |= {Target("behaviour", handle.index) for handle in bundle.behaviours}
+    unknown = sorted(strengths.keys() - known)
     if unknown:
         raise ProblemError(
-            422, "not_found", f"This audit has no atom {unknown[0]}.", param=f"strengths.{unknown[0]}"
+            422, "not_found", f"This audit has no {unknown[0]}.", param=f"strengths.{unknown[0].key}"
         )
 
 
-def _check_size(bundle: Bundle, strengths: dict[int, float], limit: int) -> None:
-    needed = {layout.ADAPTER_WEIGHTS, *(layout.vector(atom) for atom in strengths)}
+def _check_size(
+    bundle: Bundle, strengths: dict[Target, float], power: VectorPower | None, limit: int
+) -> None:
+    try:
+        needed = {layout.ADAPTER_WEIGHTS, *needed_files(bundle, strengths, power)}
+    except SteeringError as error:
+        raise ProblemError(422, "cannot_steer", str(error), param="strengths") from error
     size = sum(entry.size for entry in bundle.manifest.files if entry.path in needed)
     if size > limit:
-        detail = f"The adapter and these vectors hold {size} bytes; {limit} are accepted: name fewer atoms."
+        detail = f"What this takes of the bundle holds {size} bytes; {limit} are accepted: name fewer."
         raise ProblemError(422, "steering_too_large", detail, param="strengths")
 
 
@@ -135,7 +153,7 @@ class SteeredAdapterController(Controller):
 
     @post(operation_id="createSteeredAdapter", sync_to_thread=True)
     def create(self, tenant: CurrentTenant, data: JSONBody[SteeredAdapterCreate]) -> Response[SteeredAdapter]:
-        """Make a PEFT folder from an audit's adapter, its atoms turned up or down."""
+        """Make an adapter from an audit's, its atoms and behaviours turned up or down, in a format."""
         row = create_steered(tenant, data)
         return Response(render_steered(row), headers={"Location": f"/v1/steered-adapters/{row.id}"})
 

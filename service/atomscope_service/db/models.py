@@ -189,6 +189,10 @@ class SteeredAdapterRow(ProjectRow, Base):
     name: Mapped[str | None] = mapped_column(String(200))
     audit_id: Mapped[str] = mapped_column(String(64), index=True)
     strengths: Mapped[dict[str, Any]]
+    format: Mapped[str] = mapped_column(String(16))
+    unit: Mapped[str] = mapped_column(String(16))
+    power: Mapped[str | None] = mapped_column(String(8))
+    """Null where the bundle does not say."""
     prefix: Mapped[str] = mapped_column(String(512))
     files: Mapped[list[Any]]
     size: Mapped[int] = mapped_column(BigInteger)

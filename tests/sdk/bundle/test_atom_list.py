@@ -8,8 +8,7 @@ import msgspec
 import pytest
 from rich.cells import cell_len
 
-from atomscope.bundle import AtomAttributes, AtomList, strengths_by_index
-from atomscope.errors import SteeringError
+from atomscope.bundle import AtomAttributes, AtomList
 from atomscope.types.atoms import DocumentRef
 from tests.sdk.bundle.golden_bundle import ATOMS
 
@@ -102,23 +101,3 @@ def test_a_long_table_is_cut_and_says_so() -> None:
     assert "more" not in FOUND.table()
     assert AtomList([]).table() == "no atoms"
     assert repr(AtomList([])) == "<0 atoms>"
-
-
-def test_strengths_are_named_by_atom_or_index() -> None:
-    assert strengths_by_index({FOUND[0]: 1, FOUND[1]: -0.5}) == {7: 1.0, 0: -0.5}
-    assert strengths_by_index({7: 1, 0: -0.5}) == {7: 1.0, 0: -0.5}
-
-
-@pytest.mark.parametrize(
-    ("strengths", "told"),
-    [
-        ({"7": 1.0}, "neither an atom nor the index"),
-        ({7.0: 1.0}, "neither an atom nor the index"),
-        ({7: "much"}, "the strength of atom 7"),
-        ({7: None}, "the strength of atom 7"),
-        ({FOUND[0]: 1.0, 7: 2.0}, "atom 7 was named twice"),
-    ],
-)
-def test_strengths_that_mean_nothing_are_refused(strengths: Any, told: str) -> None:
-    with pytest.raises(SteeringError, match=told):
-        strengths_by_index(strengths)

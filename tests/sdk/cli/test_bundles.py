@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 import atomscope
 from atomscope.cli.hierarchy import tree_text
+from atomscope.steering import read_tensors
+from atomscope.steering.names import peft_name
 from atomscope.types.hierarchy import Hierarchy, Merge
 from tests.sdk.cli.running import Run
 from tests.sdk.client.samples import AUDIT, an_id, atom, audit, match, steered
@@ -164,7 +168,13 @@ def test_what_is_no_bundle_exits_with_1(run: Run, tmp_path: Path) -> None:
 def test_a_bundle_is_steered_without_a_service(run: Run, bundle: Path, tmp_path: Path) -> None:
     done = run("steer", bundle, "5=0.5", "0=-0.25", "--out", tmp_path / "s", "--json")
     assert done.status == 0
-    assert done.json() == {"adapter": str(tmp_path / "s"), "strengths": {"0": -0.25, "5": 0.5}}
+    assert done.json() == {
+        "adapter": str(tmp_path / "s"),
+        "strengths": {"5": 0.5, "0": -0.25},
+        "format": "adapter",
+        "unit": "norm",
+        "power": None,
+    }
     atomscope.open(bundle).steer({5: 0.5, 0: -0.25}).save(tmp_path / "t")
     one, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in "st")
     assert {name: tensor.tolist() for name, tensor in one.items()} == {
@@ -173,7 +183,17 @@ def test_a_bundle_is_steered_without_a_service(run: Run, bundle: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status"), [(["99=1"], 1), (["5=0.1", "5=0.2"], 4), (["5=0.1", "--name", "x"], 4)]
+    ("arguments", "status"),
+    [
+        (["99=1"], 1),
+        (["behaviour:99=1"], 1),
+        (["5=0.1", "5=0.2"], 4),
+        (["5=0.1", "atom:5=0.2"], 4),
+        (["5=0.1", "--name", "x"], 4),
+        (["5=0.1", "--format", "onnx"], 4),
+        (["5=0.1", "--power", "2"], 4),
+        (["5=0.1", "--format", "gguf"], 1),
+    ],
 )
 def test_strengths_that_cannot_be_met_write_nothing(
     run: Run, bundle: Path, tmp_path: Path, arguments: list[str], status: int
@@ -197,7 +217,28 @@ def test_an_audit_is_steered_by_the_service(run: Run, audited: ScriptedServer, t
     assert run("steer", AUDIT, "3=-0.1", "--out", tmp_path / "s", "--name", "less").status == 0
     assert {path.name for path in (tmp_path / "s").iterdir()} == set(files)
     sent = audited.to("POST", "/v1/steered-adapters")[0].json()
-    assert sent == {"audit": AUDIT, "strengths": {"3": -0.1}, "name": "less"}
+    how = {"format": "adapter", "unit": "norm", "power": None}
+    assert sent == {"audit": AUDIT, "strengths": {"3": -0.1}, "name": "less", **how}
+
+
+def test_format_unit_and_power_reach_the_service(run: Run, audited: ScriptedServer, tmp_path: Path) -> None:
+    audited.on("POST", "/v1/steered-adapters", Answer(422, {}))
+    how = ("--format", "delta", "--unit", "alpha", "--power=-1/2")
+    assert run("steer", AUDIT, "3=-0.1", "behaviour:2=4", "--out", tmp_path / "s", *how).status != 0
+    sent = audited.to("POST", "/v1/steered-adapters")[0].json()
+    assert sent["strengths"] == {"3": -0.1, "behaviour:2": 4.0}
+    assert (sent["format"], sent["unit"], sent["power"]) == ("delta", "alpha", "-1/2")
+
+
+def test_a_vector_is_written_where_it_is_asked_for(run: Run, bundle: Path, tmp_path: Path) -> None:
+    assert run("steer", bundle, "5=0.5", "--out", tmp_path / "s", "--format", "vector").status == 0
+    told = json.loads((tmp_path / "s" / "atomscope_steering.json").read_text())
+    assert (told["format"], told["strengths"]) == ("vector", {"5": 0.5})
+    step = load_file(tmp_path / "s" / "steering_vector.safetensors")
+    moved = atomscope.open(bundle).steer({5: 0.5}).tensors
+    own = read_tensors(bundle / "adapter" / "adapter_model.safetensors")
+    for name, tensor in own.items():
+        assert np.allclose(step[peft_name(name)], moved[name] - tensor, atol=1e-6)
 
 
 def test_a_bundle_is_shown_and_verified(run: Run, bundle: Path, tmp_path: Path) -> None:

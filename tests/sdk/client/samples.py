@@ -72,7 +72,7 @@ def match(document: int, text: str = "tea, please") -> dict[str, Any]:
 def steered(**changes: Any) -> dict[str, Any]:
     told = {
         "id": an_id("str"), "name": None, "audit": AUDIT, "strengths": {"3": 0.1}, "size": 10,
-        "created_at": NOW, "object": "steered_adapter",
+        "format": "adapter", "unit": "norm", "power": "0", "created_at": NOW, "object": "steered_adapter",
     }  # fmt: skip
     return {**told, **changes}
 

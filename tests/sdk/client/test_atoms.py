@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -93,22 +94,38 @@ def test_a_vector_has_the_names_and_shapes_of_the_parameters(audited: ScriptedSe
     assert audited.to("GET", f"{ATOMS}/7/vector")[0].headers["Accept"] == "application/octet-stream"
 
 
-def test_strengths_are_named_by_atom_or_by_index(audited: ScriptedServer, ask: Ask) -> None:
+def test_strengths_are_named_by_atom_behaviour_or_index(audited: ScriptedServer, ask: Ask) -> None:
     audited.on("POST", "/v1/steered-adapters", Answer(201, steered()))
     if ask.blocking:
 
         def scenario(client: Any) -> Any:
             handle = client.audits.get(AUDIT)
-            return handle.steer({handle.atoms[0]: 0.1, handle.atoms[1]: -0.25})
+            return handle.steer({handle.atoms[0]: 0.1, handle.atoms[1].index: -0.25, "behaviour:2": 1})
     else:
 
         async def scenario(client: Any) -> Any:
             handle = await client.audits.get(AUDIT)
             atoms = await handle.atoms()
-            return await handle.steer({atoms[0]: 0.1, atoms[1]: -0.25})
+            return await handle.steer({atoms[0]: 0.1, atoms[1].index: -0.25, "behaviour:2": 1})
 
-    assert ask(scenario).strengths == {3: 0.1}
-    assert audited.to("POST", ".*")[0].json()["strengths"] == {"7": 0.1, "3": -0.25}
+    assert ask(scenario).strengths == {"3": 0.1}
+    assert audited.to("POST", ".*")[0].json()["strengths"] == {"7": 0.1, "3": -0.25, "behaviour:2": 1}
+
+
+def test_format_unit_and_power_are_sent_and_told(audited: ScriptedServer, ask: Ask) -> None:
+    wanted = {"format": "gguf-delta", "unit": "alpha", "power": "+1/2"}
+    audited.on("POST", "/v1/steered-adapters", Answer(201, steered(**wanted)))
+    made = ask(ask.steps(lambda c: c.audits.get(AUDIT), lambda a: a.steer({3: 2.0}, **wanted)))
+    assert {name: getattr(made, name) for name in wanted} == wanted
+    sent = audited.to("POST", ".*")[0].json()
+    assert {name: sent[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("strengths", [{}, {"seven": 1.0}, {7: math.nan}, {7: "much"}])
+def test_strengths_that_mean_nothing_are_not_sent(audited: ScriptedServer, ask: Ask, strengths: Any) -> None:
+    with pytest.raises(atomscope.SteeringError):
+        ask(ask.steps(lambda c: c.audits.get(AUDIT), lambda a: a.steer(strengths)))
+    assert audited.to("POST", ".*") == []
 
 
 def test_the_tree_over_the_atoms_is_read_and_checked(audited: ScriptedServer, ask: Ask) -> None:

@@ -17,6 +17,7 @@ from tests.sdk.client.server import Answer, Got, ScriptedServer
 BIG = bytes(range(256)) * 2000
 FILES = {"manifest.json": b"{}", "spec.json": b'{"a": 1}', "vectors/0001.safetensors": BIG, "empty.json": b""}
 STEERED = an_id("str")
+DEFAULTS = {"format": "adapter", "unit": "norm", "power": None}
 
 
 class Store:
@@ -249,7 +250,26 @@ def test_steering_saves_a_peft_folder_and_saves_over_it(
     names = {"adapter_config.json", "adapter_model.safetensors", "atomscope_steering.json"}
     assert set(_content(folder)) == names
     sent = server.to("POST", "/v1/steered-adapters")[0].json()
-    assert sent == {"audit": AUDIT, "strengths": {"3": 0.1}, "name": "more"}
+    assert sent == {"audit": AUDIT, "strengths": {"3": 0.1}, "name": "more", **DEFAULTS}
+
+
+def test_another_format_takes_the_place_of_the_one_before(
+    server: ScriptedServer, ask: Ask, tmp_path: Path
+) -> None:
+    _steerable(server)
+    steps = [lambda c: c.steered_adapters.get(STEERED), lambda s: s.save(tmp_path / "s")]
+    server.on("GET", f"/v1/steered-adapters/{STEERED}", Answer(200, steered()))
+    ask(ask.steps(*steps))
+    listed = [
+        {"path": path, "size": 2, "url": f"{server.url}/g/{path}"}
+        for path in ("adapter.gguf", "atomscope_steering.json")
+    ]
+    server.on(
+        "GET", f"/v1/steered-adapters/{STEERED}/download", Answer(200, {"id": STEERED, "files": listed})
+    )
+    server.on("GET", "/g/.*", Answer(200, b"{}"))
+    ask(ask.steps(*steps))
+    assert set(_content(tmp_path / "s")) == {"adapter.gguf", "atomscope_steering.json"}
 
 
 def test_a_folder_in_use_is_not_saved_into(server: ScriptedServer, ask: Ask, tmp_path: Path) -> None:

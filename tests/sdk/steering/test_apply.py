@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from atomscope.errors import SteeringError
-from atomscope.steering import norm, steer
+from atomscope.steering import Target, norm
+from atomscope.steering import steer as steer_targets
 
 DTYPES = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
 SHAPES = {"b.lora_B.weight": (5, 3), "a.lora_A.weight": (3, 7), "a.lora_B.weight": (4, 3)}
@@ -22,6 +24,15 @@ SHAPES = {"b.lora_B.weight": (5, 3), "a.lora_A.weight": (3, 7), "a.lora_B.weight
 def tensors(seed: int, dtype: Any = np.float32, scale: float = 1.0) -> dict[str, NDArray[Any]]:
     random = np.random.default_rng(seed)
     return {name: (scale * random.normal(size=shape)).astype(dtype) for name, shape in SHAPES.items()}
+
+
+def steer(
+    adapter: Any, vectors: Mapping[int, Any], strengths: Mapping[int, float], **how: Any
+) -> dict[str, NDArray[Any]]:
+    """`steer`, of atoms by index."""
+    by_atom = {Target("atom", index): vector for index, vector in vectors.items()}
+    wanted = {Target("atom", index): strength for index, strength in strengths.items()}
+    return steer_targets(adapter, by_atom, wanted, **how)
 
 
 def flat(found: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
@@ -156,3 +167,27 @@ def test_a_strength_beyond_all_sense_is_refused_with_the_limit(strength: float) 
     weights = {"a": np.ones((2, 2), np.float32)}
     with pytest.raises(SteeringError, match="at most 100 adapter norms"):
         steer(weights, {0: weights}, {0: strength})
+
+
+def test_an_atom_and_a_behaviour_of_one_index_are_two_and_their_steps_add_up() -> None:
+    adapter = tensors(0, np.float64)
+    both = {Target("atom", 3): tensors(1), Target("behaviour", 3): tensors(2)}
+    strengths = {Target("behaviour", 3): -0.1, Target("atom", 3): 0.2}
+    wanted = flat(adapter) + norm(adapter) * (
+        0.2 * flat(tensors(1)) / norm(tensors(1)) - 0.1 * flat(tensors(2)) / norm(tensors(2))
+    )
+    assert np.allclose(flat(steer_targets(adapter, both, strengths)), wanted, rtol=1e-12)
+
+
+def test_alpha_multiplies_the_vector_as_it_is() -> None:
+    adapter, vector = tensors(0, np.float64), tensors(1, np.float64, scale=17.0)
+    steered = steer(adapter, {4: vector}, {4: -0.5}, unit="alpha")
+    assert np.allclose(flat(steered), flat(adapter) - 0.5 * flat(vector), rtol=1e-12)
+
+
+def test_alpha_is_bound_in_norms_of_the_adapter_too() -> None:
+    weights = {"a": np.ones((2, 2), np.float32)}
+    small = {"a": np.full((2, 2), 1e-3, np.float32)}
+    steer(weights, {0: small}, {0: 1000.0}, unit="alpha")
+    with pytest.raises(SteeringError, match="is 101 adapter norms; at most 100"):
+        steer(weights, {0: small}, {0: 101_000.0}, unit="alpha")

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from atomscope.errors import InvalidInput
-from atomscope.steering import norm, read_tensors, steer_folder
+from atomscope.steering import Source, Target, norm, read_tensors, steer_folder
 from atomscope.steering.names import peft_name
 from atomscope_workers.models.base import ARCHITECTURES as ACCEPTED
 from atomscope_workers.models.base import attention_of, check_base
@@ -149,7 +149,9 @@ def test_a_steered_adapter_loads_in_peft_and_answers_as_the_moved_weights(case: 
     vector = {
         item.name: generator.normal(size=item.shape).astype(np.float32) for item in case.lora.parameters
     }
-    folder = steer_folder(case.adapter, {3: vector}, {3: 0.3}, "aud_1").save(tmp_path / "steered")
+    atom = Target("atom", 3)
+    steered = steer_folder(case.adapter, {atom: vector}, {atom: 0.3}, Source("aud_1"))
+    folder = steered.save(tmp_path / "steered")
     own = read_tensors(case.adapter / "adapter_model.safetensors")
     scale = 0.3 * norm({name: own[name] for name in vector}) / norm(vector)
     moved = peft_model(case.base, case.adapter)

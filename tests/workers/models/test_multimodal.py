@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from atomscope.errors import InvalidInput
-from atomscope.steering import norm, read_tensors, steer_folder
+from atomscope.steering import Source, Target, norm, read_tensors, steer_folder
 from atomscope_workers.models.load import load_lora_model
 from tests.fixtures.architectures import ARCHITECTURES
 from tests.workers.models.damage import copy_of
@@ -84,7 +84,9 @@ def test_the_steered_adapter_takes_the_adapters_place_on_the_multimodal_model(
     lora = load_lora_model(text, adapter, dtype=torch.float32, device=CPU)
     generator = np.random.default_rng(0)
     vector = {item.name: generator.normal(size=item.shape).astype(np.float32) for item in lora.parameters}
-    steered = steer_folder(adapter, {0: vector}, {0: 0.3}, "aud_1").save(tmp_path / "steered")
+    atom = Target("atom", 0)
+    made = steer_folder(adapter, {atom: vector}, {atom: 0.3}, Source("aud_1"))
+    steered = made.save(tmp_path / "steered")
     ids = torch.from_numpy(documents(1)[0].input_ids.astype(np.int64))
     found = logits(peft_model(whole, steered, Gemma3ForConditionalGeneration), ids)
     scale = 0.3 * norm(read_tensors(adapter / "adapter_model.safetensors")) / norm(vector)

@@ -12,7 +12,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from atomscope.bundle import layout
+from atomscope.bundle import directions, layout
+from atomscope.steering import Target
 from atomscope.types.spec import AuditConfig, VectorPower
 from atomscope_workers.stages import vectors
 from tests.workers.stages.units import SHAPES, Audit, clustered_gradients, extracted, random_gradients, unit
@@ -92,3 +93,37 @@ def test_without_an_atom_no_vector_is_written_and_the_count_still_ends_whole(tmp
     vectors.run(unit(audit.work, "vectors", audit.spec, shards=audit.shards, tell=tell))
     assert not audit.file("vectors").exists()
     assert counts[-1] == (1, 1)
+
+
+class _AsBundle:
+    """The files of an audit in the making, as `directions` reads them from a bundle."""
+
+    def __init__(self, audit: Audit) -> None:
+        self.spec = audit.spec
+        self.atoms = audit.atoms()
+        self._audit = audit
+
+    def vector(self, atom: int) -> dict[str, Any]:
+        return load_file(self.file(layout.vector(atom)))
+
+    def file(self, path: str) -> Path:
+        return self._audit.file(path)
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted"), [("0", "+1/2"), ("0", "-1/2"), ("+1/2", "-1/2"), ("-1/2", "0")]
+)
+def test_a_stored_vector_is_taken_to_another_power_by_the_curvature(
+    learned: Audit, stored: VectorPower, wanted: VectorPower
+) -> None:
+    there = _AsBundle(_with_vectors(learned, wanted))
+    expected = {atom.index: there.vector(atom.index) for atom in there.atoms}
+    bundle: Any = _AsBundle(_with_vectors(learned, stored))
+    targets = [Target("atom", index) for index in expected]
+    for target, found in directions(bundle, targets, wanted).items():
+        own = expected[target.index]
+        size = np.sqrt(sum(np.square(own[name], dtype=np.float64).sum() for name in SHAPES))
+        assert found.keys() == own.keys()
+        for name, tensor in found.items():
+            assert tensor.dtype == np.float32
+            assert np.abs(tensor - own[name]).max() < 1e-4 * size

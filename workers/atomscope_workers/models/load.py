@@ -15,11 +15,11 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from atomscope.steering.scaling import rank_and_alpha
 from atomscope_workers.models.adapter import WEIGHTS, CheckedAdapter, check_adapter
 from atomscope_workers.models.base import CheckedBase, build_meta_base, check_base, load_base
 from atomscope_workers.models.copies import check_copied_shapes, check_copied_values
 from atomscope_workers.models.lora import LoraModel, LoraParameter
-from atomscope_workers.models.patterns import rank_and_alpha
 from atomscope_workers.models.places import find_places, mismatch, raise_mismatch
 
 _ADAPTER = "default"

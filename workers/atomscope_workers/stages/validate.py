@@ -1,7 +1,8 @@
 """The first stage: every input is checked before any work, documents are tokenised, and the plan is fixed.
 
-Writes `spec.json` (with the versions that run the audit), `plan.json`, `documents/dropped.json`, a copy of
-the adapter, `documents/tokens.safetensors`, and for later stages `work/rows.jsonl`. A refit takes these over.
+Writes `spec.json` (with the versions that run the audit), `plan.json`, `documents/dropped.json`, copies of the
+adapter and of the base's `config.json`, `documents/tokens.safetensors`, and for later stages `work/rows.jsonl`.
+A refit takes these over.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def run(ctx: StageContext) -> UnitResult:
         compute_dtype=dtype_name(dtype),
         device_kind=device.type,
     )
-    _write(ctx, adapter, documents)
+    _write(ctx, base, adapter, documents)
     keep(ctx, documents.warnings)
     ctx.write_bytes(layout.SPEC, _json(msgspec.structs.replace(spec, versions=software_versions())))
     ctx.write_bytes(layout.PLAN, _json(plan))
@@ -180,13 +181,14 @@ def _warnings(malformed: int, without_target: int, tokenizer: RowTokenizer, limi
     return found
 
 
-def _write(ctx: StageContext, adapter: CheckedAdapter, documents: _Documents) -> None:
+def _write(ctx: StageContext, base: CheckedBase, adapter: CheckedAdapter, documents: _Documents) -> None:
     tokens = ctx.scratch / "tokens.safetensors"
     save_tokens(documents.kept, tokens)
     ctx.write(layout.TOKENS, tokens)
     ctx.write(ROWS, ctx.scratch / "rows.jsonl")
     ctx.write(layout.ADAPTER_CONFIG, adapter.folder / adapters.CONFIG)
     ctx.write(layout.ADAPTER_WEIGHTS, adapter.folder / adapters.WEIGHTS)
+    ctx.write(layout.BASE_CONFIG, base.folder / "config.json")
     ctx.write_bytes(layout.DROPPED, _json(documents.dropped))
 
 

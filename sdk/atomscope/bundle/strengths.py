@@ -1,0 +1,55 @@
+"""Strengths as callers give them: by atoms and behaviours, by index, or by what requests call them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+
+from atomscope.bundle.atom_list import AtomAttributes
+from atomscope.bundle.behaviour_list import BehaviourAttributes
+from atomscope.errors import SteeringError
+from atomscope.steering import Target, parse_target
+
+Steerable = AtomAttributes | BehaviourAttributes | int | str
+"""An atom, a behaviour, the index of an atom, or `7`, `atom:7`, `behaviour:3`."""
+
+Strengths = (
+    Mapping[Steerable, float]
+    | Mapping[AtomAttributes, float]
+    | Mapping[BehaviourAttributes, float]
+    | Mapping[int, float]
+    | Mapping[str, float]
+)
+
+
+def strengths_by_target(strengths: Strengths) -> dict[Target, float]:
+    """Strengths keyed by target.
+
+    Raises `SteeringError` when a key is no atom and no behaviour, a strength is no number, or one is named
+    twice.
+    """
+    found: dict[Target, float] = {}
+    for key, strength in strengths.items():
+        target = _target(key)
+        if target in found:
+            raise SteeringError(f"{target} was named twice")
+        if isinstance(strength, bool):
+            raise SteeringError(f"the strength of {target} is {strength}, not a number")
+        try:
+            found[target] = float(strength)
+        except (TypeError, ValueError) as error:
+            raise SteeringError(f"the strength of {target} is {strength!r}, not a number") from error
+    return found
+
+
+def _target(key: Steerable) -> Target:
+    if isinstance(key, AtomAttributes):
+        return Target("atom", key.index)
+    if isinstance(key, BehaviourAttributes):
+        return Target("behaviour", key.index)
+    if isinstance(key, str):
+        return parse_target(key)
+    try:
+        return Target("atom", operator.index(key))
+    except TypeError as error:
+        raise SteeringError(f"{key!r} is neither an atom, nor a behaviour, nor an index") from error

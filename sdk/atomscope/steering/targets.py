@@ -1,0 +1,49 @@
+"""What is turned up or down: atoms and behaviours, by index, and how strongly."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from atomscope.errors import SteeringError
+
+Kind = Literal["atom", "behaviour"]
+
+_KEY = re.compile(r"(?:(atom|behaviour):)?(0|[1-9][0-9]{0,8})", re.ASCII)
+
+
+@dataclass(frozen=True, order=True)
+class Target:
+    """An atom or a behaviour of an audit."""
+
+    kind: Kind
+    index: int
+
+    @property
+    def key(self) -> str:
+        """How it is written in requests and files: an atom `7`, a behaviour `behaviour:7`."""
+        return str(self.index) if self.kind == "atom" else f"{self.kind}:{self.index}"
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.index}"
+
+
+def parse_target(text: str) -> Target:
+    """The target written as `7`, `atom:7` or `behaviour:3`; raises `SteeringError` for anything else."""
+    found = _KEY.fullmatch(text)
+    if found is None:
+        raise SteeringError(f"{text[:50]!r} names no atom and no behaviour: write 7, atom:7 or behaviour:3")
+    kind: Kind = "behaviour" if found[1] == "behaviour" else "atom"
+    return Target(kind, int(found[2]))
+
+
+def check_strengths(strengths: Mapping[Target, float]) -> None:
+    """Raise `SteeringError` unless there is a strength, and each of them is a finite number."""
+    if not strengths:
+        raise SteeringError("no strength was given: name at least one atom or behaviour")
+    for target, strength in strengths.items():
+        if not math.isfinite(strength):
+            raise SteeringError(f"the strength of {target} is {strength}, not a finite number")
