@@ -144,13 +144,17 @@ def test_the_same_command_goes_on_to_a_whole_bundle(interrupted: Interrupted, re
     assert _markers(interrupted.bundle) == []
 
 
-def test_atoms_go_to_standard_output_and_a_bar_of_each_stage_to_the_terminal(
+def test_behaviours_and_atoms_go_to_standard_output_and_a_bar_of_each_stage_to_the_terminal(
     interrupted: Interrupted, resumed: Shown
 ) -> None:
-    lines = resumed.out.splitlines()
-    assert lines[0].split()[:3] == ["rank", "atom", "score"]
-    atoms = atomscope.open(interrupted.bundle).atoms
-    assert [int(line.split()[1]) for line in lines[1:]] == [atom.index for atom in atoms] != []
+    bundle = atomscope.open(interrupted.bundle)
+    tables = resumed.out.split("\n\n")
+    for table, kind, found in zip(
+        tables, ("behaviour", "atom"), (bundle.behaviours, bundle.atoms), strict=True
+    ):
+        lines = table.splitlines()
+        assert lines[0].split()[:3] == ["rank", kind, "score"]
+        assert [int(line.split()[1]) for line in lines[1:]] == [item.index for item in found] != []
     assert "\x1b" not in resumed.out
     for stage in ("extract", "project", "report"):
         assert stage in resumed.drawn
@@ -173,7 +177,7 @@ def test_json_is_one_document_with_nothing_beside_it(
     out, err = capsys.readouterr()
     assert (status, err) == (0, "")
     found: dict[str, Any] = json.loads(out)
-    assert found.keys() == {"bundle", "atoms", "warnings"}
+    assert found.keys() == {"bundle", "behaviours", "atoms", "warnings"}
     assert found["bundle"] == str(interrupted.bundle)
     bundle = atomscope.open(interrupted.bundle)
     assert [atom["index"] for atom in found["atoms"]] == [atom.index for atom in bundle.atoms]

@@ -94,6 +94,13 @@ def test_bad_and_unknown_query_parameters_are_refused(tenant: Tenant, query: str
     assert problem["param"] == param
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+def test_a_number_that_is_not_finite_is_refused(tenant: Tenant, value: str) -> None:
+    answer = tenant.get(f"/v1/audits/aud_0/atoms?min_coherence={value}")
+    problem = assert_problem(answer, 400, "invalid_request")
+    assert (problem["param"], problem["detail"][:14]) == ("min_coherence", "min_coherence:")
+
+
 @pytest.mark.parametrize("row_id", ["aud_0", "x" * 5000, "%00", "..%2f..%2fetc", "%ff", "aud_%F0%9F%92%A9"])
 def test_odd_ids_are_simply_not_found(tenant: Tenant, row_id: str) -> None:
     assert_problem(tenant.get(f"/v1/audits/{row_id}"), 404, "not_found")

@@ -14,7 +14,7 @@ from atomscope.cli.registry import LocalRun
 from atomscope.errors import InvalidInput, NothingToAudit
 from atomscope_workers import local
 from tests.fixtures.corpus import rows, write_corpus
-from tests.workers.local_runs import SMALL, Recorder, contents, finished, partial, request, run
+from tests.workers.local_runs import SMALL, Recorder, Told, contents, finished, partial, request, run
 
 SMALLEST = msgspec.structs.replace(SMALL, n_atoms=2, alpha=0.5)
 
@@ -206,7 +206,24 @@ def test_a_refused_data_set_says_why_and_the_mended_one_is_audited(
     assert "train.jsonl" in caught.value.detail
     assert dataset.read_bytes() == before
     assert not ask.out.exists()
-    assert finished(ask.out) == []
+    assert not partial(ask.out).exists()
     write_corpus(dataset, 4)
     assert run(ask) == ask.out
     assert not partial(ask.out).exists()
+
+
+def test_work_that_a_later_refusal_leaves_can_be_gone_on_from(asked: Asked, tmp_path: Path) -> None:
+    """What was extracted is not thrown away because a stage after it refused."""
+    ask = asked(tmp_path / "out")
+    with pytest.raises(InvalidInput, match="for now"):
+        run(ask, Recorder(_refuse_after_extraction))
+    assert "extract-0000" in finished(ask.out)
+    recorder = Recorder()
+    assert run(ask, recorder) == ask.out
+    assert "extract" not in {told.stage for told in recorder.told}
+
+
+def _refuse_after_extraction(told: Told) -> bool:
+    if told.stage == "dictionary":
+        raise InvalidInput("not_now", "refused for now")
+    return False

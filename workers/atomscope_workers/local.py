@@ -133,7 +133,12 @@ def _run(spec: AuditSpec, asked: Path, on_progress: OnProgress) -> Path:
     with held(work):
         if not _holds(out, spec):
             claim(work, stamp)
-            _audit(spec, work, out, on_progress)
+            try:
+                _audit(spec, work, out, on_progress)
+            except InvalidInput:
+                if not any((work / UNITS).glob("*.json")):
+                    shutil.rmtree(work)  # nothing was done that another try could go on from
+                raise
         shutil.rmtree(work)
     return out
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from atomscope.cli.connect import number
 from atomscope.cli.documents import documents_text, evidence_lines, exemplars_text, keyword_lines
+from atomscope.cli.failures import NotFound
 from atomscope.cli.registry import EXIT_DONE, Output
 from atomscope.cli.tables import card
 from atomscope.cli.targets import add_target, opened
 from atomscope.cli.tree import CommandTree, PluginRegistry
-from atomscope.errors import UsageError
 from atomscope.types.atoms import Atom
 from atomscope.types.resources import DocumentMatch
 
@@ -34,7 +34,7 @@ def _configure_list(parser: ArgumentParser) -> None:
         default="rank",
         help="-KEY, written --sort=-KEY, is the largest first",
     )
-    parser.add_argument("--min-coherence", type=float)
+    parser.add_argument("--min-coherence", type=number(float, -1))
     parser.add_argument("--min-active", type=number(int, 0))
     parser.add_argument("--keyword", help="only atoms with this keyword")
     parser.add_argument("--limit", type=number(int, 1), help="atoms to print (default: all)")
@@ -64,7 +64,7 @@ def _show(args: Namespace, output: Output) -> int:
         try:
             atom = atoms.get(args.atom)
         except KeyError as error:
-            raise UsageError(f"there is no atom {args.atom}; `atomscope atoms list` names them") from error
+            raise NotFound(f"there is no atom {args.atom}; `atomscope atoms list` names them") from error
         found: list[DocumentMatch] = (
             atom.documents(sign=args.sign, limit=args.documents) if args.documents else []
         )

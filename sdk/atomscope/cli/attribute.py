@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from functools import partial
@@ -17,9 +18,11 @@ from atomscope.cli.tables import card
 from atomscope.cli.targets import add_target, opened
 from atomscope.cli.tree import CommandTree, PluginRegistry
 from atomscope.client._attributions import make_query
+from atomscope.client._progress import StageBars
 from atomscope.errors import UsageError
 from atomscope.text import visible
 from atomscope.types.attribution import AttributionQuery, AttributionResult
+from atomscope.types.resources import Progress
 
 _ATOMS = 8
 _BEHAVIOURS = 5
@@ -67,7 +70,7 @@ def _run(args: Namespace, output: Output, *, tree: CommandTree) -> int:
                 raise UsageError("--timeout has no meaning for a bundle")
             if args.base_model is None:
                 raise UsageError("a bundle needs --base-model DIR, the base model that was audited")
-            found = _locally(target, args.base_model, query, tree.load_runner)
+            found = _locally(target, args.base_model, query, tree.load_runner, output)
         elif args.base_model is not None:
             raise UsageError("--base-model is for a bundle: the service has the base model of its audits")
         else:
@@ -79,16 +82,29 @@ def _run(args: Namespace, output: Output, *, tree: CommandTree) -> int:
 
 
 def _locally(
-    bundle: Bundle, base: Path, query: AttributionQuery, load: Callable[[], LocalRunner] | None
+    bundle: Bundle,
+    base: Path,
+    query: AttributionQuery,
+    load: Callable[[], LocalRunner] | None,
+    output: Output,
 ) -> AttributionResult:
+    bars = StageBars() if sys.stderr.isatty() and not output.json else None
+
+    def on_progress(progress: Progress) -> None:
+        if bars is not None:
+            bars.update("attribute", progress.done, progress.total, progress.unit)
+
     try:
         if load is None:
             raise MissingExtra("attribute BUNDLE", "workers")
-        return load().attribute(bundle, base, query, lambda progress: None)
+        return load().attribute(bundle, base, query, on_progress)
     except ModuleNotFoundError as error:
         if not is_missing_extra(error):
             raise
         raise MissingExtra("attribute BUNDLE", "workers") from error
+    finally:
+        if bars is not None:
+            bars.close()
 
 
 def _text(given: str | None, option: str) -> str | None:

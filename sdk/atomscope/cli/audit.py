@@ -13,6 +13,7 @@ from atomscope.cli.audit_local import run_locally
 from atomscope.cli.config_file import read_config, read_settings
 from atomscope.cli.connect import add_connection, audit_id, connect, number
 from atomscope.cli.failures import Interrupted
+from atomscope.cli.findings import findings
 from atomscope.cli.registry import EXIT_DONE, Output
 from atomscope.cli.tables import card, columns
 from atomscope.cli.tree import CommandTree, PluginRegistry
@@ -30,11 +31,11 @@ def register(registry: PluginRegistry, tree: CommandTree) -> None:
         return _run(args, output)
 
     add = registry.add_command
-    add("audit run", "audit a fine-tune and print its ranked atoms", _configure_run, run)
+    add("audit run", "audit a fine-tune and print its ranked behaviours and atoms", _configure_run, run)
     add("audit get", "one audit", _configure_one, _get)
     add("audit list", "audits, newest first", _configure_list, _list)
     add("audit cancel", "ask an audit to stop", _configure_one, _cancel)
-    add("audit wait", "wait for an audit and print its ranked atoms", _configure_wait, _wait)
+    add("audit wait", "wait for an audit and print its ranked behaviours and atoms", _configure_wait, _wait)
     add("audit download", "bring an audit's bundle into a folder", _configure_download, _download)
     add("audit delete", "delete an audit that has ended, and its bundle", _configure_one, _delete)
 
@@ -51,7 +52,7 @@ def _configure_run(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--preset", choices=get_args(PresetName), default="default", help="settings that --config may replace"
     )
-    parser.add_argument("--limit", type=number(int, 1), default=20, help="atoms to print (default 20)")
+    _add_limit(parser)
     local = parser.add_argument_group("on this machine, without a service")
     local.add_argument(
         "--local", action="store_true", help="run the pipeline in this process; inputs are paths"
@@ -68,6 +69,12 @@ def _configure_run(parser: ArgumentParser) -> None:
         "--timeout", type=number(float, 0), metavar="SECONDS", help="wait no longer than this"
     )
     add_connection(parser)
+
+
+def _add_limit(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--limit", type=number(int, 1), default=20, help="behaviours, and atoms, to print (default 20)"
+    )
 
 
 def _run(args: Namespace, output: Output) -> int:
@@ -101,9 +108,9 @@ def _finish(audit: Audit, args: Namespace, output: Output) -> int:
         audit.wait(args.timeout, progress=False if output.json else None)
     for warning in audit.warnings:
         output.note(f"warning: {warning}")
-    atoms = audit.atoms
-    output.result({"audit": audit.resource, "atoms": [atom.atom for atom in atoms]}, atoms.table(args.limit))
-    output.note(f"atomscope atoms show {audit.id} INDEX shows an atom's documents")
+    found, text = findings(audit, args.limit)
+    output.result({"audit": audit.resource, **found}, text)
+    output.note(f"atomscope behaviours show {audit.id} INDEX, or atoms show, shows the documents of one")
     return EXIT_DONE
 
 
@@ -145,7 +152,7 @@ def _configure_wait(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=number(float, 0), metavar="SECONDS", help="wait no longer than this"
     )
-    parser.add_argument("--limit", type=number(int, 1), default=20, help="atoms to print (default 20)")
+    _add_limit(parser)
 
 
 def _configure_download(parser: ArgumentParser) -> None:

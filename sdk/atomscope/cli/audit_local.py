@@ -10,6 +10,7 @@ from pathlib import Path
 from atomscope.bundle import open_bundle
 from atomscope.cli.config_file import read_config
 from atomscope.cli.failures import Interrupted
+from atomscope.cli.findings import findings
 from atomscope.cli.plugins import MissingExtra, is_missing_extra
 from atomscope.cli.registry import EXIT_DONE, Estimate, LocalRun, LocalRunner, Output
 from atomscope.cli.tables import card, size_text, time_text
@@ -67,11 +68,8 @@ def _run(runner: LocalRunner, request: LocalRun, limit: int, output: Output) -> 
     bundle = open_bundle(folder)
     for warning in bundle.report.warnings:
         output.note(f"warning: {warning}")
-    atoms = bundle.atoms
-    output.result(
-        {"bundle": str(folder), "atoms": [atom.atom for atom in atoms], "warnings": bundle.report.warnings},
-        atoms.table(limit),
-    )
+    found, text = findings(bundle, limit)
+    output.result({"bundle": str(folder), **found, "warnings": bundle.report.warnings}, text)
     output.note(f"bundle: {folder}")
     return EXIT_DONE
 

@@ -9,6 +9,7 @@ import msgspec
 
 from atomscope.cli.connect import number
 from atomscope.cli.documents import documents_text, evidence_lines, exemplars_text, keyword_lines
+from atomscope.cli.failures import NotFound
 from atomscope.cli.hierarchy import tree_text
 from atomscope.cli.registry import EXIT_DONE, Output
 from atomscope.cli.tables import card
@@ -64,7 +65,7 @@ def _show(args: Namespace, output: Output) -> int:
         try:
             behaviour = behaviours.get(args.behaviour)
         except KeyError as error:
-            raise UsageError(
+            raise NotFound(
                 f"there is no behaviour {args.behaviour}; `atomscope behaviours list` names them"
             ) from error
         found: list[DocumentMatch] = behaviour.documents(limit=args.documents) if args.documents else []

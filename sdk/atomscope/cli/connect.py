@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
@@ -44,14 +45,14 @@ def audit_id(text: str) -> str:
 
 
 def number(kind: type[int] | type[float], low: float) -> Callable[[str], float]:
-    """Argument type of a number that is at least `low`."""
+    """Argument type of a finite number that is at least `low`."""
 
     def parse(text: str) -> float:
         try:
             value = kind(text)
         except ValueError:
             value = None
-        if value is None or not value >= low:
+        if value is None or value < low or (isinstance(value, float) and not math.isfinite(value)):
             raise ArgumentTypeError(
                 f"not {'a whole number' if kind is int else 'a number'} >= {low:g}: {text!r}"
             )

@@ -28,11 +28,16 @@ EXIT_PIPE = 141
 """As a shell reports a program that SIGPIPE ended."""
 
 NOTHING = "nothing_to_audit"
+CANNOT_STEER = "cannot_steer"
 _SHOWN = 20
 
 
 class Interrupted(AtomscopeError):  # noqa: N818
     """Ctrl-C while an audit was waited for; the message says how to get back to it."""
+
+
+class NotFound(AtomscopeError):  # noqa: N818
+    """An atom or a behaviour that the audit or the bundle does not have."""
 
 
 class Failure(msgspec.Struct, kw_only=True):
@@ -88,6 +93,8 @@ def _status(error: AtomscopeError | OSError) -> int:
         return EXIT_USAGE
     if isinstance(error, Interrupted):
         return EXIT_INTERRUPTED
+    if isinstance(error, UnprocessableEntityError) and error.code == CANNOT_STEER:
+        return EXIT_ERROR  # as without a service: there is no such atom, say
     refused = (BadRequestError, PayloadTooLargeError, UnprocessableEntityError)
     if isinstance(error, (AuditFailed, AuditCanceled, AttributionFailed, InvalidInput, *refused)):
         return EXIT_FAILED

@@ -19,6 +19,8 @@ GROUPS = {
     "keys": "API keys of the project",
     "bundle": "audit bundles on disk or S3",
     "models": "base models",
+    "adapters": "LoRA adapters",
+    "datasets": "data sets",
 }
 
 

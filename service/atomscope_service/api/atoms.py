@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Annotated, Any, Literal, cast
 
 import anyio.to_thread
@@ -20,7 +21,7 @@ from atomscope.types.resources import AtomPage, BehaviourPage, BundleFile, Bundl
 from atomscope_service.api.conditional import conditional, matches, tagged
 from atomscope_service.api.documents import behaviour_documents, document_matches
 from atomscope_service.api.paging import DEFAULT_LIMIT, Cursor, Limit, list_offsets
-from atomscope_service.api.problems import ProblemError, not_found
+from atomscope_service.api.problems import ProblemError, invalid, not_found
 from atomscope_service.api.services import CurrentTenant, Tenant, found
 from atomscope_service.api.streams import stream_object
 from atomscope_service.uploads.service import transfer_of
@@ -97,6 +98,8 @@ class FindingsController(Controller):
         cursor: Cursor = None,
     ) -> AtomPage:
         """Atoms by rank, unless `sort` says otherwise; `keyword` is matched whole, whatever its case."""
+        if min_coherence is not None and not math.isfinite(min_coherence):
+            raise invalid("min_coherence", "it must be a finite number")
         bundle, prefix = open_audit_bundle(tenant, audit_id)
         kept = bundle.atoms.filter(min_coherence=min_coherence, min_active=min_active, keyword=keyword)
         key = cast("SortKey", sort.removeprefix("-"))

@@ -110,6 +110,12 @@ def test_a_bundle_of_before_the_tree_was_kept_says_so(copied: Path) -> None:
     assert len(bundle.behaviours) == 1
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_coherence_that_is_not_finite_filters_nothing_quietly(value: float) -> None:
+    with pytest.raises(ValueError, match="min_coherence must be a finite number"):
+        atomscope.open(GOLDEN).atoms.filter(min_coherence=value)
+
+
 def test_a_tree_that_is_none_is_damage(copied: Path) -> None:
     tree = json.loads((copied / layout.HIERARCHY).read_bytes())
     (copied / layout.HIERARCHY).write_text(json.dumps(tree | {"atoms": [1, 1]}))

@@ -17,6 +17,7 @@ from atomscope.cli import plugins
 from atomscope.client import _attributions
 from atomscope.errors import InvalidInput
 from atomscope.types.attribution import AttributionQuery, AttributionResult
+from atomscope.types.resources import Progress
 from tests.sdk.cli.running import Run
 from tests.sdk.cli.small_bundle import HOSTILE
 from tests.sdk.client.samples import AUDIT, an_id, attribution, attribution_result, audit
@@ -164,6 +165,7 @@ class Runner:
         self, bundle: Bundle, base_model: Path, query: AttributionQuery, on_progress: Any
     ) -> AttributionResult:
         self.asked.append((bundle, base_model, query))
+        on_progress(Progress(done=3, total=7, unit="steps"))
         if self.error is not None:
             raise self.error
         return msgspec.convert(attribution_result(exact=True), AttributionResult)
@@ -202,6 +204,17 @@ def test_a_bundle_is_asked_in_process(run: Run, local: Any, bundle: Path) -> Non
     ((asked, base, query),) = runner.asked
     assert (asked.manifest.audit_id, base) == (f"aud_{7:032x}", Path("base"))
     assert (query.prompt, query.completion, query.exact, query.documents) == ("p", "c", True, 3)
+
+
+@pytest.mark.parametrize(("flags", "drawn"), [([], True), (["--json"], False)])
+def test_a_terminal_sees_how_far_a_bundles_answer_is(
+    run: Run, local: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], drawn: bool
+) -> None:
+    local(Runner())
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    done = run("attribute", bundle, *TEXTS, "--base-model", "base", *flags)
+    assert done.status == 0
+    assert ("attribute" in done.err, "3/7" in done.err) == (drawn, drawn)
 
 
 @pytest.mark.parametrize(

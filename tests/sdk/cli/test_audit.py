@@ -13,7 +13,7 @@ import pytest
 
 from atomscope.types.presets import PRESETS
 from tests.sdk.cli.running import COMMAND, Run, environment
-from tests.sdk.client.samples import ADAPTER, AUDIT, DATASET, MODEL, an_id, atom, audit, event, sse
+from tests.sdk.client.samples import ADAPTER, AUDIT, DATASET, MODEL, an_id, atom, audit, behaviour, event, sse
 from tests.sdk.client.server import Answer, Chunks, ScriptedServer, page
 
 INPUTS = ["--base-model", MODEL, "--adapter", ADAPTER, "--dataset", DATASET]
@@ -31,6 +31,7 @@ def _audited(
     server.on("POST", "/v1/audits", Answer(202, audit()))
     server.on("GET", ONE, Answer(200, audit(status, **changes)))
     server.on("GET", f"{ONE}/events", told)
+    server.on("GET", f"{ONE}/behaviours", Answer(200, page([behaviour(4, 1)])))
     server.on("GET", f"{ONE}/atoms", Answer(200, page([atom(7, 1), atom(3, 2)])))
 
 
@@ -38,9 +39,11 @@ def test_run_waits_and_prints_the_ranked_atoms(run: Run, server: ScriptedServer)
     _audited(server, event(4, "audit.succeeded"), warnings=["odd \x1b[1m"])
     done = run("audit", "run", *INPUTS, "--name", "mine", "--metadata", "team=a", "--metadata", "run=x=1")
     assert done.status == 0
-    lines = done.out.splitlines()
-    assert lines[0].split()[:3] == ["rank", "atom", "score"]
-    assert [line.split()[1] for line in lines[1:]] == ["7", "3"]
+    behaviours, atoms = (block.splitlines() for block in done.out.split("\n\n"))
+    assert behaviours[0].split()[:3] == ["rank", "behaviour", "score"]
+    assert [line.split()[1] for line in behaviours[1:]] == ["4"]
+    assert atoms[0].split()[:3] == ["rank", "atom", "score"]
+    assert [line.split()[1] for line in atoms[1:]] == ["7", "3"]
     assert AUDIT in done.err
     assert "warning: odd \\x1b[1m" in done.err
     sent = server.to("POST", "/v1/audits")[0].json()
@@ -55,6 +58,7 @@ def test_run_with_json_prints_the_audit_and_its_atoms_and_nothing_else(
     assert (done.status, done.err) == (0, "")
     assert done.json()["audit"]["status"] == "succeeded"
     assert [each["index"] for each in done.json()["atoms"]] == [7, 3]
+    assert [each["index"] for each in done.json()["behaviours"]] == [4]
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan"])

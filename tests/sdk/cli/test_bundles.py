@@ -18,7 +18,7 @@ from atomscope.steering.names import peft_name
 from atomscope.types.hierarchy import Hierarchy, Merge
 from tests.sdk.cli.running import Run
 from tests.sdk.client.samples import AUDIT, an_id, atom, audit, match, steered
-from tests.sdk.client.server import Answer, ScriptedServer, page
+from tests.sdk.client.server import Answer, ScriptedServer, page, problem
 
 UNSAFE = set("\x1b\x07\x9b\r\u202e\u2066")
 
@@ -135,8 +135,20 @@ def test_long_text_is_cut_and_says_so(run: Run, audited: ScriptedServer) -> None
     assert "... and 3000 more characters" in done.out
 
 
-def test_an_unknown_atom_is_a_usage_error(run: Run, bundle: Path) -> None:
-    assert run("atoms", "show", bundle, "99").status == 4
+@pytest.mark.parametrize(
+    "line",
+    [("atoms", "show", "TARGET", "99"), ("behaviours", "show", "TARGET", "99"), ("steer", "TARGET", "99=1")],
+)
+@pytest.mark.parametrize("on_service", [False, True])
+def test_what_is_not_there_exits_with_1_whatever_is_asked_of_whom(
+    run: Run, audited: ScriptedServer, bundle: Path, tmp_path: Path, line: tuple[str, ...], on_service: bool
+) -> None:
+    audited.on("GET", f"/v1/audits/{AUDIT}/behaviours", Answer(200, page([])))
+    audited.on("POST", "/v1/steered-adapters", Answer(422, problem(422, "cannot_steer", "no atom 99")))
+    out = ["--out", tmp_path / "s"] if line[0] == "steer" else []
+    done = run(*[str(AUDIT if on_service else bundle) if word == "TARGET" else word for word in line], *out)
+    assert (done.status, done.out) == (1, "")
+    assert "99" in done.err
 
 
 def test_atoms_of_an_audit_are_asked_of_the_service(run: Run, audited: ScriptedServer) -> None:

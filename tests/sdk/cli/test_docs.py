@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from atomscope.cli import atoms, attribute, audit, behaviours, bundle, keys, presets, steer
+from atomscope.cli import atoms, attribute, audit, behaviours, bundle, inputs, keys, presets, steer
 from atomscope.cli.parser import UsageParser, build_parser
 from atomscope.cli.tree import CommandTree, PluginRegistry
 
@@ -25,7 +25,7 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", (DOCS / "sdk.md").read_text(encodi
 @pytest.fixture(scope="module")
 def parser() -> UsageParser:
     tree = CommandTree()
-    for part in (audit, presets, atoms, behaviours, attribute, steer, keys, bundle):
+    for part in (audit, presets, atoms, behaviours, attribute, steer, inputs, keys, bundle):
         part.register(PluginRegistry(tree, None), tree)
     return build_parser(tree, pytest.fail)
 

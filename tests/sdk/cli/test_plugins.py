@@ -159,7 +159,8 @@ def test_a_local_audit_prints_its_atoms_and_where_the_bundle_is(
     (tmp_path / "c.toml").write_text("alpha = 0.3")
     done = run(*arguments, "--out", "b", "--config", "c.toml")
     assert done.status == 0
-    assert done.out.splitlines()[0].split()[:2] == ["rank", "atom"]
+    tables = [block.split()[:2] for block in done.out.split("\n\n")]
+    assert tables == [["rank", "behaviour"], ["rank", "atom"]]
     assert str(bundle) in done.err
     assert "\x1b" not in done.out + done.err
     asked = runner.asked[0]
@@ -168,6 +169,7 @@ def test_a_local_audit_prints_its_atoms_and_where_the_bundle_is(
     told = run(*arguments, "--out", "b", "--json").json()
     assert told["bundle"] == str(bundle)
     assert [each["index"] for each in told["atoms"]] == [5, 0, 2]
+    assert [each["index"] for each in told["behaviours"]] == [3]
 
 
 def test_a_dry_run_needs_no_place_and_tells_time_memory_and_bytes(run: Run, local: Any) -> None:

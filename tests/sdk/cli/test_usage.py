@@ -19,7 +19,7 @@ from tests.sdk.client.server import Answer, ScriptedServer, page, problem
 LEAVES = [
     "audit run", "audit get", "audit list", "audit cancel", "audit wait", "audit download", "audit delete",
     "atoms list", "atoms show", "steer", "keys create", "keys list", "keys revoke", "bundle show",
-    "bundle verify", "presets",
+    "bundle verify", "presets", "models list", "adapters list", "datasets list",
 ]  # fmt: skip
 
 
@@ -36,7 +36,9 @@ def test_every_command_takes_json_and_help(run: Run, leaf: str) -> None:
     ["", "audit", "nonsense", "audit list --nonsense", "audit list --status odd", "audit list --limit 0",
      "audit get", "audit get mdl_1", "audit get ../keys", "audit list --stat queued", "steer . 1:2 --out x",
      "steer . 1=nan --out x", "steer . -1=2 --out x", "atoms show . one", "audit run",
-     "audit wait aud_00000000000000000000000000000001 --timeout nan"],
+     "audit wait aud_00000000000000000000000000000001 --timeout nan",
+     "audit wait aud_00000000000000000000000000000001 --timeout inf",
+     "atoms list . --min-coherence nan", "atoms list . --min-coherence inf"],
 )  # fmt: skip
 def test_usage_errors_exit_with_4(run: Run, line: str) -> None:
     done = run(*line.split())

@@ -62,6 +62,16 @@ def atom(index: int, rank: int, **changes: Any) -> dict[str, Any]:
     return {**told, **changes}
 
 
+def behaviour(index: int, rank: int, **changes: Any) -> dict[str, Any]:
+    told = {
+        "index": index, "rank": rank, "score": 0.5, "atoms": [7], "n_documents": 3, "share": 0.25,
+        "coherence": 0.5, "null_coherence": 0.01, "null_coherence_95": 0.05, "evidence": {},
+        "keywords": ["tea"], "top_documents": [{"document": 4, "value": 0.9, "preview": "how to make tea"}],
+        "documents": [], "label": None,
+    }  # fmt: skip
+    return {**told, **changes}
+
+
 def match(document: int, text: str = "tea, please") -> dict[str, Any]:
     return {
         "document": document, "value": 0.5, "id": str(document), "n_tokens": 5, "n_target_tokens": 2,
