@@ -146,7 +146,8 @@ def _first_atoms(span: Span, n_atoms: int, seed: int) -> torch.Tensor:
     Fewer where no document is left that is not a copy of one chosen.
     """
     generator = seeded(seed, "first atoms")
-    weights = torch.zeros(n_atoms, span.documents)
+    weights = torch.zeros(n_atoms, span.documents, device=span.device)
+    # Drawn on the CPU, whose generator gives the same on every machine.
     far = torch.ones(span.documents, dtype=torch.float64)
     for item in range(n_atoms):
         if float(far.max()) < COPY:
@@ -161,11 +162,10 @@ def _update(span: Span, atoms: torch.Tensor, codes: torch.Tensor) -> tuple[torch
     """One pass of block coordinate descent over the atoms; those that nobody uses are returned by index."""
     gathered = codes.T @ codes
     targets = span.combine(codes.T.contiguous())
-    usage = gathered.diagonal()
+    usage: list[float] = gathered.diagonal().tolist()
     unused: list[int] = []
-    floor = 1e-8 * max(float(usage.max()), 1e-30)
-    for item in range(len(atoms)):
-        weight = float(usage[item])
+    floor = 1e-8 * max(*usage, 1e-30)
+    for item, weight in enumerate(usage):
         if weight <= floor:
             unused.append(item)
             continue

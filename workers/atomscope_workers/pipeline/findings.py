@@ -53,7 +53,7 @@ def group(
     """
     kept = np.array([member.index for member in memberships(strength, config.min_active)], dtype=np.int64)
     positive, strength = codes[:, kept].clip(min=0), strength[:, kept]
-    cosines = mean_document_cosines(span, torch.from_numpy(positive).float())
+    cosines = mean_document_cosines(span, torch.from_numpy(positive).float().to(span.device))
     most = behaviour_count(config.behaviours, len(codes))
     grouping = group_atoms(cosines, positive.sum(0), cut=CUT, most=most)
     return Findings(kept, strength, grouping, strengths(strength, grouping.groups))

@@ -34,7 +34,7 @@ def learner(size: int, alpha: float, seed: int) -> MiniBatchDictionaryLearning:
 
 
 def learn_minibatch(span: Span, n_atoms: int, *, alpha: float, seed: int) -> Fit:
-    """Fit K atoms with codes of either sign. An atom that no document uses may be zero."""
+    """Fit K atoms with codes of either sign, on the CPU. An atom that no document uses may be zero."""
     unit: NDArray[np.float64] = span.coordinates().double().cpu().numpy()
     model = learner(n_atoms, alpha, seed)
     with warnings.catch_warnings(record=True) as caught:
@@ -51,8 +51,8 @@ def learn_minibatch(span: Span, n_atoms: int, *, alpha: float, seed: int) -> Fit
     objective = 0.5 * np.square(residual).sum(1) + alpha * np.abs(codes).sum(1)
     found = torch.from_numpy(np.ascontiguousarray(model.components_, dtype=np.float32))
     return Fit(
-        atoms=span.from_coordinates(found),
-        codes=torch.from_numpy(codes),
+        atoms=span.from_coordinates(found.to(span.device)),
+        codes=torch.from_numpy(codes).to(span.device),
         alpha=alpha,
         objective=float(objective.mean()),
         rounds=int(model.n_iter_),

@@ -51,7 +51,7 @@ def pulls(span: Span, table: Table) -> Table:
 
     Weights below zero count as none.
     """
-    weights = torch.from_numpy(table.clip(min=0)).float()
+    weights = torch.from_numpy(table.clip(min=0)).float().to(span.device)
     means = span.combine(weights.T.contiguous())
     # Documents are of unit norm, so a document's part in its own pull is its weight.
     return (span.products(means) - weights).double().cpu().numpy()

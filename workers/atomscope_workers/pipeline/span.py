@@ -15,7 +15,7 @@ Rows are of unit norm: a document counts by the direction of its whitened gradie
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 
@@ -24,11 +24,20 @@ _EIGENVALUE_FLOOR = 1e-6
 
 
 class Span(Protocol):
-    """Vectors in the span of N documents of unit norm; tensors are float32 and on one device."""
+    """Vectors in the span of N documents of unit norm; tensors are float32 and on `device`, whose it is."""
 
     @property
     def documents(self) -> int:
         """N."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the work is done: tensors given and taken are there."""
+        ...
+
+    def to(self, device: torch.device) -> Self:
+        """The same documents on another device."""
         ...
 
     @property
@@ -72,6 +81,13 @@ class RowSpan:
         return self.rows.shape[0]
 
     @property
+    def device(self) -> torch.device:
+        return self.rows.device
+
+    def to(self, device: torch.device) -> RowSpan:
+        return RowSpan(self.rows.to(device))
+
+    @property
     def width(self) -> int:
         return self.rows.shape[1]
 
@@ -104,6 +120,13 @@ class GramSpan:
     @property
     def documents(self) -> int:
         return self.gram.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.gram.device
+
+    def to(self, device: torch.device) -> GramSpan:
+        return GramSpan(self.gram.to(device))
 
     @property
     def width(self) -> int:
@@ -153,10 +176,11 @@ def unit_gram(gram: torch.Tensor) -> GramSpan:
 
 def weights_of_codes(codes: torch.Tensor, span: Span) -> torch.Tensor:
     """Document weights (K, N) float32 of the unit atoms that fit codes (N, K) best, by ridge regression."""
-    codes = codes.double()
+    codes = codes.to(span.device).double()
     gathered = codes.T @ codes
     ridge = 1e-6 * float(gathered.diagonal().mean()) + 1e-30
-    weights = torch.linalg.solve(gathered + ridge * torch.eye(len(gathered), dtype=torch.float64), codes.T)
+    gathered.diagonal().add_(ridge)
+    weights = torch.linalg.solve(gathered, codes.T)
     vectors = span.combine(weights.float())
     norms = torch.stack([span.inner(vector[None], vector[None])[0, 0] for vector in vectors])
     return (weights / norms.double().clamp_min(1e-30).sqrt()[:, None]).float()

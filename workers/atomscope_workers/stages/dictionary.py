@@ -16,6 +16,8 @@ from atomscope_workers.pipeline.findings import atom_strengths
 from atomscope_workers.pipeline.fit import ACTIVE
 from atomscope_workers.pipeline.span import GramSpan, weights_of_codes
 from atomscope_workers.stages.context import StageContext, UnitResult
+from atomscope_workers.stages.determinism import deterministic
+from atomscope_workers.stages.inputs import plan_device, read_plan
 from atomscope_workers.stages.space import SpannedDocuments, spanned_documents
 from atomscope_workers.stages.warned import finish
 
@@ -32,11 +34,13 @@ def run(ctx: StageContext) -> UnitResult:
     """
     config = ctx.spec.config
     ctx.progress(0, 1, "steps")
-    spanned = spanned_documents(ctx)
-    size = dictionary_size(config.n_atoms, len(spanned.used))
-    found = resolve_signs(fit(spanned.span, size, config, config.seed), config.solver) if size else None
-    ctx.checkpoint()
-    _write(ctx, spanned, found)
+    device = plan_device(read_plan(ctx))
+    with deterministic(device):
+        spanned = spanned_documents(ctx, device)
+        size = dictionary_size(config.n_atoms, len(spanned.used))
+        found = resolve_signs(fit(spanned.span, size, config, config.seed), config.solver) if size else None
+        ctx.checkpoint()
+        _write(ctx, spanned, found)
     ctx.progress(1, 1, "steps")
     return finish(ctx, _warnings(spanned, found))
 
@@ -70,16 +74,16 @@ def _arrays(spanned: SpannedDocuments, found: Dictionary | None) -> dict[str, ND
         "signs": found.signs if found is not None else np.zeros(0, dtype=np.int64),
     }
     span = spanned.span
-    vectors = found.atoms if found is not None else torch.zeros(0, span.width)
+    vectors = found.atoms if found is not None else torch.zeros(0, span.width, device=span.device)
     if spanned.space == "components":
-        arrays["atoms"] = np.ascontiguousarray(vectors.numpy())
+        arrays["atoms"] = np.ascontiguousarray(vectors.cpu().numpy())
     else:
         arrays["weights"] = np.zeros((len(vectors), len(spanned.documents)), dtype=np.float32)
         if found is not None:
             weights = _weights(spanned, found)
             vectors = span.combine(weights)
-            arrays["weights"][:, spanned.used] = weights.numpy()
-    arrays["inner"] = np.ascontiguousarray(span.inner(vectors, vectors).numpy())
+            arrays["weights"][:, spanned.used] = weights.cpu().numpy()
+    arrays["inner"] = np.ascontiguousarray(span.inner(vectors, vectors).cpu().numpy())
     return arrays
 
 

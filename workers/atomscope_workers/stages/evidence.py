@@ -34,8 +34,8 @@ from atomscope_workers.stages.arrays import Losses, load_losses, save_losses
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.determinism import deterministic
 from atomscope_workers.stages.dictionary import read_dictionary
-from atomscope_workers.stages.inputs import lora_model, read_plan, read_rows
-from atomscope_workers.stages.space import SpannedDocuments, spanned_documents
+from atomscope_workers.stages.inputs import lora_model, plan_device, read_plan, read_rows
+from atomscope_workers.stages.space import CPU, SpannedDocuments, spanned_documents
 
 FOUND = "work/evidence.json"
 MORE_LOSSES = "work/losses/more.safetensors"
@@ -62,9 +62,13 @@ class Found(msgspec.Struct, kw_only=True, frozen=True):
 
 def run(ctx: StageContext) -> UnitResult:
     """Write `atoms/hierarchy.json`, `work/evidence.json`, and `work/losses/more.safetensors`."""
-    config = ctx.spec.config
-    spanned = spanned_documents(ctx)
-    span = spanned.span
+    device = plan_device(read_plan(ctx))
+    with deterministic(device):
+        return _run(ctx, spanned_documents(ctx, device))
+
+
+def _run(ctx: StageContext, spanned: SpannedDocuments) -> UnitResult:
+    config, span = ctx.spec.config, spanned.span
     steps, done = config.fits + config.surrogates, 0
 
     def step() -> None:
@@ -85,7 +89,8 @@ def run(ctx: StageContext) -> UnitResult:
     for number in range(config.surrogates):
         step()
         surrogate = turned(span, config.seed, f"surrogate/{number}")
-        null.append((surrogate, find(surrogate, config, config.seed)))
+        # On the CPU until they are looked at again: a device holds one surrogate, not all of them.
+        null.append((surrogate.to(CPU), find(surrogate, config, config.seed)))
     step()
     text = _text_fit(ctx, spanned)
     first = [first_documents(table, LOSS_DOCUMENTS) for table in (own.atoms, own.behaviours)]
@@ -152,7 +157,7 @@ def _text_fit(ctx: StageContext, spanned: SpannedDocuments) -> Findings | None:
     if found is None:
         return None
     span, used = found
-    fitted = find(span, config, config.seed)
+    fitted = find(span.to(spanned.span.device), config, config.seed)
 
     def spread(table: NDArray[np.float64]) -> NDArray[np.float64]:
         whole = np.zeros((len(texts), table.shape[1]))

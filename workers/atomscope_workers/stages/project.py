@@ -12,6 +12,7 @@ from atomscope_workers.pipeline.projection import ProjectedRows, project
 from atomscope_workers.pipeline.sketch import cosine_error, sketch_rows
 from atomscope_workers.stages.arrays import load_curvature, save_gram, save_projected
 from atomscope_workers.stages.context import StageContext, UnitResult
+from atomscope_workers.stages.determinism import deterministic
 from atomscope_workers.stages.gradient_file import GradientShards
 from atomscope_workers.stages.inputs import gradient_shards, plan_device, read_plan
 from atomscope_workers.stages.space import same_whitening, space_of
@@ -55,16 +56,18 @@ def _is_the_parents(ctx: StageContext, path: str, documents: int) -> bool:
 def _shard(ctx: StageContext, documents: np.ndarray) -> None:
     config, plan = ctx.spec.config, read_plan(ctx)
     curvature = load_curvature(ctx.read(layout.CURVATURE))
-    shard = GradientShards([ctx.read(layout.gradient_shard(ctx.index))], plan_device(plan))
+    device = plan_device(plan)
+    shard = GradientShards([ctx.read(layout.gradient_shard(ctx.index))], device)
 
     def load(name: str) -> torch.Tensor:
         ctx.checkpoint()
         return shard.shard(0, name)
 
     if config.preconditioner == "ekfac-full":
-        found, energy = sketch_rows(
-            curvature, load, len(documents), columns=config.sketch_columns, seed=config.seed
-        )
+        with deterministic(device):  # coordinates are added up in their columns
+            found, energy = sketch_rows(
+                curvature, load, len(documents), columns=config.sketch_columns, seed=config.seed
+            )
         rows = ProjectedRows(found.numpy(), energy.numpy(), energy.numpy())
         if ctx.index == 0:
             count = min(len(documents), MEASURED)

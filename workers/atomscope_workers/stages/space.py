@@ -24,6 +24,8 @@ from atomscope_workers.stages.versions import software_versions
 
 Space = Literal["gram", "sketch", "components"]
 
+CPU = torch.device("cpu")
+
 
 def space_of(config: AuditConfig, documents: int) -> Space:
     """Which space an audit of so many documents works in."""
@@ -62,8 +64,8 @@ class SpannedDocuments:
     """(N,): the same over every coordinate."""
 
 
-def spanned_documents(ctx: StageContext) -> SpannedDocuments:
-    """The documents' span, on the CPU."""
+def spanned_documents(ctx: StageContext, device: torch.device = CPU) -> SpannedDocuments:
+    """The audit's documents, their span on `device`."""
     space = space_of(ctx.spec.config, read_plan(ctx).n_documents)
     if space == "gram":
         documents, gram = load_gram(ctx.read(layout.GRAM))
@@ -71,7 +73,7 @@ def spanned_documents(ctx: StageContext) -> SpannedDocuments:
         used = np.flatnonzero(norms > 0)
         positions = torch.from_numpy(used)
         return SpannedDocuments(
-            space, documents, used, unit_gram(gram[positions][:, positions]), norms, norms
+            space, documents, used, unit_gram(gram[positions][:, positions]).to(device), norms, norms
         )
     documents, projected = load_projected([ctx.read(layout.projected_shard(i)) for i in range(ctx.shards)])
     norms = np.linalg.norm(projected.rows.astype(np.float64), axis=1)
@@ -80,5 +82,5 @@ def spanned_documents(ctx: StageContext) -> SpannedDocuments:
     used = np.flatnonzero(norms > 0)
     rows = torch.from_numpy(projected.rows[used])
     return SpannedDocuments(
-        space, documents, used, unit_rows(rows), projected.energy_kept, projected.energy_total
+        space, documents, used, unit_rows(rows).to(device), projected.energy_kept, projected.energy_total
     )

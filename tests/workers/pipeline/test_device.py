@@ -1,0 +1,104 @@
+"""The fit and its evidence work where their documents are, and give the CPU's results.
+
+On a stand-in for another device (`elsewhere`); `benchmarks/device_check.py` is for a real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from atomscope.types.spec import AuditConfig
+from atomscope_workers.pipeline.curvature import squared_sum
+from atomscope_workers.pipeline.dictionary import fit
+from atomscope_workers.pipeline.evidence import tightness
+from atomscope_workers.pipeline.findings import find
+from atomscope_workers.pipeline.gram import accumulate_gram
+from atomscope_workers.pipeline.projection import project
+from atomscope_workers.pipeline.rotation import turned
+from atomscope_workers.pipeline.separation import pulls
+from atomscope_workers.pipeline.sketch import sketch_rows
+from atomscope_workers.pipeline.span import Span, unit_gram, unit_rows, weights_of_codes
+from atomscope_workers.pipeline.vectors import combined_vectors
+from tests.workers.pipeline.elsewhere import DEVICE, Elsewhere, elsewhere
+from tests.workers.pipeline.spans import clustered, curvature_of, gradients, in_shards
+
+ROWS = clustered([item % 4 for item in range(32)], width=60)
+SPANS: dict[str, Callable[[], Span]] = {
+    "rows": lambda: unit_rows(ROWS),
+    "inner products": lambda: unit_gram(ROWS @ ROWS.T),
+}
+CONFIGS = {
+    "nonnegative": AuditConfig(min_active=2, alpha=0.2),
+    "signed": AuditConfig(min_active=2, codes="signed", alpha=0.2),
+    "sklearn": AuditConfig(min_active=2, codes="signed", solver="sklearn", alpha=0.1),
+}
+
+
+@pytest.fixture(params=SPANS)
+def span(request: pytest.FixtureRequest) -> Span:
+    return SPANS[request.param]()
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_fit_stays_on_the_device_of_its_documents(span: Span, config: AuditConfig) -> None:
+    here = fit(span, 5, config, 0)
+    with elsewhere():
+        there = fit(span.to(DEVICE), 5, config, 0)
+    assert isinstance(there.atoms, Elsewhere)
+    assert isinstance(there.codes, Elsewhere)
+    assert torch.equal(there.atoms.held, here.atoms)
+    assert torch.equal(there.codes.held, here.codes)
+    assert there.objective == here.objective
+
+
+def test_findings_and_evidence_come_back_as_the_cpu_gives_them(span: Span) -> None:
+    config = CONFIGS["nonnegative"]
+    here = find(span, config, 0)
+    members = np.array([5, 1, 9])
+    surrogate = turned(span, 1, "test")
+    weights = weights_of_codes(torch.from_numpy(here.atoms), span)
+    with elsewhere():
+        moved = span.to(DEVICE)
+        there = find(moved, config, 0)
+        assert moved.device == DEVICE
+        turned_there = turned(moved, 1, "test")
+        assert turned_there.device == DEVICE
+        np.testing.assert_array_equal(pulls(turned_there, here.atoms), pulls(surrogate, here.atoms))
+        assert tightness(moved, members) == tightness(span, members)
+        weights_there = weights_of_codes(torch.from_numpy(here.atoms), moved)
+    np.testing.assert_array_equal(there.atoms, here.atoms)
+    np.testing.assert_array_equal(there.behaviours, here.behaviours)
+    assert isinstance(weights_there, Elsewhere)
+    assert torch.equal(weights_there.held, weights)
+
+
+def test_whitening_follows_the_gradients() -> None:
+    """Inner products, sketch, lambda and vectors, curvature being stored on the CPU."""
+    found, sizes = gradients(13), [5, 8]
+    curvature, load = curvature_of(found), in_shards(found, [5, 8])
+    weights = torch.rand(2, 13, generator=torch.Generator().manual_seed(0))
+    gram = accumulate_gram(curvature, load, sizes)
+    rows, energy = sketch_rows(curvature, lambda name: found[name], 13, columns=64, seed=0)
+    projected = project(lambda name: found[name], curvature, 13)
+    sums = [squared_sum(module.rotation, found[module.name]) for module in curvature]
+    vectors = combined_vectors(weights, curvature, load, sizes, "0")
+    with elsewhere():
+        moved = {name: value.to(DEVICE) for name, value in found.items()}
+        load_there = in_shards(moved, sizes)
+        gram_there = accumulate_gram(curvature, load_there, sizes)
+        rows_there, energy_there = sketch_rows(curvature, lambda name: moved[name], 13, columns=64, seed=0)
+        projected_there = project(lambda name: moved[name], curvature, 13)
+        sums_there = [squared_sum(module.rotation, moved[module.name]).cpu() for module in curvature]
+        vectors_there = combined_vectors(weights, curvature, load_there, sizes, "0")
+        assert torch.equal(gram_there.cpu(), gram)
+    assert torch.equal(rows_there, rows)
+    assert torch.equal(energy_there, energy)
+    np.testing.assert_array_equal(projected_there.rows, projected.rows)
+    assert all(torch.equal(one, other) for one, other in zip(sums_there, sums, strict=True))
+    for one, other in zip(vectors_there, vectors, strict=True):
+        for name in other:
+            np.testing.assert_array_equal(one[name], other[name])
