@@ -104,7 +104,7 @@ def code_cosines(
     `rows` are the physical rows of the data set; a document without codes has cosine 0.
     """
     table = csr_array(
-        (stored.value.astype(np.float64), (stored.document, stored.atom)), shape=(rows, len(code))
+        (stored.code.astype(np.float64), (stored.document, stored.atom)), shape=(rows, len(code))
     )
     pull = inner @ code
     norm = float(np.sqrt(max(code @ pull, 0.0)))
