@@ -197,7 +197,7 @@ class Bundle:
         self,
         strengths: Strengths,
         *,
-        format: Format = "adapter",  # noqa: A002  (its name in requests)
+        format: Format = "adapter",
         unit: Unit = "norm",
         power: VectorPower | None = None,
     ) -> SteeredAdapter:

@@ -101,7 +101,7 @@ class AsyncAudit(AuditAttributes):
         strengths: Strengths,
         name: str | None = None,
         *,
-        format: Format = "adapter",  # noqa: A002  (its name in requests)
+        format: Format = "adapter",
         unit: Unit = "norm",
         power: VectorPower | None = None,
     ) -> AsyncSteeredAdapter:

@@ -212,7 +212,7 @@ class SteeredAdapters(_Resource[SteeredResource]):
         audit: str,
         strengths: Strengths,
         name: str | None = None,
-        format: Format = "adapter",  # noqa: A002  (its name in requests)
+        format: Format = "adapter",
         unit: Unit = "norm",
         power: VectorPower | None = None,
     ) -> SteeredAdapter:

@@ -121,7 +121,7 @@ class Audit(AuditAttributes):
         strengths: Strengths,
         name: str | None = None,
         *,
-        format: Format = "adapter",  # noqa: A002  (its name in requests)
+        format: Format = "adapter",
         unit: Unit = "norm",
         power: VectorPower | None = None,
     ) -> SteeredAdapter:
