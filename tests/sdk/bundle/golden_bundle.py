@@ -66,7 +66,10 @@ DOCUMENTS = [
 ]
 DROPPED = [DroppedDocument(document=1, line=2, reason="malformed", detail="it is not an object")]
 CODES = Coefficients(
-    np.array([3, 0, 0, 2], np.int64), np.array([1, 1, 0, 0], np.int32), np.array([-0.25, 0.75, 1e-9, 0.5])
+    np.array([3, 0, 0, 2], np.int64),
+    np.array([1, 1, 0, 0], np.int32),
+    np.array([-0.25, 0.75, 1e-9, 0.5]),
+    np.array([-0.25, 0.75, 0.0, 0.625]),
 )
 ADAPTER: dict[str, NDArray[Any]] = {
     "q_proj.lora_A.weight": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -67,6 +67,24 @@ def test_codes_carry_physical_rows_and_clusters_have_atoms_of_their_own(
     assert set(_atoms(audit)["signs"].tolist()) <= {-1, 1}
 
 
+def test_strengths_are_kept_beside_the_codes_and_add_up_to_the_same(tmp_path: Path) -> None:
+    """Two clusters of twenty, coded so sparsely that a document may go without a code."""
+    config = msgspec.structs.replace(CONFIG, n_atoms=2, alpha=0.6)
+    audit, _ = _learned(tmp_path / "work", clustered_gradients([0, 1] * 20, noise=1.0), config)
+    stored = _codes(audit)
+    assert (stored.code == 0).any()
+    assert (stored.value > 0).all()
+    for atom in np.unique(stored.atom):
+        of_atom = stored.atom == atom
+        assert stored.value[of_atom].sum() == pytest.approx(stored.code[of_atom].sum(), rel=1e-6)
+
+
+def test_signed_codes_are_the_strengths(tmp_path: Path) -> None:
+    audit, _ = _learned(tmp_path / "work", clustered_gradients([0, 1] * 12), COMPONENTS)
+    stored = _codes(audit)
+    np.testing.assert_array_equal(stored.value, stored.code)
+
+
 @pytest.mark.parametrize(("count", "asked"), [(3, 40), (12, 1000), (2, 2)])
 def test_there_are_never_more_atoms_than_documents(tmp_path: Path, count: int, asked: int) -> None:
     gram = msgspec.structs.replace(CONFIG, n_atoms=asked)
