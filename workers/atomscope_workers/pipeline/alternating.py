@@ -17,7 +17,7 @@ from atomscope_workers.pipeline.fit import ACTIVE, Fit
 from atomscope_workers.pipeline.seeds import seeded
 from atomscope_workers.pipeline.span import Span
 
-OUTER = 60
+OUTER = 100
 """Most rounds of codes and atoms."""
 INNER = 12
 """FISTA steps a round."""
