@@ -15,11 +15,16 @@ from atomscope.cli.tree import CommandTree, PluginRegistry
 DOCS = Path(__file__).parents[3] / "docs"
 COMMANDS = [
     line.strip()
-    for block in re.findall(r"```sh\n(.*?)```", (DOCS / "cli.md").read_text(encoding="utf-8"), re.DOTALL)
+    for page in ("cli.md", "serving.md")
+    for block in re.findall(r"```sh\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
     for line in block.splitlines()
     if line.startswith("atomscope ")
 ]
-SNIPPETS = re.findall(r"```python\n(.*?)```", (DOCS / "sdk.md").read_text(encoding="utf-8"), re.DOTALL)
+SNIPPETS = [
+    snippet
+    for page in ("sdk.md", "serving.md")
+    for snippet in re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +42,7 @@ def test_documented_commands_parse(parser: UsageParser, line: str) -> None:
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_documented_snippets_compile(snippet: str) -> None:
-    compile(snippet, "docs/sdk.md", "exec")
+    compile(snippet, "docs", "exec")
 
 
 def test_the_documents_hold_both() -> None:
