@@ -29,6 +29,7 @@ from atomscope_service.api.presets import PresetController
 from atomscope_service.api.problems import EXCEPTION_HANDLERS
 from atomscope_service.api.query import refuse_unknown_parameters
 from atomscope_service.api.queue import WorkQueue
+from atomscope_service.api.refits import RefitController
 from atomscope_service.api.requests import add_headers
 from atomscope_service.api.services import Services, provide_services, provide_tenant
 from atomscope_service.api.steered import SteeredAdapterController
@@ -45,6 +46,7 @@ CONTROLLERS = [
     DatasetController,
     PresetController,
     AuditController,
+    RefitController,
     EventController,
     FindingsController,
     AttributionController,

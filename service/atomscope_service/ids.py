@@ -9,7 +9,7 @@ import time
 from typing import Literal
 
 Prefix = Literal[
-    "aud", "atr", "mdl", "ds", "ada", "str", "key", "upl", "evt", "prj", "unt", "idm", "del", "req"
+    "aud", "atr", "mdl", "ds", "ada", "str", "key", "upl", "evt", "prj", "unt", "idm", "del", "req", "use"
 ]
 
 _ID = re.compile(r"[a-z]{2,3}_[0-9a-f]{32}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -11,13 +12,15 @@ from pathlib import Path
 
 import msgspec
 
-from atomscope.bundle import layout
+from atomscope.bundle import Bundle, layout
 from atomscope.errors import InvalidInput
 from atomscope.input_files import file_digest, folder_digest
 from atomscope.store import ObjectNotFound, ObjectStore
-from atomscope.types.bundle import Plan
-from atomscope.types.spec import AuditSpec, InputRef
+from atomscope.types.bundle import FileEntry, Plan, StoredFile, StoredShard
+from atomscope.types.spec import AuditSpec, InputRef, ParentRef
 from atomscope.types.work import STAGES, Stage, UnitOrder
+from atomscope_workers.opened_audit import FinishedAudit
+from atomscope_workers.stages.context import KnownShard, Parent
 
 MAX_ROWS_VARIABLE = "ATOMSCOPE_MAX_ROWS"
 CACHE_VARIABLE = "ATOMSCOPE_CACHE"
@@ -27,6 +30,12 @@ class UnitRecord(msgspec.Struct, kw_only=True):
     """`unit.json`, written last: the outputs of a unit."""
 
     paths: list[str]
+
+
+class Entry(msgspec.Struct, kw_only=True):
+    """`entry.json`, written last: the files of a stored shard, by name."""
+
+    files: dict[str, StoredFile]
 
 
 class StoreContext:
@@ -46,6 +55,7 @@ class StoreContext:
         self._checkpoint = checkpoint
         self._own = layout.unit_prefix(order.work_prefix, order.stage, order.index, order.fence)
         self._written: list[str] = []
+        self._entry: dict[str, StoredFile] = {}
         self._found: dict[Stage, dict[str, str]] = {}
         self._inputs = scratch / "inputs"
         self.scratch = scratch / "outputs"
@@ -69,6 +79,39 @@ class StoreContext:
         if "validate" not in self._order.winners:
             return 0
         return len(msgspec.json.decode(self.read(layout.PLAN).read_bytes(), type=Plan).shards)
+
+    @cached_property
+    def _shards(self) -> list[StoredShard]:
+        """Where the shards of the plan lie; none before there is a plan."""
+        key = self._stage_sources("validate").get(layout.SHARDS)
+        return [] if key is None else msgspec.json.decode(self._store.get_bytes(key), type=list[StoredShard])
+
+    def _shard_prefix(self, index: int, fence: int) -> str:
+        """Key prefix of a shard's files: where another audit left them, or under a fence of this one."""
+        shard = self._shards[index]
+        own = layout.extraction_prefix(self._order.project_id, self._order.audit_id)
+        return shard.location or f"{own}{shard.name}/f{fence}/"
+
+    @property
+    def parent(self) -> Parent | None:
+        return self._parent
+
+    @cached_property
+    def _parent(self) -> FinishedAudit | None:
+        parent = self.spec.parent
+        if not isinstance(parent, ParentRef):
+            return None
+        return FinishedAudit(Bundle(self._store, parent.location))
+
+    def known_shards(self) -> list[KnownShard]:
+        found: list[KnownShard] = []
+        for prefix in self.spec.extractions or []:
+            for item in self._store.list(prefix):
+                folder, _, name = item.key.rpartition("/")
+                if name == layout.ENTRY:
+                    shard = folder.removeprefix(prefix).partition("/")[0]
+                    found.append(KnownShard(name=shard, location=f"{folder}/"))
+        return found
 
     @property
     def max_rows(self) -> int:
@@ -95,8 +138,29 @@ class StoreContext:
                 number, fence, path = item.key.removeprefix(root).split("/", 2)
                 if f"{root}{number}/{fence}/" in winning and path != layout.UNIT:
                     found[path] = item.key
+            if stage == "extract":
+                found = self._stored(fences) | found
             self._found[stage] = found
         return self._found[stage]
+
+    def _stored(self, fences: list[int]) -> dict[str, str]:
+        """Path -> key of the files of every stored shard; `fences` are the winners of `extract`."""
+        found: dict[str, str] = {}
+        for index, fence in enumerate(fences if self._shards else ()):
+            prefix = self._shard_prefix(index, fence)
+            found |= {path(index): f"{prefix}{name}" for name, path in layout.STORED_FILES.items()}
+        return found
+
+    def shared(self) -> dict[str, FileEntry]:
+        """The gradients that the bundle refers to, as their shards' entries list them."""
+        fences = self._order.winners.get("extract", [])
+        found: dict[str, FileEntry] = {}
+        for index, fence in enumerate(fences if self._shards else ()):
+            key = f"{self._shard_prefix(index, fence)}{layout.ENTRY}"
+            files = msgspec.json.decode(self._store.get_bytes(key), type=Entry).files
+            file, path = files["gradients.safetensors"], layout.gradient_shard(index)
+            found[path] = FileEntry(path=path, size=file.size, sha256=file.sha256)
+        return found
 
     def own_sources(self) -> dict[str, str]:
         """The same for what this unit has written."""
@@ -106,7 +170,10 @@ class StoreContext:
         return fetched_input(self._store, ref)
 
     def read(self, path: str) -> Path:
-        key = self._find(path)
+        if self.stage == "extract" and path == layout.shard_facts(self.index):
+            key = f"{self._shard_prefix(self.index, self._order.fence)}facts.json"
+        else:
+            key = self._find(path)
         local = self._store.local_path(key)
         if local is not None:
             return local
@@ -124,12 +191,36 @@ class StoreContext:
         raise ObjectNotFound(f"no object {path!r}")
 
     def write(self, path: str, source: Path) -> None:
-        self._store.put_file(self._own + path, source)
-        self._written.append(path)
+        name = self._stored_name(path)
+        if name is None:
+            self._store.put_file(self._own + path, source)
+            self._written.append(path)
+        else:
+            self._store.put_file(f"{self._shard_prefix(self.index, self._order.fence)}{name}", source)
+            self._entry[name] = StoredFile(size=source.stat().st_size, sha256=file_digest(source))
 
     def write_bytes(self, path: str, data: bytes) -> None:
-        self._store.put_bytes(self._own + path, data)
-        self._written.append(path)
+        name = self._stored_name(path)
+        if name is None:
+            self._store.put_bytes(self._own + path, data)
+            self._written.append(path)
+        else:
+            self._store.put_bytes(f"{self._shard_prefix(self.index, self._order.fence)}{name}", data)
+            self._entry[name] = StoredFile(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+    def _stored_name(self, path: str) -> str | None:
+        """The name that an output has among the files of the stored shard, if it is one of them."""
+        if self.stage != "extract" or self._parent is not None or not self._shards:
+            return None
+        names = (name for name, of in layout.STORED_FILES.items() if of(self.index) == path)
+        return next(names, None)
+
+    def adopt(self, path: str) -> None:
+        if self._parent is None:
+            raise ValueError(f"{path}: this audit has no parent")
+        if path not in self._parent.shared:  # those are read where they lie
+            self._store.copy(self._parent.key(path), self._own + path)
+            self._written.append(path)
 
     def outputs(self) -> list[str]:
         return sorted(self.sources())
@@ -141,7 +232,10 @@ class StoreContext:
         self._checkpoint()
 
     def commit(self) -> None:
-        """Write `unit.json`: the outputs are whole."""
+        """Write `unit.json`, and `entry.json` of a shard: the outputs are whole."""
+        if self._entry:
+            key = f"{self._shard_prefix(self.index, self._order.fence)}{layout.ENTRY}"
+            self._store.put_bytes(key, msgspec.json.encode(Entry(files=self._entry)))
         self._store.put_bytes(self._own + layout.UNIT, msgspec.json.encode(UnitRecord(paths=self._written)))
 
 

@@ -28,7 +28,7 @@ from atomscope_workers.local_inputs import local_spec
 from atomscope_workers.local_refit import link, open_source, refit_spec, source_held
 from atomscope_workers.opened_audit import OnSteps, OpenedAudit
 from atomscope_workers.stages.assemble import assemble_bundle
-from atomscope_workers.stages.context import Parent, UnitResult
+from atomscope_workers.stages.context import KnownShard, Parent, UnitResult
 from atomscope_workers.stages.registry import STAGE_FUNCTIONS
 from atomscope_workers.stages.versions import software_versions
 from atomscope_workers.work_folder import FILES, UNITS, claim, held, is_work_of, work_folder
@@ -69,6 +69,10 @@ class LocalContext:
 
     def input(self, ref: InputRef) -> Path:
         return Path(ref.location)
+
+    def known_shards(self) -> list[KnownShard]:
+        """None: bundles on one machine keep no factor sums."""
+        return []
 
     def adopt(self, path: str) -> None:
         if self.parent is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,6 +46,11 @@ class WorkUnderWay:
     @property
     def spec(self) -> AuditSpec:
         return msgspec.json.decode(self.read(layout.SPEC).read_bytes(), type=AuditSpec)
+
+    @property
+    def shared(self) -> Mapping[str, str]:
+        """Nothing is shared but by hard links."""
+        return {}
 
     def holds(self, path: str) -> bool:
         return (self._files / path).is_file()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from atomscope.bundle import Bundle
@@ -25,11 +25,20 @@ class FinishedAudit:
     def spec(self) -> AuditSpec:
         return self._bundle.spec
 
+    @property
+    def shared(self) -> Mapping[str, str]:
+        """Path -> key, of the files that lie in the store for several audits."""
+        return self._bundle.manifest.shared or {}
+
     def holds(self, path: str) -> bool:
         return self._bundle.holds(path)
 
     def read(self, path: str) -> Path:
         return self._bundle.file(path)
+
+    def key(self, path: str) -> str:
+        """The key of `path` in the store that the bundle was opened in."""
+        return self._bundle.key(path)
 
     def forget(self, path: str) -> None:
         self._bundle.forget(path)

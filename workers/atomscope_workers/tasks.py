@@ -21,6 +21,7 @@ from atomscope.bundle.layout import bundle_prefix
 from atomscope.errors import InvalidInput, NothingToAudit
 from atomscope.store import ObjectStore, open_store
 from atomscope.types.jobs import JOB_MESSAGE_VERSION, RUN_JOB_TASK, JobOrder
+from atomscope.types.spec import ParentRef
 from atomscope.types.work import (
     MESSAGE_VERSION,
     PIPELINE_QUEUE,
@@ -186,7 +187,15 @@ def _run(
         pulse.checkpoint()
         if order.stage == "report":
             prefix = bundle_prefix(order.project_id, order.audit_id, order.attempt, order.fence)
-            assemble_bundle(store, ctx.sources() | ctx.own_sources(), prefix, order.audit_id)
+            parent = ctx.spec.parent
+            assemble_bundle(
+                store,
+                ctx.sources() | ctx.own_sources(),
+                prefix,
+                order.audit_id,
+                parent=parent.audit_id if isinstance(parent, ParentRef) else None,
+                shared=ctx.shared(),
+            )
         ctx.commit()
     first = order.stage == "validate"
     return {

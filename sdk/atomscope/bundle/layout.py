@@ -71,6 +71,20 @@ def factor_sums(index: int) -> str:
     return f"work/factors/{index:04d}.safetensors"
 
 
+def shard_facts(index: int) -> str:
+    """Work path of what the gradients of shard `index` are gradients of, but for the audit's own names."""
+    return f"work/facts/{index:04d}.json"
+
+
+STORED_FILES = {
+    "gradients.safetensors": gradient_shard,
+    "losses.safetensors": shard_losses,
+    "factors.safetensors": factor_sums,
+    "facts.json": shard_facts,
+}
+"""Name among the files of a stored shard -> the path it has in an audit, by index."""
+
+
 def projected_shard(index: int) -> str:
     """Bundle path of the whitened rows of shard `index`."""
     return f"projected/{index:04d}.safetensors"

@@ -52,7 +52,7 @@ def _configure_run(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--preset", choices=get_args(PresetName), default="default", help="settings that --config may replace"
     )
-    _add_limit(parser)
+    add_limit(parser)
     local = parser.add_argument_group("on this machine, without a service")
     local.add_argument(
         "--local", action="store_true", help="run the pipeline in this process; inputs are paths"
@@ -61,30 +61,42 @@ def _configure_run(parser: ArgumentParser) -> None:
     local.add_argument(
         "--dry-run", action="store_true", help="only estimate time, memory and bytes; with --local"
     )
-    remote = parser.add_argument_group("on the service")
+    add_waiting(parser, "on the service")
+    add_connection(parser)
+
+
+def add_waiting(parser: ArgumentParser, title: str) -> None:
+    """The options of a command that starts an audit of the service."""
+    remote = parser.add_argument_group(title)
     remote.add_argument("--name")
     remote.add_argument("--metadata", type=_pair, action="append", metavar="KEY=VALUE", help="repeatable")
     remote.add_argument("--no-wait", action="store_true", help="print the audit and return at once")
     remote.add_argument(
         "--timeout", type=number(float, 0), metavar="SECONDS", help="wait no longer than this"
     )
-    add_connection(parser)
 
 
-def _add_limit(parser: ArgumentParser) -> None:
+def add_limit(parser: ArgumentParser) -> None:
+    """How much of what was found is printed."""
     parser.add_argument(
         "--limit", type=number(int, 1), default=20, help="behaviours, and atoms, to print (default 20)"
     )
 
 
-def _run(args: Namespace, output: Output) -> int:
-    if args.out is not None or args.dry_run:
-        raise UsageError(f"{'--out' if args.out is not None else '--dry-run'} goes with --local")
+def metadata_of(args: Namespace) -> dict[str, str]:
+    """What `add_waiting` took; raises `UsageError` for options that contradict each other."""
     if args.no_wait and args.timeout is not None:
         raise UsageError("--timeout says how long to wait, and --no-wait not to")
     metadata = dict(args.metadata or [])
     if len(metadata) != len(args.metadata or []):
         raise UsageError("--metadata names one key twice")
+    return metadata
+
+
+def _run(args: Namespace, output: Output) -> int:
+    if args.out is not None or args.dry_run:
+        raise UsageError(f"{'--out' if args.out is not None else '--dry-run'} goes with --local")
+    metadata = metadata_of(args)
     read_config(args.config, args.preset)  # tells what is wrong by the file's name
     with connect(args) as client:
         audit = client.audits.create(
@@ -100,10 +112,11 @@ def _run(args: Namespace, output: Output) -> int:
             output.result({"audit": audit.resource}, audit.id)
             return EXIT_DONE
         output.note(f"audit {audit.id}")
-        return _finish(audit, args, output)
+        return finish(audit, args, output)
 
 
-def _finish(audit: Audit, args: Namespace, output: Output) -> int:
+def finish(audit: Audit, args: Namespace, output: Output) -> int:
+    """Wait for an audit of the service and print its atoms."""
     with _goes_on(audit.id):
         audit.wait(args.timeout, progress=False if output.json else None)
     for warning in audit.warnings:
@@ -152,7 +165,7 @@ def _configure_wait(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=number(float, 0), metavar="SECONDS", help="wait no longer than this"
     )
-    _add_limit(parser)
+    add_limit(parser)
 
 
 def _configure_download(parser: ArgumentParser) -> None:
@@ -187,7 +200,7 @@ def _cancel(args: Namespace, output: Output) -> int:
 
 def _wait(args: Namespace, output: Output) -> int:
     with connect(args) as client:
-        return _finish(client.audits.get(args.audit), args, output)
+        return finish(client.audits.get(args.audit), args, output)
 
 
 def _download(args: Namespace, output: Output) -> int:
@@ -216,6 +229,7 @@ def _card(audit: Audit) -> str:
         ("base model", resource.base_model),
         ("adapter", resource.adapter),
         ("data set", resource.dataset),
+        ("refit of", resource.parent),
         ("documents", resource.n_documents),
         ("atoms", resource.n_atoms),
         ("created", resource.created_at),

@@ -21,6 +21,8 @@ from atomscope.types.work import Stage
 
 _REMOTE = ("name", "metadata", "no_wait", "timeout", "base_url", "api_key_file")
 
+OnProgress = Callable[[Stage, Progress], None]
+
 
 def run_locally(args: Namespace, output: Output, load: Callable[[], LocalRunner] | None) -> int:
     """Run or estimate the audit of `args`; raises `UsageError`, `InvalidInput`, `NothingToAudit`."""
@@ -44,14 +46,15 @@ def run_locally(args: Namespace, output: Output, load: Callable[[], LocalRunner]
         runner = load()
         if args.dry_run:
             return _estimate(runner, request, output)
-        return _run(runner, request, args.limit, output)
+        return show_local(lambda tell: runner.run(request, tell), args.limit, output)
     except ModuleNotFoundError as error:
         if not is_missing_extra(error):
             raise
         raise MissingExtra("audit run --local", "workers") from error
 
 
-def _run(runner: LocalRunner, request: LocalRun, limit: int, output: Output) -> int:
+def show_local(run: Callable[[OnProgress], Path], limit: int, output: Output) -> int:
+    """Run what makes a bundle in this process, with its progress on a terminal, and print its atoms."""
     bars = StageBars() if sys.stderr.isatty() and not output.json else None
 
     def on_progress(stage: Stage, progress: Progress) -> None:
@@ -59,7 +62,7 @@ def _run(runner: LocalRunner, request: LocalRun, limit: int, output: Output) -> 
             bars.update(stage, progress.done, progress.total, progress.unit)
 
     try:
-        folder = runner.run(request, on_progress)
+        folder = run(on_progress)
     except KeyboardInterrupt as error:
         raise Interrupted("stopped; the same command goes on where this one was") from error
     finally:

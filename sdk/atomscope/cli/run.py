@@ -8,7 +8,18 @@ from argparse import Namespace
 from collections.abc import Sequence
 from io import TextIOWrapper
 
-from atomscope.cli import atoms, attribute, audit, behaviours, bundle, inputs, keys, presets, steer
+from atomscope.cli import (
+    atoms,
+    attribute,
+    audit,
+    audit_refit,
+    behaviours,
+    bundle,
+    inputs,
+    keys,
+    presets,
+    steer,
+)
 from atomscope.cli.failures import EXIT_INTERRUPTED, EXIT_PIPE, describe, failure_of
 from atomscope.cli.output import StreamOutput
 from atomscope.cli.parser import UsageFault, build_parser
@@ -42,7 +53,7 @@ def _main(argv: Sequence[str] | None) -> int:
     warnings = StreamOutput(sys.stdout, sys.stderr, json=False)
     tree = CommandTree()
     own = PluginRegistry(tree, None)
-    for part in (audit, presets, atoms, behaviours, attribute, steer, inputs, keys, bundle):
+    for part in (audit, audit_refit, presets, atoms, behaviours, attribute, steer, inputs, keys, bundle):
         part.register(own, tree)
     load_plugins(tree, warnings.complain)
     parser = build_parser(tree, warnings.complain)

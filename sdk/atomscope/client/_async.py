@@ -250,6 +250,20 @@ class AsyncAudits(_Resource[AuditResource]):
         )
         return AsyncAudit(self._service, created)
 
+    async def refit(
+        self,
+        audit_id: str,
+        *,
+        preset: PresetName | None = None,
+        config: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> AsyncAudit:
+        """The same as `AsyncAudit.refit`, of an audit by its id."""
+        audit = await _core.AUDITS.get(self._service, audit_id)
+        created = await _core.refit_audit(self._service, audit, preset, config, name, metadata)
+        return AsyncAudit(self._service, created)
+
     async def get(self, resource_id: str) -> AsyncAudit:  # type: ignore[override]
         return AsyncAudit(self._service, await super().get(resource_id))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -23,6 +23,7 @@ from atomscope.client._service import Service
 from atomscope.types.atoms import Atom, AuditReport, Behaviour
 from atomscope.types.attribution import AttributionQuery, AttributionResult
 from atomscope.types.hierarchy import Hierarchy
+from atomscope.types.presets import PresetName
 from atomscope.types.resources import Audit as AuditResource
 from atomscope.types.resources import (
     DocumentMatch,
@@ -113,6 +114,22 @@ class AsyncAudit(AuditAttributes):
         """
         created = await _core.steer_audit(self._service, self.id, strengths, name, format, unit, power)
         return AsyncSteeredAdapter(self._service, created)
+
+    async def refit(
+        self,
+        *,
+        preset: PresetName | None = None,
+        config: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> AsyncAudit:
+        """Fit its stored gradients once more: a new audit, that extracts nothing.
+
+        The settings are its own, or those of `preset`, those of `config` in their place; what decides the
+        extraction cannot change. Raises `UsageError` before anything is sent.
+        """
+        asked = _core.refit_audit(self._service, self.resource, preset, config, name, metadata)
+        return AsyncAudit(self._service, await asked)
 
     async def attribute(
         self,

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from atomscope.bundle.strengths import Strengths, strengths_by_target
-from atomscope.client._references import checked_settings, is_id, segment
+from atomscope.client._references import checked_refit, checked_settings, is_id, segment
 from atomscope.client._service import Service
 from atomscope.client._uploads import content_digest, describe, files_for, upload
 from atomscope.client._wire import Params, Reply, Request, check, next_cursor, parse, unreadable
@@ -39,6 +39,7 @@ from atomscope.types.resources import (
     Model,
     ModelCreate,
     Page,
+    RefitCreate,
     SteeredAdapter,
     SteeredAdapterCreate,
     Upload,
@@ -164,6 +165,25 @@ async def create_audit(
         metadata=dict(metadata or {}),
     )
     return await AUDITS.create(service, body)
+
+
+async def refit_audit(
+    service: Service,
+    audit: Audit,
+    preset: PresetName | None,
+    config: Mapping[str, Any] | None,
+    name: str | None,
+    metadata: Mapping[str, str] | None,
+) -> Audit:
+    """Create a refit of an audit; its settings are checked before anything is sent."""
+    body = RefitCreate(
+        name=name,
+        preset=preset,
+        config=checked_refit(audit.config, config, preset),
+        metadata=dict(metadata or {}),
+    )
+    path = f"v1/audits/{segment(audit.id)}/refits"
+    return parse(await service.send(Request("POST", path, body=body)), Audit)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,11 @@ class AuditAttributes:
         return self.resource.metadata
 
     @property
+    def parent(self) -> str | None:
+        """Of a refit: the id of the audit that it is a refit of."""
+        return self.resource.parent
+
+    @property
     def n_documents(self) -> int | None:
         return self.resource.n_documents
 

@@ -12,6 +12,7 @@ import msgspec
 
 from atomscope.errors import UsageError
 from atomscope.types.presets import PresetName, with_preset
+from atomscope.types.refits import refit_config
 from atomscope.types.spec import AuditConfig
 
 _ID = re.compile(r"[a-z]{2,3}_[0-9a-f]{32}")
@@ -48,6 +49,20 @@ def segment(resource_id: str) -> str:
     if not _SEGMENT.fullmatch(resource_id):
         raise UsageError(f"not an id: {resource_id!r}")
     return resource_id
+
+
+def checked_refit(
+    parent: AuditConfig, config: Mapping[str, Any] | None, preset: PresetName | None
+) -> dict[str, Any]:
+    """The settings that a refit is given; raises `UsageError` for what the service would refuse."""
+    given = dict(config or {})
+    try:
+        refit_config(parent, given, preset)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"config: {error}") from error
+    except ValueError as error:
+        raise UsageError(f"{error}") from error
+    return given
 
 
 def checked_settings(

@@ -263,6 +263,20 @@ class Audits(_Resource[AuditResource]):
         )
         return Audit(self._service, created)
 
+    def refit(
+        self,
+        audit_id: str,
+        *,
+        preset: PresetName | None = None,
+        config: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Audit:
+        """The same as `Audit.refit`, of an audit by its id."""
+        audit = run(_core.AUDITS.get(self._service, audit_id))
+        created = run(_core.refit_audit(self._service, audit, preset, config, name, metadata))
+        return Audit(self._service, created)
+
     def get(self, resource_id: str) -> Audit:  # type: ignore[override]  # a handle in place of the bare resource
         return Audit(self._service, super().get(resource_id))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -22,6 +22,7 @@ from atomscope.client._transport import run
 from atomscope.types.atoms import Atom, AuditReport, Behaviour
 from atomscope.types.attribution import AttributionQuery, AttributionResult
 from atomscope.types.hierarchy import Hierarchy
+from atomscope.types.presets import PresetName
 from atomscope.types.resources import Audit as AuditResource
 from atomscope.types.resources import (
     DocumentMatch,
@@ -133,6 +134,22 @@ class Audit(AuditAttributes):
         """
         created = run(_core.steer_audit(self._service, self.id, strengths, name, format, unit, power))
         return SteeredAdapter(self._service, created)
+
+    def refit(
+        self,
+        *,
+        preset: PresetName | None = None,
+        config: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Audit:
+        """Fit its stored gradients once more: a new audit, that extracts nothing.
+
+        The settings are its own, or those of `preset`, those of `config` in their place; what decides the
+        extraction cannot change. Raises `UsageError` before anything is sent.
+        """
+        asked = _core.refit_audit(self._service, self.resource, preset, config, name, metadata)
+        return Audit(self._service, run(asked))
 
     def attribute(
         self,

@@ -33,6 +33,22 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True):
     bundle has them at their path, or does without."""
 
 
+class StoredFile(msgspec.Struct, kw_only=True, frozen=True):
+    """Size and digest of one file of a stored shard."""
+
+    size: int
+    sha256: str
+
+
+class StoredShard(msgspec.Struct, kw_only=True, frozen=True):
+    """`work/shards.json` lists one for each shard of the plan."""
+
+    name: str
+    """First row, number of documents and key, as among the shards of an extraction."""
+    location: str | None = None
+    """Key prefix of the stored shard that is read; None for one that the audit extracts itself."""
+
+
 class ShardPlan(msgspec.Struct, kw_only=True, frozen=True):
     """The documents of one shard and how they are batched."""
 

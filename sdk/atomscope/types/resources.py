@@ -226,7 +226,20 @@ class Audit(msgspec.Struct, kw_only=True):
     created_at: str
     started_at: str | None
     ended_at: str | None
+    parent: str | None = None
+    """Of a refit: the audit whose gradients it reads, which may be deleted since."""
     object: Literal["audit"] = "audit"
+
+
+class RefitCreate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`POST /v1/audits/{id}/refits`: the fit of an audit once more, on the gradients that it stored."""
+
+    name: Name | None = None
+    preset: str | None = None
+    """Name of the settings to start from, but for those of the extraction; without it, the audit's own."""
+    config: dict[str, Any] = {}
+    """Fields of `AuditConfig` that take their place; those of the extraction cannot change."""
+    metadata: dict[str, Annotated[str, msgspec.Meta(max_length=500)]] = {}
 
 
 class Event(msgspec.Struct, kw_only=True, frozen=True):

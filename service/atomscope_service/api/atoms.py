@@ -250,7 +250,7 @@ class FindingsController(Controller):
                 path=entry.path,
                 size=entry.size,
                 sha256=entry.sha256,
-                url=transfer.download_url(f"{prefix}{entry.path}"),
+                url=transfer.download_url(bundle.key(entry.path)),
             )
             for entry in entries
         ]

@@ -30,6 +30,7 @@ from atomscope_service.api.paging import DEFAULT_LIMIT, Cursor, Limit, list_rows
 from atomscope_service.api.problems import ProblemError, invalid
 from atomscope_service.api.services import CurrentTenant, Tenant, found, referenced
 from atomscope_service.api.times import rfc3339, rfc3339_or_none
+from atomscope_service.db import extractions
 from atomscope_service.db.events import append_event
 from atomscope_service.db.models import AuditRow
 from atomscope_service.ids import new_id
@@ -46,6 +47,7 @@ def render_audit(row: AuditRow, progress: Progress | None) -> Audit:
         base_model=row.base_model_id,
         adapter=row.adapter_id,
         dataset=row.dataset_id,
+        parent=row.parent_id,
         config=msgspec.convert(row.config, AuditConfig),
         metadata=row.metadata_,
         n_documents=row.n_documents,
@@ -120,12 +122,20 @@ def cancel_audit(tenant: Tenant, audit_id: str) -> tuple[AuditRow, Progress | No
 
 
 def delete_audit(tenant: Tenant, audit_id: str) -> None:
-    """Delete an ended audit, its bundle, work files, events and units; raises 409 `audit_not_ended`."""
+    """Delete an ended audit, its bundle, work files, events and units, and what only it uses of extractions.
+
+    Raises 409 `audit_not_ended`, and `resource_in_use` while a refit reads it.
+    """
     with tenant.write() as repositories:
         row = found(repositories.audits, audit_id, "audit", lock=True)
         if row.status not in TERMINAL:
             detail = f"This audit is {row.status}: cancel it and wait for its end first."
             raise ProblemError(409, "audit_not_ended", detail)
+        refit = repositories.audits.live_refit_of(audit_id)
+        if refit is not None:
+            detail = f"Refit {refit} has not ended and reads it."
+            raise ProblemError(409, "resource_in_use", detail)
+        extractions.release(repositories.session, tenant.project_id, audit_id)
         repositories.deletions.add_prefix(audit_prefix(tenant.project_id, audit_id))
         for job_id in repositories.jobs.live_of(audit_id):
             # Its worker may still write after the audit's own prefix has been removed.

@@ -12,6 +12,7 @@ NAME = 200
 DETAIL = 2_000
 MAX_ERRORS = 100
 MAX_WARNINGS = 50
+MAX_EXTRACTIONS = 100
 MAX_COUNT = 2**31 - 1
 MAX_SHARDS = 100_000
 """Units of one stage: more than any plan needs, few enough to be rows made in one transaction."""
@@ -25,6 +26,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     shards: int | None = None
     documents: int | None = None
     atoms: int | None = None
+    extractions: tuple[str, ...] | None = None
+    """Of `validate`: whose stored shards the plan has; an empty one for the audit's own."""
     warnings: tuple[str, ...] = ()
 
 
@@ -80,8 +83,25 @@ def facts(report: UnitSucceeded) -> Facts | str:  # noqa: PLR0911  (one return a
     atoms = report.summary.get("n_atoms")
     if atoms is not None and (type(atoms) is not int or not 0 <= atoms <= MAX_COUNT):
         return "its number of atoms is not a count"
+    used = report.summary.get("extractions") if report.stage == "validate" else None
+    if used is not None and not _are_ids(used):
+        return "the extractions that it uses are not a list of ids"
     told = tuple(text(warning, DETAIL) for warning in warnings[:MAX_WARNINGS])
-    return Facts(shards=shards, documents=documents, atoms=atoms, warnings=told)
+    return Facts(
+        shards=shards,
+        documents=documents,
+        atoms=atoms,
+        extractions=None if used is None else tuple(used),
+        warnings=told,
+    )
+
+
+def _are_ids(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= MAX_EXTRACTIONS  # pyright: ignore[reportUnknownArgumentType]
+        and all(isinstance(item, str) for item in value)  # pyright: ignore[reportUnknownVariableType]
+    )
 
 
 def _problem(problem: dict[str, Any]) -> dict[str, Any]:

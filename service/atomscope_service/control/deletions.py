@@ -15,7 +15,9 @@ from atomscope_service.db.models import DeletionRow, IdempotencyRow
 logger = logging.getLogger(__name__)
 
 BATCH = 100
-_OF_A_WORKER = re.compile(r"projects/[^/]+/audits/[^/]+/(a\d+|bundle-a\d+-f\d+|jobs/[^/]+)/")
+_OF_A_WORKER = re.compile(
+    r"projects/[^/]+/(audits/[^/]+/(a\d+|bundle-a\d+-f\d+|jobs/[^/]+)|extractions/[^/]+)/"
+)
 
 
 def remove_deleted(database: Database, store: ObjectStore, grace: timedelta) -> int:

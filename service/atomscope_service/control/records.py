@@ -14,6 +14,7 @@ from atomscope.bundle.layout import attempt_prefix, bundle_prefix
 from atomscope.types.resources import TERMINAL, AuditStatus
 from atomscope.types.work import FAN_OUT, STAGES, Stage
 from atomscope_service.control.state import LIVE_UNIT, Audit, Step, Unit, UnitState
+from atomscope_service.db import extractions
 from atomscope_service.db.events import append_event
 from atomscope_service.db.models import AuditRow, DeletionRow, UnitRow
 from atomscope_service.ids import new_id
@@ -139,6 +140,8 @@ def save(session: Session, row: AuditRow, step: Step) -> None:
     session.flush()
     for kind, data in step.events:
         append_event(session, row, kind, data)
+    if step.extractions is not None:
+        extractions.keep(session, audit.project_id, audit.id, step.extractions)
     if ended:
         _discard_work(session, audit)
 

@@ -14,14 +14,18 @@ import msgspec
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from atomscope.bundle.layout import attempt_prefix
+from atomscope.bundle import Bundle
+from atomscope.bundle.layout import attempt_prefix, extraction_prefix
+from atomscope.errors import BundleError
 from atomscope.store import ObjectStore
 from atomscope.types.resources import TERMINAL
+from atomscope.types.spec import AuditSpec, ParentRef
 from atomscope.types.work import UnitOrder
 from atomscope_service.control import records
 from atomscope_service.control.broker import Broker, BrokerUnavailable
-from atomscope_service.control.spec import InputMissing, audit_spec, spec_key
+from atomscope_service.control.spec import InputMissing, audit_spec, refit_spec, spec_key
 from atomscope_service.control.state import Audit, Limits, Step, Unit, begin, fail, on_cancel
+from atomscope_service.db import extractions
 from atomscope_service.db.engine import Database
 from atomscope_service.db.models import AuditRow, UnitRow
 from atomscope_service.settings import Settings, queued_seconds
@@ -55,19 +59,44 @@ class Scheduler:
 
     def start(self, project_id: str, audit_id: str) -> None:
         """Write the audit's spec and queue its first unit; nothing happens if that was done before."""
-        with self.database.read() as session:
-            row = session.get(AuditRow, audit_id)
-            if row is None or row.project_id != project_id or row.status != "queued":
-                return
-            try:
-                spec = audit_spec(session, row)
-            except InputMissing as error:
-                self.fail(project_id, audit_id, "input_missing", str(error))
-                return
-            attempt = row.attempt
+        try:
+            found = self._spec(project_id, audit_id)
+        except (InputMissing, BundleError) as error:
+            self.fail(project_id, audit_id, "input_missing", str(error))
+            return
+        if found is None:
+            return
+        spec, attempt = found
         key = spec_key(attempt_prefix(project_id, audit_id, attempt))
         self.store.put_bytes(key, msgspec.json.format(msgspec.json.encode(spec), indent=2))
         self.change(project_id, audit_id, self._begin)
+
+    def _spec(self, project_id: str, audit_id: str) -> tuple[AuditSpec, int] | None:
+        """The spec and the attempt of a queued audit, with the extractions that it may use from now on."""
+        parent = self._parent(project_id, audit_id)
+        # Outside of a transaction: it reads from the store.
+        of_parent = None if parent is None else Bundle(self.store, parent.location).spec
+        with self.database.write() as session:
+            row = records.lock_audit(session, project_id, audit_id)
+            if row is None or row.status != "queued":
+                return None
+            if parent is not None and of_parent is not None:
+                return refit_spec(session, row, parent, of_parent), row.attempt
+            spec = audit_spec(session, row)
+            used = extractions.claim(session, row, spec.base_model.sha256, spec.adapter.sha256)
+            prefixes = [extraction_prefix(project_id, extraction) for extraction in used]
+            return msgspec.structs.replace(spec, extractions=prefixes), row.attempt
+
+    def _parent(self, project_id: str, audit_id: str) -> ParentRef | None:
+        """Of a refit, its parent's bundle; raises `InputMissing`."""
+        with self.database.read() as session:
+            row = session.get(AuditRow, audit_id)
+            if row is None or row.project_id != project_id or row.parent_id is None:
+                return None
+            parent = session.get(AuditRow, row.parent_id)
+            if parent is None or parent.project_id != project_id or parent.bundle_prefix is None:
+                raise InputMissing(f"audit {row.parent_id} is not there")
+            return ParentRef(audit_id=parent.id, location=parent.bundle_prefix)
 
     def cancel(self, project_id: str, audit_id: str) -> None:
         """Stop an audit; also carries on with a cancel that was begun."""

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from atomscope.bundle.layout import SPEC
 from atomscope.errors import AtomscopeError
-from atomscope.types.spec import AuditConfig, AuditSpec, InputRef
+from atomscope.types.spec import AuditConfig, AuditSpec, InputRef, ParentRef
 from atomscope_service.db.models import AdapterRow, AuditRow, DatasetRow, ModelRow
 
 
@@ -23,11 +23,9 @@ def spec_key(work_prefix: str) -> str:
 
 def audit_spec(session: Session, row: AuditRow) -> AuditSpec:
     """The spec of an audit, from the rows it names; raises `InputMissing`."""
-    model = session.get(ModelRow, row.base_model_id)
+    base = _base(session, row)
     adapter = session.get(AdapterRow, row.adapter_id)
     dataset = session.get(DatasetRow, row.dataset_id)
-    if model is None or model.project_id != row.project_id or model.sha256 is None or model.status != "ready":
-        raise InputMissing(f"base model {row.base_model_id} is not there")
     if adapter is None or adapter.project_id != row.project_id:
         raise InputMissing(f"adapter {row.adapter_id} is not there")
     if dataset is None or dataset.project_id != row.project_id:
@@ -35,9 +33,7 @@ def audit_spec(session: Session, row: AuditRow) -> AuditSpec:
     return AuditSpec(
         audit_id=row.id,
         project_id=row.project_id,
-        base_model=InputRef(
-            id=model.id, location=model.prefix, sha256=model.sha256, size=model.size, name=model.name
-        ),
+        base_model=base,
         adapter=InputRef(
             id=adapter.id,
             location=adapter.prefix,
@@ -51,3 +47,25 @@ def audit_spec(session: Session, row: AuditRow) -> AuditSpec:
         config=msgspec.convert(row.config, AuditConfig),
         versions={"atomscope": importlib.metadata.version("atomscope")},
     )
+
+
+def refit_spec(session: Session, row: AuditRow, parent: ParentRef, of_parent: AuditSpec) -> AuditSpec:
+    """The spec of a refit: the parent's inputs, the adapter as its bundle keeps it; raises `InputMissing`."""
+    return msgspec.structs.replace(
+        of_parent,
+        audit_id=row.id,
+        project_id=row.project_id,
+        base_model=_base(session, row),
+        adapter=msgspec.structs.replace(of_parent.adapter, location=f"{parent.location}adapter/"),
+        config=msgspec.convert(row.config, AuditConfig),
+        versions={"atomscope": importlib.metadata.version("atomscope")},
+        parent=parent,
+        extractions=msgspec.UNSET,
+    )
+
+
+def _base(session: Session, row: AuditRow) -> InputRef:
+    model = session.get(ModelRow, row.base_model_id)
+    if model is None or model.project_id != row.project_id or model.sha256 is None or model.status != "ready":
+        raise InputMissing(f"base model {row.base_model_id} is not there")
+    return InputRef(id=model.id, location=model.prefix, sha256=model.sha256, size=model.size, name=model.name)

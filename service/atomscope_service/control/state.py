@@ -105,6 +105,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     created: tuple[Unit, ...] = ()
     events: tuple[tuple[str, dict[str, Any]], ...] = ()
     send: tuple[Unit, ...] = ()
+    extractions: tuple[str, ...] | None = None
+    """Whose stored shards the audit uses, of those it might have; None leaves that as it is."""
     progress: bool = False
     """Whether counts changed, which may be told as an `audit.progress` event."""
 
@@ -259,7 +261,13 @@ def _succeeded(
     unit = msgspec.structs.replace(_end(unit, "succeeded"), done=unit.total)
     others = [other for other in siblings() if other.id != unit.id]
     audit, warned = _record(audit, facts)
-    step = Step(audit=audit, units=(unit,), events=started.events + warned, progress=True)
+    step = Step(
+        audit=audit,
+        units=(unit,),
+        events=started.events + warned,
+        extractions=facts.extractions,
+        progress=True,
+    )
     if audit.status == "canceling":
         return _settle(step, others, now)
     if any(other.state != "succeeded" for other in others):
@@ -273,9 +281,9 @@ def _succeeded(
     following = STAGES[position + 1]
     count = (audit.shards or 1) if following in FAN_OUT else 1
     fresh = _stage_units(following, count, now, limits, unit_id)
-    return Step(
+    return msgspec.structs.replace(
+        step,
         audit=msgspec.structs.replace(audit, stage=following),
-        units=(unit,),
         created=fresh,
         events=(*step.events, ("audit.stage", {"stage": following, "units": count})),
         send=fresh,

@@ -141,8 +141,26 @@ class AuditRow(ProjectRow, Base):
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     event_sequence: Mapped[int] = mapped_column(Integer)
     """Sequence of its last event."""
+    parent_id: Mapped[str | None] = mapped_column(String(64), index=True)
+    """Of a refit: the audit that it is a refit of, which may be deleted since."""
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
+
+
+class ExtractionUseRow(ProjectRow, Base):
+    """That an audit uses what an audit extracted, itself or another one; without any, that is removed."""
+
+    __tablename__ = "extraction_uses"
+    __table_args__ = (
+        UniqueConstraint("audit_id", "extraction"),
+        Index("ix_extraction_uses_inputs", "project_id", "base_sha256", "adapter_sha256"),
+    )
+
+    audit_id: Mapped[str] = mapped_column(String(64), ForeignKey("audits.id", ondelete="CASCADE"))
+    extraction: Mapped[str] = mapped_column(String(64), index=True)
+    """Id of the audit that extracted, which may be deleted since."""
+    base_sha256: Mapped[str] = mapped_column(String(64))
+    adapter_sha256: Mapped[str] = mapped_column(String(64))
 
 
 class UnitRow(ProjectRow, Base):

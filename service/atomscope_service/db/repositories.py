@@ -145,6 +145,18 @@ class Audits(Repository[AuditRow]):
             .limit(1)
         )
 
+    def live_refit_of(self, audit_id: str) -> str | None:
+        """Id of a refit of this audit that has not ended."""
+        return self.session.scalar(
+            select(AuditRow.id)
+            .where(
+                AuditRow.project_id == self.project_id,
+                AuditRow.parent_id == audit_id,
+                AuditRow.status.in_(LIVE_STATUSES),
+            )
+            .limit(1)
+        )
+
     def progress(self, row: AuditRow) -> Progress | None:
         """Counts of the audit's present stage over all its units; None before the first and after the end."""
         if row.stage is None or row.status not in LIVE_STATUSES:

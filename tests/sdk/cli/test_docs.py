@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from atomscope.cli import atoms, attribute, audit, behaviours, bundle, inputs, keys, presets, steer
+from atomscope.cli import (
+    atoms,
+    attribute,
+    audit,
+    audit_refit,
+    behaviours,
+    bundle,
+    inputs,
+    keys,
+    presets,
+    steer,
+)
 from atomscope.cli.parser import UsageParser, build_parser
 from atomscope.cli.tree import CommandTree, PluginRegistry
 
@@ -30,7 +41,7 @@ SNIPPETS = [
 @pytest.fixture(scope="module")
 def parser() -> UsageParser:
     tree = CommandTree()
-    for part in (audit, presets, atoms, behaviours, attribute, steer, inputs, keys, bundle):
+    for part in (audit, audit_refit, presets, atoms, behaviours, attribute, steer, inputs, keys, bundle):
         part.register(PluginRegistry(tree, None), tree)
     return build_parser(tree, pytest.fail)
 

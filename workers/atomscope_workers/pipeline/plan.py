@@ -7,12 +7,24 @@ shard runs the same batches in the same order and gets the same bits.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from itertools import islice
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from atomscope.types.bundle import Plan, ShardPlan
 
 LOSS_SAMPLE = 32
+
+
+class StoredRuns(Protocol):
+    """Shards that are stored already."""
+
+    def counts(self, row: int) -> Iterable[int]:
+        """Sizes of those that begin at a physical row."""
+        ...
+
+    def holds(self, documents: list[int], batches: list[list[int]]) -> bool:
+        """Whether one of them is what a shard of these rows, in these micro-batches, would be."""
+        ...
 
 
 def make_plan(
@@ -24,10 +36,12 @@ def make_plan(
     shard_documents: int,
     compute_dtype: str,
     device_kind: str,
+    stored: StoredRuns | None = None,
 ) -> Plan:
     """Plan the documents whose tokens and target tokens are given by physical row.
 
-    Shards are runs of `shard_documents` rows in physical order, the last one shorter. Within a shard,
+    Shards are runs of `shard_documents` rows in physical order, the last one shorter; but where `stored` has
+    a run, the largest one that is not larger than that becomes a shard as it is. Within a shard,
     micro-batches are filled from the longest document down while (longest length x documents), padding
     included, stays within `token_budget`; a document longer than that is a micro-batch alone. Rows of
     equal length keep their order.
@@ -41,14 +55,36 @@ def make_plan(
         raise ValueError("token_budget and shard_documents must be at least 1")
     if any(not 0 <= row < n_rows for row in lengths) or any(length < 1 for length in lengths.values()):
         raise ValueError("a row outside the data set, or a document without tokens")
-    rows = iter(sorted(lengths))
+    rows = sorted(lengths)
+
+    def batches(documents: list[int]) -> list[list[int]]:
+        return micro_batches(documents, lengths, token_budget)
+
+    def stored_at(start: int) -> list[int] | None:
+        if stored is None:
+            return None
+        counts = sorted(set(stored.counts(rows[start])), reverse=True)
+        for count in counts:
+            documents = rows[start : start + count]
+            if count == len(documents) <= shard_documents and stored.holds(documents, batches(documents)):
+                return documents
+        return None
+
     shards: list[ShardPlan] = []
-    while documents := list(islice(rows, shard_documents)):
+    start = 0
+    while start < len(rows):
+        documents = stored_at(start)
+        if documents is None:
+            end = start + 1
+            while end < min(len(rows), start + shard_documents) and stored_at(end) is None:
+                end += 1
+            documents = rows[start:end]
+        start += len(documents)
         shards.append(
             ShardPlan(
                 index=len(shards),
                 documents=documents,
-                micro_batches=micro_batches(documents, lengths, token_budget),
+                micro_batches=batches(documents),
                 n_tokens=sum(lengths[row] for row in documents),
             )
         )

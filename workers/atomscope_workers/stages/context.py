@@ -6,7 +6,7 @@ run the same functions; neither the stages nor the pipeline know which of the tw
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +34,11 @@ class Parent(Protocol):
     @property
     def spec(self) -> AuditSpec: ...
 
+    @property
+    def shared(self) -> Mapping[str, str]:
+        """Path -> key in the store, of the files that lie there for several audits."""
+        ...
+
     def holds(self, path: str) -> bool:
         """Whether `read(path)` is there."""
         ...
@@ -45,6 +50,14 @@ class Parent(Protocol):
     def forget(self, path: str) -> None:
         """Remove the copy that `file(path)` fetched, if it did."""
         ...
+
+
+class KnownShard(msgspec.Struct, kw_only=True, frozen=True):
+    """A shard that some audit of the project extracted."""
+
+    name: str
+    location: str
+    """Key prefix of its files."""
 
 
 class StageContext(Protocol):
@@ -74,6 +87,10 @@ class StageContext(Protocol):
     @property
     def parent(self) -> Parent | None:
         """Of a refit, the audit that it is a refit of."""
+        ...
+
+    def known_shards(self) -> list[KnownShard]:
+        """Shards that the plan may use instead of extracting them; for `validate`."""
         ...
 
     @property

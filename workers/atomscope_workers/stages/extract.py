@@ -6,6 +6,8 @@ forward once more, with the adapter off, for its losses under the base alone.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from atomscope.bundle import layout
 from atomscope.errors import InvalidInput
+from atomscope.types.bundle import ShardPlan
 from atomscope_workers.datasets.documents import load_tokens
 from atomscope_workers.models.load import adapter_disabled
 from atomscope_workers.pipeline.batches import collate
@@ -23,7 +26,7 @@ from atomscope_workers.stages.arrays import Losses, save_factors, save_losses
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.determinism import deterministic
 from atomscope_workers.stages.gradient_file import GradientWriter
-from atomscope_workers.stages.inputs import lora_model, read_plan
+from atomscope_workers.stages.inputs import lora_model, read_plan, read_shards
 from atomscope_workers.stages.refit import take_over_shard
 
 
@@ -36,6 +39,8 @@ def run(ctx: StageContext) -> UnitResult:
     shard = plan.shards[ctx.index]
     if ctx.parent is not None:
         return take_over_shard(ctx, ctx.parent, shard)
+    if read_shards(ctx)[ctx.index].location is not None:
+        return _as_stored(ctx, shard)
     total = len(shard.documents)
     ctx.progress(0, total, "documents")
     tokens = load_tokens(ctx.read(layout.TOKENS))
@@ -69,9 +74,10 @@ def run(ctx: StageContext) -> UnitResult:
             rows = np.searchsorted(physical, documents)
             base_losses[rows] = _numpy(found)
             _check_finite(documents, base_losses[rows])
-    path = layout.gradient_shard(ctx.index)
-    ctx.write(path, scratch)
-    ctx.write_bytes(path.removesuffix(".safetensors") + ".json", _facts(ctx, total, shapes))
+    ctx.write(layout.gradient_shard(ctx.index), scratch)
+    facts = {"documents": total, "dtype": "float32", "shapes": shapes}
+    ctx.write_bytes(layout.shard_facts(ctx.index), msgspec.json.encode(facts))
+    _write_facts(ctx, facts)
     scratch = ctx.scratch / "losses.safetensors"
     save_losses(Losses(physical, losses, base_losses, norms), scratch)
     ctx.write(layout.shard_losses(ctx.index), scratch)
@@ -97,16 +103,21 @@ def _check_finite(documents: list[int], *values: NDArray[np.float64]) -> None:
         )
 
 
-def _facts(ctx: StageContext, documents: int, shapes: dict[str, tuple[int, int]]) -> bytes:
+def _as_stored(ctx: StageContext, shard: ShardPlan) -> UnitResult:
+    """Nothing is run for a shard that another audit extracted."""
+    total = len(shard.documents)
+    ctx.progress(0, total, "documents")
+    _write_facts(ctx, msgspec.json.decode(ctx.read(layout.shard_facts(ctx.index)).read_bytes()))
+    ctx.progress(total, total, "documents")
+    return UnitResult(documents=total)
+
+
+def _write_facts(ctx: StageContext, facts: dict[str, Any]) -> None:
     """What the gradients of a shard are gradients of."""
-    return msgspec.json.encode(
-        {
-            "shard": ctx.index,
-            "documents": documents,
-            "dtype": "float32",
-            "shapes": shapes,
-            "base_model": ctx.spec.base_model.sha256,
-            "adapter": ctx.spec.adapter.sha256,
-            "dataset": ctx.spec.dataset.sha256,
-        }
-    )
+    own = {
+        "base_model": ctx.spec.base_model.sha256,
+        "adapter": ctx.spec.adapter.sha256,
+        "dataset": ctx.spec.dataset.sha256,
+    }
+    path = layout.gradient_shard(ctx.index).removesuffix(".safetensors") + ".json"
+    ctx.write_bytes(path, msgspec.json.encode({"shard": ctx.index, **facts, **own}))

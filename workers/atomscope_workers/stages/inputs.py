@@ -9,7 +9,7 @@ import msgspec
 import torch
 
 from atomscope.bundle import layout
-from atomscope.types.bundle import Plan
+from atomscope.types.bundle import Plan, StoredShard
 from atomscope.types.spec import AuditSpec
 from atomscope_workers.models.device import choose_device
 from atomscope_workers.models.load import load_lora_model
@@ -26,6 +26,11 @@ _loaded: dict[tuple[str, ...], LoraModel] = {}
 
 def read_plan(ctx: StageContext) -> Plan:
     return msgspec.json.decode(ctx.read(layout.PLAN).read_bytes(), type=Plan)
+
+
+def read_shards(ctx: StageContext) -> list[StoredShard]:
+    """Where each shard of the plan is stored, or is to be."""
+    return msgspec.json.decode(ctx.read(layout.SHARDS).read_bytes(), type=list[StoredShard])
 
 
 def read_rows(ctx: StageContext) -> dict[int, StoredRow]:

@@ -12,7 +12,7 @@ from atomscope.bundle import layout
 from atomscope.bundle.documents import read_documents
 from atomscope.errors import InvalidInput
 from atomscope.types.atoms import AuditReport, DocumentRecord
-from atomscope.types.bundle import Plan, ShardPlan
+from atomscope.types.bundle import Plan, ShardPlan, StoredShard
 from atomscope_workers.labels.settings import required_label_settings
 from atomscope_workers.models.device import choose_device
 from atomscope_workers.pipeline.plan import loss_sample
@@ -26,7 +26,7 @@ DOCUMENT_WARNINGS = "document_warnings"
 """Name among the report's details of the warnings of `validate`, which a refit repeats."""
 
 _NEEDED = (layout.PLAN, layout.DROPPED, layout.TOKENS, layout.ADAPTER_CONFIG, layout.ADAPTER_WEIGHTS)
-_KEPT = ("base/config.json",)
+_KEPT = (layout.BASE_CONFIG,)
 """Adopted where there is one: newer bundles have it."""
 
 
@@ -62,6 +62,7 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
         plan = msgspec.structs.replace(plan, device_kind=device)
     ctx.write_bytes(layout.PLAN, msgspec.json.format(msgspec.json.encode(plan), indent=1))
     _rows(ctx, parent)
+    ctx.write_bytes(layout.SHARDS, msgspec.json.encode([_stored(parent, shard) for shard in plan.shards]))
     keep(ctx, warnings)
     spec = msgspec.structs.replace(ctx.spec, versions=software_versions())
     ctx.write_bytes(layout.SPEC, msgspec.json.format(msgspec.json.encode(spec), indent=1))
@@ -91,6 +92,12 @@ def take_over_shard(ctx: StageContext, parent: Parent, shard: ShardPlan) -> Unit
         ctx.write(losses, scratch)
     ctx.progress(total, total, "documents")
     return UnitResult(documents=total)
+
+
+def _stored(parent: Parent, shard: ShardPlan) -> StoredShard:
+    """Where the parent's gradients of a shard lie."""
+    key = parent.shared.get(layout.gradient_shard(shard.index))
+    return StoredShard(name="", location=f"{key.rpartition('/')[0]}/" if key is not None else None)
 
 
 def _warnings(parent: Parent) -> list[str]:

@@ -16,7 +16,7 @@ from atomscope_workers.stages.arrays import load_losses
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.dictionary import FACTS
 from atomscope_workers.stages.evidence import MORE_LOSSES
-from atomscope_workers.stages.inputs import read_plan, read_rows
+from atomscope_workers.stages.inputs import read_plan, read_rows, read_shards
 from atomscope_workers.stages.project import SKETCH
 from atomscope_workers.stages.refit import DOCUMENT_WARNINGS
 from atomscope_workers.stages.warned import earlier, kept
@@ -104,4 +104,9 @@ def _details(ctx: StageContext) -> dict[str, Any]:
     told = kept("validate")
     if told in ctx.outputs():
         found[DOCUMENT_WARNINGS] = msgspec.json.decode(ctx.read(told).read_bytes())
+    if layout.SHARDS in ctx.outputs():
+        plan, shards = read_plan(ctx), read_shards(ctx)
+        own = zip(plan.shards, shards, strict=True)
+        extracted = sum(len(shard.documents) for shard, stored in own if stored.location is None)
+        found["documents_extracted"] = 0 if ctx.parent is not None else extracted
     return found

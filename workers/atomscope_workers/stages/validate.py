@@ -1,8 +1,8 @@
 """The first stage: every input is checked before any work, documents are tokenised, and the plan is fixed.
 
-Writes `spec.json` (with the versions that run the audit), `plan.json`, `documents/dropped.json`, copies of the
-adapter and of the base's `config.json`, `documents/tokens.safetensors`, and for later stages `work/rows.jsonl`.
-A refit takes these over.
+Writes `spec.json` (with the versions that run the audit), `plan.json`, `documents/dropped.json` and
+`documents/tokens.safetensors`, copies of the adapter and of the base's `config.json`, and for later stages
+`work/rows.jsonl` and `work/shards.json`. A refit takes these over.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.limits import check_vocabulary, length_limit
 from atomscope_workers.stages.refit import take_over
 from atomscope_workers.stages.rows import ROWS, StoredRow
+from atomscope_workers.stages.shard_keys import KnownRuns, extraction_context, extractions_of
 from atomscope_workers.stages.versions import software_versions
 from atomscope_workers.stages.warned import keep
 
@@ -72,6 +73,8 @@ def run(ctx: StageContext) -> UnitResult:
     dtype = choose_dtype(spec.config, device)
     attach_adapter(load_base(base, dtype=dtype, device=device), adapter, dtype=dtype, device=device)
     ctx.checkpoint()
+    context = extraction_context(spec, dtype_name(dtype), device.type)
+    stored = KnownRuns(context, {item.document: item for item in documents.kept}, ctx.known_shards())
     plan = make_plan(
         {item.document: len(item.input_ids) for item in documents.kept},
         {item.document: int(item.target_mask.sum()) for item in documents.kept},
@@ -80,7 +83,10 @@ def run(ctx: StageContext) -> UnitResult:
         shard_documents=spec.config.shard_documents,
         compute_dtype=dtype_name(dtype),
         device_kind=device.type,
+        stored=stored,
     )
+    shards = [stored.stored(shard.documents, shard.micro_batches) for shard in plan.shards]
+    ctx.write_bytes(layout.SHARDS, msgspec.json.encode(shards))
     _write(ctx, base, adapter, documents)
     keep(ctx, documents.warnings)
     ctx.write_bytes(layout.SPEC, _json(msgspec.structs.replace(spec, versions=software_versions())))
@@ -90,6 +96,7 @@ def run(ctx: StageContext) -> UnitResult:
         documents=plan.n_documents,
         summary={
             "warnings": documents.warnings,
+            "extractions": extractions_of(shards),
             "n_rows": documents.n_rows,
             "n_dropped": len(documents.dropped),
             "n_tokens": plan.n_tokens,
