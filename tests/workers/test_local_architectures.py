@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -11,13 +13,15 @@ from safetensors.torch import load_file, save_file
 
 import atomscope
 from atomscope.bundle import layout
-from atomscope.steering import norm, read_tensors
+from atomscope.steering import GGUF, norm, read_tensors
 from atomscope.steering.names import peft_name
+from atomscope_workers.steered import steered
 from tests.fixtures.architectures import ARCHITECTURES
 from tests.fixtures.corpus import write_corpus
 from tests.fixtures.models import TinyAdapterFactory
 from tests.workers.local_runs import request, run
 from tests.workers.models.reference import documents, logits, lora_weights, peft_model
+from tests.workers.models.steering import load_beside
 from tests.workers.models.trainers import TRAINERS, leave
 
 
@@ -48,8 +52,8 @@ def test_an_audit_keeps_the_adapters_names_and_steers_what_peft_loads(
         == (wrapped / "adapter_model.safetensors").read_bytes()
     )
 
-    steered = bundle.steer({atom: 0.4}).save(tmp_path / "steered")
-    assert read_tensors(steered / "adapter_model.safetensors").keys() == {peft_name(item) for item in own}
+    saved = bundle.steer({atom: 0.4}).save(tmp_path / "steered")
+    assert read_tensors(saved / "adapter_model.safetensors").keys() == {peft_name(item) for item in own}
     ids = torch.from_numpy(documents(1)[0].input_ids.astype(np.int64))
     moved = peft_model(base, plain)
     before = logits(moved, ids)
@@ -58,6 +62,24 @@ def test_an_audit_keeps_the_adapters_names_and_steers_what_peft_loads(
     with torch.no_grad():
         for item, weight in lora_weights(moved).items():
             weight.add_(scale * torch.from_numpy(np.array(by_peft[item], np.float32)))
-    found = logits(peft_model(base, steered), ids)
+    found = logits(peft_model(base, saved), ids)
     assert torch.allclose(found, logits(moved, ids), rtol=1e-3, atol=1e-4)
     assert not torch.allclose(found, before, rtol=1e-2, atol=1e-2)
+
+    # Every other format of this bundle, its names full of marks: a behaviour, in another power.
+    strengths = {bundle.behaviours[0]: 0.3}
+    how: dict[str, Any] = {"power": "-1/2"}
+    same = peft_model(base, bundle.steer(strengths, **how).save(tmp_path / "same"))
+    beside = load_beside(
+        peft_model(base, plain),
+        bundle.steer(strengths, format="delta", **how).save(tmp_path / "delta"),
+        "delta",
+    )
+    near, away = logits(beside, ids) - logits(same, ids), logits(same, ids) - before
+    assert 0 < near.norm() < 0.3 * away.norm()
+    file = bundle.steer(strengths, format="gguf", **how).save(tmp_path / "gguf") / GGUF
+    assert len(gguf.GGUFReader(file).tensors) == len(own)
+    unmarked = peft_model(base, plain)
+    with steered(unmarked, bundle, strengths, **how):
+        assert torch.allclose(logits(unmarked, ids), logits(same, ids), rtol=1e-4, atol=1e-5)
+    assert torch.equal(logits(unmarked, ids), before)

@@ -12,8 +12,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from atomscope.bundle import directions, layout
+from atomscope.bundle import BehaviourAttributes, BehaviourList, directions, layout, read_coefficients
 from atomscope.steering import Target
+from atomscope.types.atoms import Behaviour
 from atomscope.types.spec import AuditConfig, VectorPower
 from atomscope_workers.stages import vectors
 from tests.workers.stages.units import SHAPES, Audit, clustered_gradients, extracted, random_gradients, unit
@@ -101,6 +102,9 @@ class _AsBundle:
     def __init__(self, audit: Audit) -> None:
         self.spec = audit.spec
         self.atoms = audit.atoms()
+        found = msgspec.json.decode(audit.file(layout.BEHAVIOURS).read_bytes(), type=list[Behaviour])
+        self.behaviours = BehaviourList([BehaviourAttributes(item) for item in found])
+        self.coefficients = read_coefficients(audit.file(layout.COEFFICIENTS))
         self._audit = audit
 
     def vector(self, atom: int) -> dict[str, Any]:
@@ -127,3 +131,20 @@ def test_a_stored_vector_is_taken_to_another_power_by_the_curvature(
         for name, tensor in found.items():
             assert tensor.dtype == np.float32
             assert np.abs(tensor - own[name]).max() < 1e-4 * size
+
+
+def test_a_behaviours_direction_points_down_the_loss_of_its_documents(learned: Audit) -> None:
+    """Of them all together, and of each that is stronger on it than on any other."""
+    bundle: Any = _AsBundle(_with_vectors(learned, "0"))
+    gradients = clustered_gradients([0, 1, 2, 3] * 4)
+    assert len(bundle.behaviours) > 1
+    for behaviour in bundle.behaviours:
+        found = directions(bundle, [Target("behaviour", behaviour.index)])
+        vector = found[Target("behaviour", behaviour.index)]
+        documents = [member.document for member in behaviour.behaviour.documents]
+        slopes = {
+            row: sum(float((vector[name] * gradients[name][row // 3]).sum()) for name in SHAPES)
+            for row in documents
+        }
+        assert sum(slopes.values()) < 0
+        assert slopes[documents[0]] < 0
