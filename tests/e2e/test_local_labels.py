@@ -76,7 +76,8 @@ def run(
         for name, value in given.items():
             monkeypatch.setenv(f"ATOMSCOPE_LABEL_{name}", value)
         status = main([*command, "--out", str(out)])
-        return Ran(status, *capsys.readouterr(), out)
+        told = capsys.readouterr()
+        return Ran(status, told.out, told.err, out)
 
     return audit
 
