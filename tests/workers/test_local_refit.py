@@ -13,6 +13,7 @@ import pytest
 
 import atomscope
 from atomscope.bundle import layout
+from atomscope.cli import main
 from atomscope.cli.registry import LocalRefit
 from atomscope.errors import BundleError, InvalidInput
 from atomscope_workers.local import refit_local
@@ -54,10 +55,10 @@ def _forbidden(*_: object) -> None:
 
 
 def found(bundle: Path) -> dict[str, bytes]:
-    """What an audit found, whatever its name."""
+    """What an audit found, whatever its name and whoever extracted."""
     files = contents(bundle)
     report = msgspec.json.decode(files[layout.REPORT])
-    del report["audit_id"]
+    del report["audit_id"], report["details"]["documents_extracted"]
     kept = {path: data for path, data in files.items() if path not in OWN}
     return kept | {"report": msgspec.json.encode(report)}
 
@@ -218,3 +219,17 @@ def test_out_that_holds_another_bundle_is_refused_and_the_same_refit_returned(
             refit(parent, out, seed=6)
         assert caught.value.code == "bad_path"
     assert contents(child) == before
+
+
+def test_the_command_line_refits_a_bundle_and_exits_as_every_command_does(
+    parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["audit", "refit", str(parent), "--out", str(tmp_path / "child"), "--json"]
+    assert main([*line, "--n-atoms", "6", "--alpha", "0.2", "--seed", "3"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    bundle = atomscope.open(told["bundle"])
+    assert [atom["index"] for atom in told["atoms"]] == [atom.index for atom in bundle.atoms]
+    assert (bundle.spec.config.n_atoms, bundle.report.details["documents_extracted"]) == (6, 0)
+    (tmp_path / "more.toml").write_text("max_length = 64\n")
+    assert main([*line[:4], str(tmp_path / "no"), "--json", "--config", str(tmp_path / "more.toml")]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "needs_extraction"
