@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 import atomscope
 from atomscope.types.spec import AuditConfig
+from atomscope.types.steering import Format
 from tests.fixtures.corpus import rows, write_corpus
 from tests.fixtures.stack import Stack
 
@@ -96,6 +97,19 @@ def test_steering_through_the_api_equals_steering_the_bundle(audit: atomscope.Au
     moved = np.sqrt(sum(float(np.square(remote[name] - before[name]).sum()) for name in before))
     size = np.sqrt(sum(float(np.square(tensor).sum()) for tensor in before.values()))
     assert moved == pytest.approx(0.2 * size, rel=1e-4)
+
+
+@pytest.mark.parametrize("form", ["delta", "vector", "gguf", "gguf-delta"])
+def test_every_format_of_the_api_has_the_bytes_of_the_bundles(
+    audit: atomscope.Audit, tmp_path: Path, form: Format
+) -> None:
+    bundle = atomscope.open(audit.download(tmp_path / "bundle"))
+    how: dict[str, Any] = {"format": form, "power": "+1/2"}
+    remote = audit.steer({audit.behaviours[0]: -0.2, audit.atoms[0]: 0.1}, **how).save(tmp_path / "remote")
+    local = bundle.steer({bundle.behaviours[0]: -0.2, bundle.atoms[0]: 0.1}, **how).save(tmp_path / "local")
+    files = {path.name: path.read_bytes() for path in local.iterdir()}
+    assert {path.name: path.read_bytes() for path in remote.iterdir()} == files
+    assert "atomscope_steering.json" in files
 
 
 def test_the_service_and_the_local_driver_find_the_same_bits(
