@@ -189,6 +189,30 @@ def test_a_steered_adapter_comes_from_the_bucket(
     assert (tmp_path / "remote" / name).read_bytes() == (tmp_path / "direct" / name).read_bytes()
 
 
+def test_a_refit_reads_the_gradients_where_they_lie_and_a_second_audit_too(
+    s3_stack: Stack, audit: atomscope.Audit, bucket: Bucket, on_s3: atomscope.Bundle, tmp_path: Path
+) -> None:
+    gradients = [key for key in bucket.keys("gradients") if key.endswith(".safetensors")]
+    assert len(gradients) == len(on_s3.plan.shards)
+    with s3_stack.client() as client:
+        second = client.audits.create(
+            base_model=audit.resource.base_model,
+            adapter=audit.resource.adapter,
+            dataset=audit.resource.dataset,
+            config=CONFIG,
+        )
+        for again in (audit.refit().wait(timeout=180), second.wait(timeout=180)):
+            assert again.report().details["documents_extracted"] == 0
+            assert [key for key in bucket.keys("gradients") if key.endswith(".safetensors")] == gradients
+            bundle = atomscope.open(again.download(tmp_path / again.id))
+            bundle.verify()
+            digests = {entry.path: entry.sha256 for entry in bundle.manifest.files}
+            expected = {entry.path: entry.sha256 for entry in on_s3.manifest.files}
+            for path in expected:
+                assert not path.startswith(COMPUTED) or digests[path] == expected[path], path
+            again.delete()
+
+
 def test_a_deleted_audit_leaves_the_bucket_and_its_inputs_stay(
     s3_stack: Stack, audit: atomscope.Audit, bucket: Bucket, on_s3: atomscope.Bundle, dataset: Path
 ) -> None:
