@@ -247,6 +247,7 @@ def make_bundle(folder: Path) -> Path:
         (layout.LABELS, LABELS),
         (layout.DROPPED, DROPPED),
         (layout.ADAPTER_CONFIG, {"peft_type": "LORA", "r": 2}),
+        (layout.BASE_CONFIG, {"model_type": "qwen2", "num_attention_heads": 1}),
     ):
         store.put_bytes(path, encode_json(value))
     for path, content in json_schemas().items():

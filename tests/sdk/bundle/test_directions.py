@@ -66,8 +66,6 @@ def test_another_power_needs_the_curvature() -> None:
     assert bundle.direction(Target("atom", 1), SPEC.config.vector_power).keys() == ADAPTER.keys()
 
 
-def test_gguf_of_a_bundle_that_does_not_say_its_base_is_refused(tmp_path: Path) -> None:
-    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "rank_pattern": {"q_proj": 2}}
-    bundle = changed(tmp_path, layout.ADAPTER_CONFIG, settings)
-    with pytest.raises(atomscope.SteeringError, match=r"config\.json"):
-        bundle.steer({1: 0.1}, format="gguf")
+def test_a_damaged_config_of_the_base_is_told(tmp_path: Path) -> None:
+    with pytest.raises(atomscope.BundleError, match=r"base/config\.json is damaged"):
+        changed(tmp_path, layout.BASE_CONFIG, b"[1]").steer({1: 0.1}, format="gguf")

@@ -34,6 +34,7 @@ JSON_FILES = [
     layout.LABELS,
     layout.DROPPED,
     layout.ADAPTER_CONFIG,
+    layout.BASE_CONFIG,
 ]
 
 
