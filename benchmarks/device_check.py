@@ -34,7 +34,7 @@ from atomscope_workers.pipeline.curvature import (
     squared_sum,
 )
 from atomscope_workers.pipeline.dictionary import fit
-from atomscope_workers.pipeline.evidence import first_documents, p_values, tightness
+from atomscope_workers.pipeline.evidence import p_values, tightness
 from atomscope_workers.pipeline.factors import FactorSums
 from atomscope_workers.pipeline.findings import find
 from atomscope_workers.pipeline.fit import Fit
@@ -251,7 +251,6 @@ def _fits(device: torch.device, documents: int) -> Iterator[Line]:
 def _evidence(device: torch.device, documents: int) -> Iterator[Line]:
     span = _clusters(documents, 2.0)
     strengths = find(span, CONFIG, 0).atoms
-    members = first_documents(strengths, 20)
 
     def surrogate(where: torch.device) -> Span:
         return turned(span.to(where), 0, "surrogate")
@@ -266,12 +265,11 @@ def _evidence(device: torch.device, documents: int) -> Iterator[Line]:
     one, other, _, seconds = _both(device, parted)
     yield Line("separation, nats", float(np.abs(other - one).max()), 0.05, seconds)
 
-    def tight(where: torch.device) -> list[float]:
-        moved = span.to(where)
-        return [tightness(moved, item) for item in members]
+    def tight(where: torch.device) -> np.ndarray:
+        return tightness(pulls(span.to(where), strengths), strengths)
 
     left, right, _, seconds = _both(device, tight)
-    yield Line("tightness", float(np.abs(np.subtract(right, left)).max()), 1e-5, seconds)
+    yield Line("tightness", float(np.abs(right - left).max()), 1e-5, seconds)
 
     def passing(where: torch.device) -> int:
         """Atoms with a p-value under 1% of the whole procedure."""

@@ -22,8 +22,9 @@ from sklearn.metrics import average_precision_score
 from atomscope.bundle import layout
 from atomscope.types.spec import AuditConfig
 from atomscope_workers.pipeline.dictionary import dictionary_size
-from atomscope_workers.pipeline.evidence import first_documents, tightness
+from atomscope_workers.pipeline.evidence import tightness
 from atomscope_workers.pipeline.findings import find
+from atomscope_workers.pipeline.separation import pulls
 from atomscope_workers.pipeline.span import GramSpan, unit_gram
 from atomscope_workers.stages.arrays import load_gram
 
@@ -48,7 +49,7 @@ def measured(
     """Average precision of the best atom and the best behaviour, and that one's place, 0 to 1."""
     found = find(span, AuditConfig(n_atoms=n_atoms), seed)
     strength = found.behaviours
-    tight = np.array([tightness(span, members) for members in first_documents(strength, 20)])
+    tight = tightness(pulls(span, strength), strength)
     behaviour, place = best(strength, wanted)
     return best(found.atoms, wanted)[0], behaviour, float((tight > tight[place]).mean())
 

@@ -31,7 +31,7 @@ class Evidence(msgspec.Struct, kw_only=True, frozen=True):
     """How far to trust an atom or a behaviour. What was not measured is null."""
 
     tightness: float | None = None
-    """Mean pairwise cosine of its top documents in the whitened space."""
+    """Mean pairwise cosine of its documents in the whitened space, each pair weighted by both strengths."""
     null_tightness: float | None = None
     """Median of the same over what is found in surrogate documents; descriptive, not a test."""
     separation: float | None = None

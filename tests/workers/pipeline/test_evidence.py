@@ -122,12 +122,18 @@ def test_column_cosines_are_zero_of_an_empty_column() -> None:
     np.testing.assert_allclose(column_cosines(left, right), [[2**-0.5], [0.0]])
 
 
-def test_tightness_is_the_mean_pairwise_cosine() -> None:
+def test_tightness_is_the_mean_pairwise_cosine_weighted_by_strength() -> None:
+    """Against brute force; a column of one document, of none, and of negative strengths beside."""
     span = unit_rows(noise_rows(6, 10))
     unit = span.rows.double().numpy()
-    expected = np.mean([unit[a] @ unit[b] for a, b in ((0, 2), (0, 5), (2, 5))])
-    assert tightness(span, np.array([5, 0, 2])) == pytest.approx(expected, abs=1e-6)
-    assert tightness(span, np.array([3])) == 0.0
+    table = np.zeros((6, 4))
+    table[[5, 0, 2], 0] = 2.0, 1.0, 0.5
+    table[3, 1] = 1.0
+    table[[5, 0, 2, 1], 3] = 2.0, 1.0, 0.5, -3.0
+    pairs = {(5, 0): 2.0, (5, 2): 1.0, (0, 2): 0.5}
+    expected = sum(weight * unit[a] @ unit[b] for (a, b), weight in pairs.items()) / sum(pairs.values())
+    found = tightness(pulls(span, table), table)
+    np.testing.assert_allclose(found, [expected, 0.0, 0.0, expected], atol=1e-6)
 
 
 def test_the_score_is_tightness_times_stability_of_what_is_no_chance() -> None:

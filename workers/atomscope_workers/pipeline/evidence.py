@@ -5,7 +5,7 @@ repeated on surrogates, documents that vary as strongly in every direction but f
 (`rotation`), and a p-value says how often an atom of a surrogate parts its documents as clearly
 (`separation`). Beyond the clearest surrogate the tail is taken to fall exponentially.
 
-*Tightness*, the mean pairwise cosine of the first documents in the whitened space, describes.
+*Tightness*, the mean pairwise cosine of its documents in the whitened space, describes.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from atomscope.types.atoms import Evidence
-from atomscope_workers.pipeline.span import Span
 
 TAIL = 0.2
 """Share of the null's largest values from which its tail is drawn out."""
@@ -42,13 +40,17 @@ def first_documents(codes: NDArray[np.float64], most: int) -> list[NDArray[np.in
     return found
 
 
-def tightness(span: Span, members: NDArray[np.int64]) -> float:
-    """Mean pairwise cosine of some documents in the span; 0 for fewer than two."""
-    count = len(members)
-    if count < 2:
-        return 0.0
-    cosines = span.cosines(torch.from_numpy(members)).double()
-    return float((cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)))
+def tightness(pulled: NDArray[np.float64], table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean pairwise cosine (K,) of the documents of every column, each pair weighted by both strengths.
+
+    `table` (N, K) holds strengths, those below zero counting as none, and `pulled` (N, K) what `pulls` makes
+    of them: sums over the other documents of strength times cosine. A column of fewer than two documents has
+    0.
+    """
+    weights = table.clip(min=0)
+    pairs = np.square(weights.sum(0)) - np.square(weights).sum(0)
+    several = (weights > 0).sum(0) > 1
+    return np.divide((weights * pulled).sum(0), pairs, out=np.zeros(weights.shape[1]), where=several)
 
 
 def p_values(observed: NDArray[np.float64], null: NDArray[np.float64]) -> list[float | None]:

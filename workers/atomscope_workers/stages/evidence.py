@@ -177,23 +177,19 @@ def _evidence(
     drops: Sequence[tuple[float | None, int]],
 ) -> list[Evidence]:
     """Evidence of every column of a table (n, any) of codes or strengths; `null` holds the surrogates'."""
-    most = ctx.spec.config.top_documents
-    sets = first_documents(table, most)
-    tight = [tightness(span, members) for members in sets]
-    null_tight = [
-        tightness(other_span, item) for other_span, other in null for item in first_documents(other, most)
-    ]
-    centre = float(np.median(null_tight)) if null_tight else None
-    parted = separation(pulls(span, table))
-    null_parted = [separation(pulls(other_span, other)) for other_span, other in null]
-    p = p_values(parted, np.concatenate([*null_parted, np.zeros(0)]))
+    pulled = pulls(span, table)
+    tight, parted = tightness(pulled, table), separation(pulled)
+    null_pulled = [pulls(other_span, other) for other_span, other in null]
+    null_tight = [tightness(item, other) for item, (_, other) in zip(null_pulled, null, strict=True)]
+    centre = float(np.median(np.concatenate(null_tight))) if sum(map(len, null_tight)) else None
+    p = p_values(parted, np.concatenate([*(separation(item) for item in null_pulled), np.zeros(0)]))
     q = benjamini_hochberg(p)
     positive = table.clip(min=0)
     stable = stability([column_cosines(positive, other.clip(min=0)) for other in others]) if others else None
     told = column_cosines(positive, text.clip(min=0)).max(1, initial=0.0) if text is not None else None
     return [
         Evidence(
-            tightness=tight[item],
+            tightness=float(tight[item]),
             null_tightness=centre,
             separation=float(parted[item]),
             p_value=p[item],
