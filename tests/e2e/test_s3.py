@@ -208,8 +208,8 @@ def test_a_refit_reads_the_gradients_where_they_lie_and_a_second_audit_too(
             bundle.verify()
             digests = {entry.path: entry.sha256 for entry in bundle.manifest.files}
             expected = {entry.path: entry.sha256 for entry in on_s3.manifest.files}
-            for path in expected:
-                assert not path.startswith(COMPUTED) or digests[path] == expected[path], path
+            for path, digest in expected.items():
+                assert not path.startswith(COMPUTED) or digests[path] == digest, path
             again.delete()
 
 
