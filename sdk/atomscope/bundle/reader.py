@@ -106,8 +106,8 @@ class Bundle:
         """
         if layout.HIERARCHY not in self._files:
             raise BundleError(
-                f"the bundle holds no {layout.HIERARCHY}: it was made before the tree over the atoms was kept; "
-                "audit again"
+                f"the bundle holds no {layout.HIERARCHY}: it was made before the tree over the atoms was "
+                "kept; audit again"
             )
         return decode(self._files.read(layout.HIERARCHY), Hierarchy, layout.HIERARCHY)
 
