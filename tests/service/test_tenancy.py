@@ -29,6 +29,8 @@ LISTS = {
 }
 KEYS = {"GET /v1/keys"}
 """A list that is never empty: the caller's own key is in it."""
+SHARED = {"GET /v1/presets"}
+"""Routes that answer every key alike."""
 BY_ID = {
     "GET /v1/uploads/{upload_id}",
     "DELETE /v1/uploads/{upload_id}",
@@ -50,6 +52,9 @@ BY_ID = {
     "GET /v1/audits/{audit_id}/behaviours",
     "GET /v1/audits/{audit_id}/behaviours/{index}",
     "GET /v1/audits/{audit_id}/behaviours/{index}/documents",
+    "GET /v1/audits/{audit_id}/hierarchy",
+    "GET /v1/audits/{audit_id}/refits",
+    "POST /v1/audits/{audit_id}/refits",
     "GET /v1/audits/{audit_id}/report",
     "GET /v1/audits/{audit_id}/bundle",
     "GET /v1/audits/{audit_id}/attributions",
@@ -114,7 +119,7 @@ def fill(route: str, values: dict[str, str]) -> tuple[str, str]:
 
 
 QUERY = {"prompt": "a", "completion": "b"}
-BODIES = {"/complete": {"files": []}, "/attributions": QUERY}
+BODIES: dict[str, dict[str, Any]] = {"/complete": {"files": []}, "/attributions": QUERY, "/refits": {}}
 """By the end of its path, what a `POST` to a thing by id takes."""
 
 
@@ -123,7 +128,7 @@ def body_of(method: str, path: str) -> dict[str, Any] | None:
 
 
 def test_every_route_is_covered(deployment: Deployment) -> None:
-    covered = PUBLIC | SCHEMA | SIGNED | LISTS | KEYS | BY_ID | BY_BODY
+    covered = PUBLIC | SCHEMA | SIGNED | LISTS | KEYS | SHARED | BY_ID | BY_BODY
     assert routes(deployment.app) == covered
 
 
@@ -214,7 +219,7 @@ def test_idempotency_keys_of_two_projects_do_not_meet(tenant: Tenant, other: Ten
     assert theirs.json()["name"] == "theirs"
 
 
-@pytest.mark.parametrize("route", sorted(LISTS | KEYS | BY_ID | BY_BODY))
+@pytest.mark.parametrize("route", sorted(LISTS | KEYS | SHARED | BY_ID | BY_BODY))
 @pytest.mark.parametrize("authorization", [None, "Bearer ask_" + "A" * 43, "Bearer nonsense", "Basic YTpi"])
 def test_every_route_needs_a_valid_key(
     route: str, authorization: str | None, owned: dict[str, str], client: Any
