@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,16 @@ from sklearn.metrics import average_precision_score
 
 from atomscope.bundle import layout
 from atomscope.types.spec import AuditConfig
-from atomscope_workers.pipeline.dictionary import dictionary_size
+from atomscope_workers.pipeline.dictionary import dictionary_size, fit, piece_count, resolve_signs
 from atomscope_workers.pipeline.evidence import tightness
-from atomscope_workers.pipeline.findings import find
+from atomscope_workers.pipeline.findings import atom_strengths, group
+from atomscope_workers.pipeline.merging import merge_pieces
 from atomscope_workers.pipeline.separation import pulls
 from atomscope_workers.pipeline.span import GramSpan, unit_gram
 from atomscope_workers.stages.arrays import load_gram
+
+FACTORS = (0.7, 1.0, 1.4)
+"""K as multiples of the default."""
 
 
 def thinned(labels: NDArray[np.str_], label: str, share: float, seed: int) -> NDArray[np.int64]:
@@ -44,14 +49,22 @@ def best(table: NDArray[np.float64], wanted: NDArray[np.bool_]) -> tuple[float, 
 
 
 def measured(
-    span: GramSpan, n_atoms: int, wanted: NDArray[np.bool_], seed: int
-) -> tuple[float, float, float]:
-    """Average precision of the best atom and the best behaviour, and that one's place, 0 to 1."""
-    found = find(span, AuditConfig(n_atoms=n_atoms), seed)
-    strength = found.behaviours
-    tight = tightness(pulls(span, strength), strength)
-    behaviour, place = best(strength, wanted)
-    return best(found.atoms, wanted)[0], behaviour, float((tight > tight[place]).mean())
+    span: GramSpan, sizes: Sequence[int], wanted: NDArray[np.bool_], seed: int
+) -> list[tuple[float, float, float]]:
+    """For each K: average precision of the best atom and the best behaviour, and that one's place, 0 to 1.
+
+    One over-complete fit serves every K: only the merging of its pieces depends on it.
+    """
+    config = AuditConfig()
+    pieces = fit(span, piece_count(config, max(sizes), span.documents), config, seed)
+    scored: list[tuple[float, float, float]] = []
+    for size in sizes:
+        codes = resolve_signs(merge_pieces(span, pieces, size), config.solver).codes
+        found = group(span, codes, atom_strengths(span, codes, config), config)
+        tight = tightness(pulls(span, found.behaviours), found.behaviours)
+        behaviour, place = best(found.behaviours, wanted)
+        scored.append((best(found.atoms, wanted)[0], behaviour, float((tight > tight[place]).mean())))
+    return scored
 
 
 def main() -> None:
@@ -71,20 +84,21 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     for label in args.labels:
         for share in args.shares:
-            for factor in (0.7, 1.0, 1.4):
-                found: list[tuple[float, float, float]] = []
-                count = size = 0
-                for seed in range(args.seeds):
-                    kept = thinned(labels, label, share, seed)
-                    wanted = labels[kept] == label
-                    count, size = int(wanted.sum()), round(factor * dictionary_size("auto", len(kept)))
-                    part = torch.from_numpy(kept)
-                    found.append(measured(unit_gram(gram[part][:, part]), size, wanted, seed))
-                atom, behaviour, place = np.mean(found, axis=0)
-                least = min(item[0] for item in found)
+            found: list[list[tuple[float, float, float]]] = []
+            count, sizes = 0, [0]
+            for seed in range(args.seeds):
+                kept = thinned(labels, label, share, seed)
+                wanted = labels[kept] == label
+                count = int(wanted.sum())
+                sizes = [round(factor * dictionary_size("auto", len(kept))) for factor in FACTORS]
+                part = torch.from_numpy(kept)
+                found.append(measured(unit_gram(gram[part][:, part]), sizes, wanted, seed))
+            for place, size in enumerate(sizes):
+                of_size = [item[place] for item in found]
+                atom, behaviour, rank = np.mean(of_size, axis=0)
                 print(
-                    f"| {label} | {share:.1%} | {size} | {count} | {atom:.2f} | {least:.2f} "
-                    f"| {behaviour:.2f} | {place:.0%} |",
+                    f"| {label} | {share:.1%} | {size} | {count} | {atom:.2f} "
+                    f"| {min(item[0] for item in of_size):.2f} | {behaviour:.2f} | {rank:.0%} |",
                     flush=True,
                 )
 
