@@ -45,6 +45,8 @@ def test_unknown_paths_and_methods_are_problems(client: TestClient, tenant: Tena
         (b"{", "body"),
         (b"[]", "body"),
         (b"\xff\xfe", "body"),
+        (b'{"name": "a\xff"}', "body"),
+        (b'{"na\xffme": "a"}', "body"),
         (b'{"name": 5}', "name"),
         (b'{"name": "5", "extra": 1}', "extra"),
         (b"{}", "name"),

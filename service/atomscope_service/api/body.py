@@ -29,6 +29,8 @@ def decode_body(body: bytes, type_: Any) -> Any:  # noqa: ANN401  (a Struct type
         raise invalid(*field_and_message(str(error))) from error
     except msgspec.DecodeError as error:
         raise invalid("body", f"not valid JSON: {error}") from error
+    except UnicodeDecodeError as error:  # which msgspec lets through
+        raise invalid("body", f"UTF-8 is expected; byte {error.start + 1} of a text is not") from error
     except RecursionError as error:
         raise invalid("body", "it is nested too deeply") from error
     if b"\\u0000" in body and _has_nul(msgspec.json.decode(body)):
