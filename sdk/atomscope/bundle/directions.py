@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 import numpy as np
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from atomscope.bundle import layout
 from atomscope.errors import BundleError, SteeringError
-from atomscope.steering import Target, Vector, read_metadata, read_tensors
+from atomscope.steering import Target, Vector, check_choice, read_metadata, read_tensors
 from atomscope.types.spec import VectorPower
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def directions(
     Adding one raises its behaviour. Raises `SteeringError` for a target that the audit does not have, or that
     has no direction; `BundleError` where the files that are needed are missing or damaged.
     """
+    if power is not None:
+        check_choice("power", power, get_args(VectorPower))
     weights = {target: atom_weights(bundle, target) for target in targets}
     held = {
         atom: bundle.vector(atom) for atom in sorted({atom for part in weights.values() for atom in part})

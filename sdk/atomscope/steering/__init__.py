@@ -14,7 +14,7 @@ from atomscope.steering.output import (
     Provenance,
     SteeredAdapter,
 )
-from atomscope.steering.targets import Target, parse_target
+from atomscope.steering.targets import Target, check_choice, parse_target
 from atomscope.steering.tensors import read_metadata, read_tensors, write_tensors
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Step",
     "Target",
     "Vector",
+    "check_choice",
     "norm",
     "parse_target",
     "plan_step",

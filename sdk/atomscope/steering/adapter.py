@@ -30,11 +30,11 @@ from atomscope.steering.output import (
     Provenance,
     SteeredAdapter,
 )
-from atomscope.steering.targets import Target
+from atomscope.steering.targets import Target, check_choice
 from atomscope.steering.tensors import read_tensors, write_tensors
 from atomscope.text import visible
 from atomscope.types.spec import VectorPower
-from atomscope.types.steering import Format, Unit
+from atomscope.types.steering import FORMATS, UNITS, Format, Unit
 
 MAX_CONFIG_BYTES = 1 << 20
 
@@ -103,6 +103,8 @@ def steer_folder(
     loads: where wrappers of a trainer had left marks in the adapter's names, these are taken out, since PEFT
     would load nothing under such a name.
     """
+    check_choice("format", format, FORMATS)
+    check_choice("unit", unit, UNITS)
     adapter = read_adapter(folder)
     step = plan_step(adapter.lora, vectors, strengths, unit)
     facts = Provenance(

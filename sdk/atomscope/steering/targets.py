@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +38,12 @@ def parse_target(text: str) -> Target:
         raise SteeringError(f"{text[:50]!r} names no atom and no behaviour: write 7, atom:7 or behaviour:3")
     kind: Kind = "behaviour" if found[1] == "behaviour" else "atom"
     return Target(kind, int(found[2]))
+
+
+def check_choice(name: str, given: object, accepted: Sequence[str]) -> None:
+    """Raise `SteeringError` unless an option is one of those that are accepted."""
+    if given not in accepted:
+        raise SteeringError(f"{name}={given!r}: one of {', '.join(accepted)} is expected")
 
 
 def check_strengths(strengths: Mapping[Target, float]) -> None:

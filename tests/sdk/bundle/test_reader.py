@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 import atomscope
 from atomscope.bundle import Bundle, Coefficients, layout, write_coefficients
+from atomscope.errors import SteeringError
 from atomscope.store import LocalStore
 from tests.sdk.bundle import golden_bundle as made
 from tests.sdk.bundle.golden_bundle import GOLDEN
@@ -179,6 +181,21 @@ def test_steering_moves_the_adapter_along_the_vectors_named(tmp_path: Path) -> N
     name = "q_proj.lora_A.weight"
     step = 0.5 * norm / np.sqrt(sum(tensor.size for tensor in adapter.values()))
     np.testing.assert_allclose(moved[f"base_model.model.{name}"] - adapter[name], step, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ({"format": "pt"}, "one of adapter, delta, vector, gguf, gguf-delta is expected"),
+        ({"unit": "norms"}, "one of norm, alpha is expected"),
+        ({"power": "1/2"}, r"one of \+1/2, 0, -1/2 is expected"),
+        ({"power": 0.5}, r"one of \+1/2, 0, -1/2 is expected"),
+    ],
+)
+def test_an_option_that_steering_does_not_know_is_refused(how: dict[str, Any], told: str) -> None:
+    bundle = atomscope.open(GOLDEN)
+    with pytest.raises(SteeringError, match=told):
+        bundle.steer({bundle.atoms[0]: 0.1}, **how)
 
 
 def test_two_bundles_of_one_store_are_kept_apart(tmp_path: Path) -> None:
