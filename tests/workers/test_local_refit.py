@@ -148,6 +148,17 @@ def test_a_wrong_setting_is_refused(parent: Path, tmp_path: Path) -> None:
         assert caught.value.code == "bad_setting"
 
 
+def test_a_file_of_settings_that_are_none_is_named(
+    parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, out = tmp_path / "more.json", tmp_path / "child"
+    settings.write_bytes(b'\xef\xbb\xbf{"n_atom": 9}')
+    status = main(["audit", "refit", str(parent), "--out", str(out), "--config", str(settings)])
+    assert status == 2
+    assert f"{settings}: Object contains unknown field `n_atom`" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def without(*paths: str) -> Callable[[Path], None]:
     def change(bundle: Path) -> None:
         for path in paths:

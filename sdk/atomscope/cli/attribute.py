@@ -26,6 +26,8 @@ from atomscope.types.resources import Progress
 
 _ATOMS = 8
 _BEHAVIOURS = 5
+_NOT_ASKED = ("tools", "functions", "system")
+"""Fields of a row that change what its turns render to, and that a query does not have."""
 
 
 def register(registry: PluginRegistry, tree: CommandTree) -> None:
@@ -111,7 +113,7 @@ def _text(given: str | None, option: str) -> str | None:
     if given is None or not given.startswith("@"):
         return given
     try:
-        return Path(given[1:]).read_text(encoding="utf-8")
+        return Path(given[1:]).read_bytes().decode("utf-8-sig")  # line ends as they are in the file
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"{option}: {given[1:]} cannot be read as UTF-8: {error}") from error
 
@@ -120,13 +122,19 @@ def _messages(path: Path | None) -> list[dict[str, Any]] | None:
     if path is None:
         return None
     try:
-        found: object = json.loads(path.read_text(encoding="utf-8"))
+        found: object = json.loads(path.read_bytes().decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"--messages: {path} cannot be read as JSON: {error}") from error
     if isinstance(found, dict):
+        for field in _NOT_ASKED:
+            if found.get(field):
+                raise UsageError(f"--messages: {path}: `{field}` is not part of a query; only turns are")
         found = found.get("messages")
     if not isinstance(found, list):
-        raise UsageError(f"--messages: {path} holds no list of turns")
+        raise UsageError(
+            f"--messages: {path} holds no list of turns: a JSON list of them, or an object with one under "
+            "`messages`, is expected"
+        )
     return found
 
 

@@ -11,7 +11,7 @@ from typing import get_args
 
 from atomscope.cli.audit_local import run_locally
 from atomscope.cli.config_file import read_config, read_settings
-from atomscope.cli.connect import add_connection, audit_id, connect, number
+from atomscope.cli.connect import add_connection, audit_id, connect, number, out_folder
 from atomscope.cli.failures import Interrupted
 from atomscope.cli.findings import findings
 from atomscope.cli.registry import EXIT_DONE, Output
@@ -57,7 +57,7 @@ def _configure_run(parser: ArgumentParser) -> None:
     local.add_argument(
         "--local", action="store_true", help="run the pipeline in this process; inputs are paths"
     )
-    local.add_argument("--out", type=Path, metavar="BUNDLE", help="folder of the bundle; with --local")
+    local.add_argument("--out", type=out_folder, metavar="BUNDLE", help="folder of the bundle; with --local")
     local.add_argument(
         "--dry-run", action="store_true", help="only estimate time, memory and bytes; with --local"
     )
@@ -170,7 +170,7 @@ def _configure_wait(parser: ArgumentParser) -> None:
 
 def _configure_download(parser: ArgumentParser) -> None:
     _configure_one(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=out_folder, required=True, metavar="DIR")
 
 
 def _get(args: Namespace, output: Output) -> int:

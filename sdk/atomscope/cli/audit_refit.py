@@ -11,12 +11,12 @@ from typing import Any, get_args
 from atomscope.cli.audit import add_limit, add_waiting, finish, metadata_of
 from atomscope.cli.audit_local import show_local
 from atomscope.cli.config_file import read_settings
-from atomscope.cli.connect import connect, is_audit_id, number
+from atomscope.cli.connect import connect, is_audit_id, number, out_folder
 from atomscope.cli.plugins import MissingExtra, is_missing_extra
 from atomscope.cli.registry import EXIT_DONE, LocalRefit, LocalRunner, Output
 from atomscope.cli.targets import add_target
 from atomscope.cli.tree import CommandTree, PluginRegistry
-from atomscope.errors import UsageError
+from atomscope.errors import InvalidInput, UsageError
 from atomscope.types.presets import PresetName
 from atomscope.types.spec import Preconditioner
 
@@ -45,7 +45,7 @@ def _configure(parser: ArgumentParser) -> None:
     settings.add_argument("--config", type=Path, metavar="FILE", help="more of them, JSON or TOML")
     add_limit(parser)
     local = parser.add_argument_group("of a bundle, or of the work beside one (OUT.partial)")
-    local.add_argument("--out", type=Path, metavar="BUNDLE", help="folder of the new bundle")
+    local.add_argument("--out", type=out_folder, metavar="BUNDLE", help="folder of the new bundle")
     local.add_argument(
         "--base-model", type=Path, metavar="DIR", help="the audited base model, if it was moved since"
     )
@@ -104,6 +104,10 @@ def _locally(
             raise MissingExtra("audit refit BUNDLE", "workers")
         runner = load()
         return show_local(lambda tell: runner.refit(request, tell), args.limit, output)
+    except InvalidInput as error:
+        if error.code != "bad_setting" or args.config is None:
+            raise
+        raise InvalidInput(error.code, f"{args.config}: {error.detail}", error.problems) from error
     except ModuleNotFoundError as error:
         if not is_missing_extra(error):
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,11 @@ def _read(path: Path) -> Any:  # noqa: ANN401  (checked by the caller)
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
     if len(content) > _MAX_BYTES:
         raise UsageError(f"{path} is longer than {_MAX_BYTES} bytes: not a configuration")
+    content = content.removeprefix(codecs.BOM_UTF8)
     try:
         if path.suffix.lower() == ".toml":
             return tomllib.loads(content.decode())
         return msgspec.json.decode(content)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.DecodeError) as error:
-        kind = "TOML" if path.suffix.lower() == ".toml" else "JSON"
+        kind = "TOML" if path.suffix.lower() == ".toml" else "JSON (TOML ends in .toml)"
         raise UsageError(f"{path} is not {kind}: {error}") from error

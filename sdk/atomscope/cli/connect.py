@@ -8,9 +8,11 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+from atomscope.bundle import layout
 from atomscope.client import Client
 from atomscope.client._settings import read_key_file
 
+_OF_A_BUNDLE = (layout.MANIFEST, layout.REPORT, layout.ATOMS)
 _AUDIT_ID = re.compile(r"aud_[0-9a-f]{32}")
 
 
@@ -59,3 +61,16 @@ def number(kind: type[int] | type[float], low: float) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+def out_folder(text: str) -> Path:
+    """Argument type of a folder to be written: no address, and not within a bundle, which lists its files."""
+    if not text:
+        raise ArgumentTypeError("a folder is expected; it is empty")
+    if "://" in text:
+        raise ArgumentTypeError(f"a folder on this machine is expected, not an address: {text!r}")
+    folder = Path(text)
+    for above in folder.expanduser().absolute().parents:
+        if all((above / name).is_file() for name in _OF_A_BUNDLE):
+            raise ArgumentTypeError(f"{text!r} is within the bundle {str(above)!r}: give one outside of it")
+    return folder

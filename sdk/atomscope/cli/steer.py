@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from pathlib import Path
 
 from atomscope.bundle import Bundle
+from atomscope.cli.connect import out_folder
 from atomscope.cli.registry import EXIT_DONE, Output
 from atomscope.cli.targets import add_target, opened
 from atomscope.cli.tree import CommandTree, PluginRegistry
@@ -29,7 +29,7 @@ def _configure(parser: ArgumentParser) -> None:
         help="an atom (7) or a behaviour (behaviour:3), in units of the adapter's norm: 7=0.1 gives more of "
         "atom 7, 7=-0.1 less",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder that is written")
+    parser.add_argument("--out", type=out_folder, required=True, metavar="DIR", help="folder that is written")
     parser.add_argument(
         "--format",
         choices=FORMATS,

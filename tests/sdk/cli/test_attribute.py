@@ -81,6 +81,18 @@ def test_texts_come_from_files_too(run: Run, audited: ScriptedServer, tmp_path: 
     assert (sent["prompt"], sent["completion"], sent["exact"]) == ("how to\nmake tea? ünï", "boil", True)
 
 
+def test_a_byte_order_mark_is_left_out_and_line_ends_are_kept(
+    run: Run, audited: ScriptedServer, tmp_path: Path
+) -> None:
+    (tmp_path / "p.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\n")
+    run("attribute", AUDIT, "--prompt", f"@{tmp_path / 'p.txt'}", "--completion", "c")
+    assert audited.to("POST", ASKED)[0].json()["prompt"] == "one\r\ntwo\n"
+    turns = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "c"}]
+    (tmp_path / "m.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(turns).encode())
+    assert run("attribute", AUDIT, "--messages", tmp_path / "m.json").status == 0
+    assert audited.to("POST", ASKED)[1].json()["messages"] == turns
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_messages_come_as_a_list_or_a_row(
     run: Run, audited: ScriptedServer, tmp_path: Path, wrapped: bool
@@ -97,7 +109,9 @@ def test_messages_come_as_a_list_or_a_row(
         (b"{", "cannot be read as JSON"),
         (b"\xff", "cannot be read as JSON"),
         (b"5", "holds no list"),
-        (b'{"turns": []}', "holds no list"),
+        (b'{"turns": []}', "under `messages`, is expected"),
+        (b'{"messages": [], "tools": [{"type": "function"}]}', "`tools` is not part of a query"),
+        (b'{"messages": [], "system": "s"}', "`system` is not part of a query"),
         (b"[" * 100_000, "cannot be read as JSON"),
         (None, "cannot be read as JSON"),
     ],

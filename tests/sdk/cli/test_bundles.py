@@ -214,6 +214,26 @@ def test_strengths_that_cannot_be_met_write_nothing(
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "out"),
+    [
+        ("steer {bundle} 5=0.1", "{bundle}/steered"),
+        ("audit refit {bundle}", "{bundle}/deeper/finer"),
+        ("audit run --local --base-model b --adapter a --dataset d", "s3://bucket/prefix"),
+        ("audit download aud_00000000000000000000000000000007", "file:///somewhere"),
+        ("steer {bundle} 5=0.1", ""),
+    ],
+)
+def test_nothing_is_written_into_a_bundle_or_to_an_address(
+    run: Run, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = sorted(bundle.rglob("*"))
+    done = run(*line.format(bundle=bundle).split(), "--out", out.format(bundle=bundle))
+    assert (done.status, "--out" in done.err) == (4, True)
+    assert sorted(bundle.rglob("*")) == there
+
+
 def test_an_audit_is_steered_by_the_service(run: Run, audited: ScriptedServer, tmp_path: Path) -> None:
     files = {
         "adapter_config.json": b"{}",
