@@ -54,6 +54,7 @@ def test_unknown_paths_and_methods_are_problems(client: TestClient, tenant: Tena
         (b'{"name": "%s"}' % (b"x" * 201), "name"),
         (b'{"name": "a\\u0000b"}', "body"),
         (b"[" * 20_000, "body"),
+        (b'{"name": "a", "name": "b"}', "body"),
     ],
 )
 def test_a_bad_body_names_the_field(tenant: Tenant, body: bytes, field: str) -> None:
@@ -78,6 +79,12 @@ def test_a_bad_audit_config_names_the_setting(tenant: Tenant, config: object, fi
     body = {"base_model": "m", "adapter": "a", "dataset": "d", "config": config}
     problem = assert_problem(tenant.post("/v1/audits", json=body), 400, "invalid_request")
     assert problem["param"] == field
+
+
+def test_a_word_that_is_no_choice_is_answered_with_the_choices(tenant: Tenant) -> None:
+    body = {"base_model": "m", "adapter": "a", "dataset": "d", "config": {"solver": "pt"}}
+    problem = assert_problem(tenant.post("/v1/audits", json=body), 400, "invalid_request")
+    assert "one of 'sklearn', 'torch' is expected" in problem["errors"][0]["message"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from atomscope.decoding import repeated_key
 from atomscope.errors import UsageError
 from atomscope.types.presets import PresetName, with_preset
 from atomscope.types.spec import AuditConfig
@@ -47,7 +48,11 @@ def _read(path: Path) -> Any:  # noqa: ANN401  (checked by the caller)
     try:
         if path.suffix.lower() == ".toml":
             return tomllib.loads(content.decode())
-        return msgspec.json.decode(content)
+        found = msgspec.json.decode(content)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.DecodeError) as error:
         kind = "TOML" if path.suffix.lower() == ".toml" else "JSON (TOML ends in .toml)"
         raise UsageError(f"{path} is not {kind}: {error}") from error
+    repeated = repeated_key(content)
+    if repeated is not None:
+        raise UsageError(f"{path}: {repeated!r} is given twice")
+    return found

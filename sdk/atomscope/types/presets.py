@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from atomscope.decoding import validation_error
 from atomscope.types.spec import AuditConfig
 
 PresetName = Literal["default", "top-components", "paper"]
@@ -57,7 +58,10 @@ def with_preset(name: str, settings: Mapping[str, Any]) -> AuditConfig:
     """
     if name not in PRESETS:
         raise ValueError(f"no preset {name!r}; one of {', '.join(get_args(PresetName))} is expected")
-    return msgspec.convert({**PRESETS[name].settings, **settings}, AuditConfig)
+    try:
+        return msgspec.convert({**PRESETS[name].settings, **settings}, AuditConfig)
+    except msgspec.ValidationError as error:
+        raise validation_error(error, AuditConfig) from error
 
 
 def preset(name: PresetName, **settings: Any) -> AuditConfig:  # noqa: ANN401

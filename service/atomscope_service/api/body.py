@@ -1,4 +1,7 @@
-"""JSON bodies, decoded strictly: unknown fields, wrong types and values out of range name their field."""
+"""JSON bodies, decoded strictly: unknown fields, wrong types and values out of range name their field.
+
+A key that is given twice is refused too: either value could be the one that was meant.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from litestar.dto.data_structures import DTOFieldDefinition
 from litestar.openapi.spec import Reference, Schema
 from litestar.typing import FieldDefinition
 
+from atomscope.decoding import repeated_key, with_choices
 from atomscope_service.api.problems import ProblemError, invalid
 
 _AT = re.compile(r"(?P<message>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
@@ -25,14 +29,17 @@ def decode_body(body: bytes, type_: Any) -> Any:  # noqa: ANN401  (a Struct type
     """
     try:
         value = msgspec.json.decode(body, type=type_)
+        repeated = repeated_key(body)
     except msgspec.ValidationError as error:
-        raise invalid(*field_and_message(str(error))) from error
+        raise invalid(*field_and_message(with_choices(str(error), type_))) from error
     except msgspec.DecodeError as error:
         raise invalid("body", f"not valid JSON: {error}") from error
     except UnicodeDecodeError as error:  # which msgspec lets through
         raise invalid("body", f"UTF-8 is expected; byte {error.start + 1} of a text is not") from error
     except RecursionError as error:
         raise invalid("body", "it is nested too deeply") from error
+    if repeated is not None:
+        raise invalid("body", f"the key {repeated!r} is given twice in one object")
     if b"\\u0000" in body and _has_nul(msgspec.json.decode(body)):
         raise invalid("body", "text may not hold the character U+0000")
     return value
