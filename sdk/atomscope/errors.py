@@ -7,6 +7,7 @@ AtomscopeError
 ├── InvalidInput               a model, adapter or data set that cannot be audited
 │   └── NothingToAudit         it is well-formed, but nothing is left to audit
 ├── SteeringError              a steering request that cannot be met
+├── UsageError                 a call that cannot be made as it was written; a ValueError too
 ├── AuditFailed                `wait()` ended on an audit that failed
 ├── AuditCanceled              `wait()` ended on an audit that was canceled
 ├── AttributionFailed          an attribution ended on an error
@@ -72,7 +73,7 @@ class SteeringError(AtomscopeError):
     """A steering request that cannot be met: an unknown atom, names that do not match the adapter."""
 
 
-class UsageError(AtomscopeError):
+class UsageError(AtomscopeError, ValueError):
     """A call that cannot be made as it was written, told before anything is sent: an argument that is
     neither an id nor an existing path, a setting out of range, no API key."""
 

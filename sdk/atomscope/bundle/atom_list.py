@@ -15,6 +15,7 @@ from atomscope.bundle.ranked_list import (
     rate,
     text_table,
 )
+from atomscope.errors import UsageError
 from atomscope.text import visible
 from atomscope.types.atoms import Atom, DocumentRef, Evidence
 
@@ -24,9 +25,11 @@ SortKey = Literal["rank", "score", "coherence", "n_active", "mean_coefficient", 
 class AtomAttributes:
     """What every handle of an atom shares: the attributes of its record."""
 
-    def __init__(self, atom: Atom) -> None:
+    def __init__(self, atom: Atom, audit_id: str | None = None) -> None:
         self.atom = atom
         """The whole record."""
+        self.audit_id = audit_id
+        """The audit that it is of; None for a record by itself."""
 
     @property
     def index(self) -> int:
@@ -135,7 +138,7 @@ class AtomList(RankedList[A]):
         Raises `ValueError` for a coherence that is not finite: nothing compares with it.
         """
         if min_coherence is not None and not math.isfinite(min_coherence):
-            raise ValueError(f"min_coherence must be a finite number, not {min_coherence}")
+            raise UsageError(f"min_coherence must be a finite number, not {min_coherence}")
         wanted = keyword.casefold() if keyword is not None else None
         return AtomList(
             [

@@ -20,9 +20,11 @@ from atomscope.types.atoms import Behaviour, DocumentRef, Evidence
 class BehaviourAttributes:
     """What every handle of a behaviour shares: the attributes of its record."""
 
-    def __init__(self, behaviour: Behaviour) -> None:
+    def __init__(self, behaviour: Behaviour, audit_id: str | None = None) -> None:
         self.behaviour = behaviour
         """The whole record."""
+        self.audit_id = audit_id
+        """The audit that it is of; None for a record by itself."""
 
     @property
     def index(self) -> int:

@@ -207,7 +207,7 @@ class Bundle:
         positive means more of the behaviour. `power` is that of (lambda + damping) in the unprojection, by
         default the audit's; another one reads the curvature. Raises `SteeringError`.
         """
-        wanted = strengths_by_target(strengths)
+        wanted = strengths_by_target(strengths, self.manifest.audit_id)
         vectors = directions(self, wanted, power)
         adapter = self._files.path(layout.ADAPTER_CONFIG).parent
         self._files.path(layout.ADAPTER_WEIGHTS)
@@ -266,7 +266,7 @@ class BundleAtom(AtomAttributes):
     """An atom of a bundle: every attribute of `Atom`, its documents and its vector."""
 
     def __init__(self, bundle: Bundle, atom: Atom) -> None:
-        super().__init__(atom)
+        super().__init__(atom, bundle.manifest.audit_id)
         self._bundle = bundle
 
     def documents(self, sign: Sign = "positive", limit: int | None = None) -> list[DocumentMatch]:
@@ -282,7 +282,7 @@ class BundleBehaviour(BehaviourAttributes):
     """A behaviour of a bundle: every attribute of `Behaviour`, and its documents."""
 
     def __init__(self, bundle: Bundle, behaviour: Behaviour) -> None:
-        super().__init__(behaviour)
+        super().__init__(behaviour, bundle.manifest.audit_id)
         self._bundle = bundle
 
     def documents(self, limit: int | None = None) -> list[DocumentMatch]:

@@ -22,15 +22,16 @@ Strengths = (
 )
 
 
-def strengths_by_target(strengths: Strengths) -> dict[Target, float]:
+def strengths_by_target(strengths: Strengths, audit_id: str | None = None) -> dict[Target, float]:
     """Strengths keyed by target.
 
-    Raises `SteeringError` when a key is no atom and no behaviour, a strength is no number, or one is named
-    twice.
+    Raises `SteeringError` when a key is no atom and no behaviour, or one of another audit than `audit_id`, a
+    strength is no number, or one is named twice.
     """
     found: dict[Target, float] = {}
     for key, strength in strengths.items():
         target = _target(key)
+        _check_audit(key, target, audit_id)
         if target in found:
             raise SteeringError(f"{target} was named twice")
         if isinstance(strength, bool):
@@ -40,6 +41,13 @@ def strengths_by_target(strengths: Strengths) -> dict[Target, float]:
         except (TypeError, ValueError) as error:
             raise SteeringError(f"the strength of {target} is {strength!r}, not a number") from error
     return found
+
+
+def _check_audit(key: Steerable, target: Target, audit_id: str | None) -> None:
+    """Indices of one audit mean something else in another."""
+    of = key.audit_id if isinstance(key, AtomAttributes | BehaviourAttributes) else None
+    if of is not None and audit_id is not None and of != audit_id:
+        raise SteeringError(f"{target} is of the audit {of}: only what {audit_id} found steers its adapter")
 
 
 def _target(key: Steerable) -> Target:

@@ -154,7 +154,7 @@ class AsyncRemoteAtom(AtomAttributes):
     """An atom of an audit of the service."""
 
     def __init__(self, service: Service, audit_id: str, atom: Atom) -> None:
-        super().__init__(atom)
+        super().__init__(atom, audit_id)
         self._service = service
         self._audit_id = audit_id
 
@@ -173,7 +173,7 @@ class AsyncRemoteBehaviour(BehaviourAttributes):
     """A behaviour of an audit of the service."""
 
     def __init__(self, service: Service, audit_id: str, behaviour: Behaviour) -> None:
-        super().__init__(behaviour)
+        super().__init__(behaviour, audit_id)
         self._service = service
         self._audit_id = audit_id
 

@@ -301,7 +301,7 @@ async def steer_audit(
     unit: Unit,
     power: VectorPower | None,
 ) -> SteeredAdapter:
-    wanted = strengths_by_target(strengths)
+    wanted = strengths_by_target(strengths, audit_id)
     check_strengths(wanted)
     body = SteeredAdapterCreate(
         audit=audit_id,

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from atomscope.decoding import validation_error
+from atomscope.errors import UsageError
 from atomscope.types.spec import AuditConfig
 
 PresetName = Literal["default", "top-components", "paper"]
@@ -65,5 +66,8 @@ def with_preset(name: str, settings: Mapping[str, Any]) -> AuditConfig:
 
 
 def preset(name: PresetName, **settings: Any) -> AuditConfig:  # noqa: ANN401
-    """`with_preset`, the settings as arguments."""
-    return with_preset(name, settings)
+    """`with_preset`, the settings as arguments; raises `UsageError` for what it does not take."""
+    try:
+        return with_preset(name, settings)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise UsageError(str(error)) from error

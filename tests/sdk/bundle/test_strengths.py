@@ -10,6 +10,7 @@ import pytest
 from atomscope.bundle import AtomAttributes, BehaviourAttributes, strengths_by_target
 from atomscope.errors import SteeringError
 from atomscope.steering import Target
+from atomscope.types.atoms import Atom, Behaviour
 from tests.sdk.bundle.golden_bundle import ATOMS, BEHAVIOURS
 
 ATOM = AtomAttributes(msgspec.structs.replace(ATOMS[0], index=7))
@@ -43,3 +44,13 @@ def test_strengths_are_named_by_atom_behaviour_index_or_text() -> None:
 def test_strengths_that_mean_nothing_are_refused(strengths: Any, told: str) -> None:
     with pytest.raises(SteeringError, match=told):
         strengths_by_target(strengths)
+
+
+@pytest.mark.parametrize("record", [ATOMS[0], BEHAVIOURS[0]], ids=["atom", "behaviour"])
+def test_what_another_audit_found_is_refused(record: Atom | Behaviour) -> None:
+    handle = (
+        AtomAttributes(record, "aud_1") if isinstance(record, Atom) else BehaviourAttributes(record, "aud_1")
+    )
+    assert len(strengths_by_target({handle: 0.1}, "aud_1")) == 1
+    with pytest.raises(SteeringError, match="is of the audit aud_1: only what aud_2 found"):
+        strengths_by_target({handle: 0.1}, "aud_2")

@@ -7,6 +7,7 @@ from typing import get_args
 import msgspec
 import pytest
 
+from atomscope.errors import UsageError
 from atomscope.types.presets import PRESETS, PresetName, preset, with_preset
 from atomscope.types.spec import AuditConfig
 
@@ -27,11 +28,11 @@ def test_the_default_preset_is_the_defaults_and_settings_replace_those_of_a_pres
 
 
 def test_what_is_unknown_or_wrong_is_refused() -> None:
-    with pytest.raises(ValueError, match="one of default, top-components, paper"):
+    with pytest.raises(UsageError, match="one of default, top-components, paper"):
         preset("best")  # type: ignore[arg-type]
     with pytest.raises(msgspec.ValidationError, match="name"):
         with_preset("paper", {"name": "a setting of no audit"})
-    with pytest.raises(msgspec.ValidationError, match="alhpa"):
+    with pytest.raises(UsageError, match="alhpa"):
         preset("paper", alhpa=1)
-    with pytest.raises(msgspec.ValidationError, match="signed"):
+    with pytest.raises(UsageError, match="signed"):
         preset("paper", codes="nonnegative")
