@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +23,7 @@ from atomscope.types.resources import (
     Deleted,
     Page,
     Progress,
+    RefitCreate,
 )
 from atomscope.types.spec import AuditConfig
 from atomscope_service.api.announce import announce
@@ -33,6 +36,7 @@ from atomscope_service.api.times import rfc3339, rfc3339_or_none
 from atomscope_service.db import extractions
 from atomscope_service.db.events import append_event
 from atomscope_service.db.models import AuditRow
+from atomscope_service.db.repositories import Repositories
 from atomscope_service.ids import new_id
 
 
@@ -60,10 +64,11 @@ def render_audit(row: AuditRow, progress: Progress | None) -> Audit:
     )
 
 
-def settings_of(request: AuditCreate) -> AuditConfig:
-    """The settings asked for, over those of the preset; raises 400 that names the field."""
+@contextmanager
+def settings_named() -> Generator[None]:
+    """Turn what settings or a preset are refused for into a 400 that names the field."""
     try:
-        return with_preset(request.preset, request.config)
+        yield
     except msgspec.ValidationError as error:
         field, message = field_and_message(str(error))
         raise invalid("config" if field == "body" else f"config.{field}", message) from error
@@ -71,12 +76,36 @@ def settings_of(request: AuditCreate) -> AuditConfig:
         raise invalid("preset", str(error)) from error
 
 
+def queue_audit(
+    repositories: Repositories, row_of: AuditCreate | RefitCreate, config: AuditConfig, **inputs: str
+) -> AuditRow:
+    """Add the row of an audit or a refit that waits; `inputs` are the columns that name what it reads."""
+    row = repositories.audits.add(
+        AuditRow(
+            id=new_id("aud"),
+            project_id=repositories.audits.project_id,
+            created_at=datetime.now(UTC),
+            name=row_of.name,
+            status="queued",
+            attempt=1,
+            config=msgspec.to_builtins(config),
+            metadata_=row_of.metadata,
+            warnings=[],
+            event_sequence=0,
+            **inputs,
+        )
+    )
+    append_event(repositories.session, row, "audit.queued", {})
+    return row
+
+
 def create_audit(tenant: Tenant, request: AuditCreate) -> AuditRow:
     """Queue an audit of three inputs of the project.
 
     Raises 400 for an unknown preset or setting, 422 `not_found` or `model_not_ready`.
     """
-    config = settings_of(request)
+    with settings_named():
+        config = with_preset(request.preset, request.config)
     with tenant.write() as repositories:
         # Locked, so that none of them is deleted between this check and the commit.
         model = referenced(repositories.models, request.base_model, "model", "base_model", lock=True)
@@ -85,24 +114,14 @@ def create_audit(tenant: Tenant, request: AuditCreate) -> AuditRow:
         if model.status != "ready":
             detail = f"Model {model.id} is {model.status}, not ready."
             raise ProblemError(422, "model_not_ready", detail, param="base_model")
-        row = repositories.audits.add(
-            AuditRow(
-                id=new_id("aud"),
-                project_id=tenant.project_id,
-                created_at=datetime.now(UTC),
-                name=request.name,
-                status="queued",
-                attempt=1,
-                base_model_id=request.base_model,
-                adapter_id=request.adapter,
-                dataset_id=request.dataset,
-                config=msgspec.to_builtins(config),
-                metadata_=request.metadata,
-                warnings=[],
-                event_sequence=0,
-            )
+        row = queue_audit(
+            repositories,
+            request,
+            config,
+            base_model_id=request.base_model,
+            adapter_id=request.adapter,
+            dataset_id=request.dataset,
         )
-        append_event(repositories.session, row, "audit.queued", {})
     announce(lambda: tenant.services.queue.audit_created(tenant.project_id, row.id))
     return row
 

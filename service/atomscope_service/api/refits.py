@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import msgspec
 from litestar import Controller, Response, get, post
 from litestar.params import FromPath, JSONBody
@@ -14,29 +12,22 @@ from atomscope.types.resources import Audit, Page, RefitCreate
 from atomscope.types.spec import AuditConfig
 from atomscope_service.api.announce import announce
 from atomscope_service.api.atoms import open_audit_bundle
-from atomscope_service.api.audits import render_audit
-from atomscope_service.api.body import field_and_message
+from atomscope_service.api.audits import queue_audit, render_audit, settings_named
 from atomscope_service.api.paging import DEFAULT_LIMIT, Cursor, Limit, list_rows
-from atomscope_service.api.problems import ProblemError, invalid
+from atomscope_service.api.problems import ProblemError
 from atomscope_service.api.services import CurrentTenant, Tenant, found, referenced
 from atomscope_service.db import extractions
-from atomscope_service.db.events import append_event
 from atomscope_service.db.models import AuditRow
-from atomscope_service.ids import new_id
 
 
 def settings_of(parent: AuditConfig, request: RefitCreate) -> AuditConfig:
     """The settings of a refit; raises 400 that names the field, and 422 `needs_extraction`."""
-    try:
-        return refit_config(parent, request.config, request.preset)
-    except NeedsExtraction as error:
-        detail = f"{error}."
-        raise ProblemError(422, "needs_extraction", detail, param=f"config.{error.setting}") from error
-    except msgspec.ValidationError as error:
-        field, message = field_and_message(str(error))
-        raise invalid("config" if field == "body" else f"config.{field}", message) from error
-    except ValueError as error:
-        raise invalid("preset", str(error)) from error
+    with settings_named():
+        try:
+            return refit_config(parent, request.config, request.preset)
+        except NeedsExtraction as error:
+            detail = f"{error}."
+            raise ProblemError(422, "needs_extraction", detail, param=f"config.{error.setting}") from error
 
 
 def require_stored(bundle: Bundle) -> None:
@@ -61,26 +52,16 @@ def create_refit(tenant: Tenant, audit_id: str, request: RefitCreate) -> AuditRo
         parent = found(repositories.audits, audit_id, "audit", lock=True)
         config = settings_of(msgspec.convert(parent.config, AuditConfig), request)
         model = referenced(repositories.models, parent.base_model_id, "model", "base_model", lock=True)
-        row = repositories.audits.add(
-            AuditRow(
-                id=new_id("aud"),
-                project_id=tenant.project_id,
-                created_at=datetime.now(UTC),
-                name=request.name,
-                status="queued",
-                attempt=1,
-                base_model_id=model.id,
-                adapter_id=parent.adapter_id,
-                dataset_id=parent.dataset_id,
-                parent_id=parent.id,
-                config=msgspec.to_builtins(config),
-                metadata_=request.metadata,
-                warnings=[],
-                event_sequence=0,
-            )
+        row = queue_audit(
+            repositories,
+            request,
+            config,
+            base_model_id=model.id,
+            adapter_id=parent.adapter_id,
+            dataset_id=parent.dataset_id,
+            parent_id=parent.id,
         )
         extractions.inherit(repositories.session, parent, row)
-        append_event(repositories.session, row, "audit.queued", {})
     announce(lambda: tenant.services.queue.audit_created(tenant.project_id, row.id))
     return row
 
