@@ -3,9 +3,9 @@
     python benchmarks/planted.py BUNDLE DATASET OTHER_BUNDLE OTHER_DATASET BASE_MODEL [--exemplars 5]
 
 Both sets are JSONL with a `label` in every row. Of every label of the first set, the atom or
-behaviour that serves it best is compared by the cosine of steering vectors: with the atoms and behaviours of a
-fit of the same audit under another seed, which says how alike the same thing is when it is found twice, and
-with those of the other audit. The threshold is the lowest of
+behaviour that serves it best is compared by the cosine of steering vectors: with the atoms and behaviours of
+a fit of the same audit under another seed, which says how alike the same thing is when it is found twice,
+and with those of the other audit. The threshold is the lowest of
 the first, over the labels that both sets share. Beside it, how much of the label's first exemplars the atoms
 of either audit explain (`attribute`).
 """
@@ -124,17 +124,15 @@ def main() -> None:
         )
     threshold = min(item[2] for label, item in found.items() if label in shared)
     print(f"threshold {threshold:.2f}: the lowest cosine between two seeds, of the shared labels\n")
-    print(
-        "| label | serves it | AP | another seed | the other audit | matches | explained here | explained there |"
-    )
+    print("| label | serves it | AP | another seed | the other audit | matches | explained here | there |")
     print("|---|---|---|---|---|---|---|---|")
     for label, (kind, ap, seed, cosine, here, away) in sorted(
         found.items(), key=lambda item: item[0] in shared
     ):
         name = label if label in shared else f"**{label}**"
         print(
-            f"| {name} | {kind} | {ap:.2f} | {seed:.2f} | {cosine:.2f} | {'yes' if cosine >= threshold else 'no'} "
-            f"| {here:.2f} | {away:.2f} |"
+            f"| {name} | {kind} | {ap:.2f} | {seed:.2f} | {cosine:.2f} "
+            f"| {'yes' if cosine >= threshold else 'no'} | {here:.2f} | {away:.2f} |"
         )
 
 
