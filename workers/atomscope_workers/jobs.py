@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -13,15 +13,19 @@ from atomscope.bundle import Bundle
 from atomscope.errors import BundleError, InvalidInput
 from atomscope.store import ObjectStore
 from atomscope.types.attribution import AttributionQuery
+from atomscope.types.evaluation import EvaluationQuery
 from atomscope.types.jobs import JobAbandoned, JobFailed, JobOrder, JobStarted, JobSucceeded
 from atomscope_workers.attribution import attribute
 from atomscope_workers.celery_context import fetched_input
+from atomscope_workers.evaluation import evaluate
 from atomscope_workers.failures import failure
 from atomscope_workers.opened_audit import FinishedAudit
 from atomscope_workers.pulse import UNREACHED, Pulse
 from atomscope_workers.stages.context import Stopped
 
 logger = logging.getLogger(__name__)
+
+_Query = TypeVar("_Query", AttributionQuery, EvaluationQuery)
 
 _opened: list[tuple[ObjectStore, str, Bundle]] = []
 """The bundle this process used last, with the files that it fetched: queries come in rows."""
@@ -75,14 +79,24 @@ def run_job_order(store: ObjectStore, order: JobOrder, pulse: Pulse) -> None:
 
 
 def _attribution(files: StoredAudit, order: JobOrder) -> object:
+    return attribute(files, _query(order, AttributionQuery))
+
+
+def _evaluation(files: StoredAudit, order: JobOrder) -> object:
+    return evaluate(files, _query(order, EvaluationQuery))
+
+
+_WORK: dict[str, Callable[[StoredAudit, JobOrder], object]] = {
+    "attribution": _attribution,
+    "evaluation": _evaluation,
+}
+
+
+def _query(order: JobOrder, kind: type[_Query]) -> _Query:
     try:
-        query = msgspec.convert(order.request, AttributionQuery)
+        return msgspec.convert(order.request, kind)
     except msgspec.ValidationError as error:
         raise InvalidInput("bad_request", f"the query cannot be read: {error}") from error
-    return attribute(files, query)
-
-
-_WORK: dict[str, Callable[[StoredAudit, JobOrder], object]] = {"attribution": _attribution}
 
 
 def _bundle(store: ObjectStore, prefix: str) -> Bundle:

@@ -19,11 +19,13 @@ from atomscope.cli.registry import Estimate, LocalRefit, LocalRun
 from atomscope.errors import BundleError, InvalidInput
 from atomscope.store import LocalStore, ObjectNotFound
 from atomscope.types.attribution import AttributionQuery, AttributionResult
+from atomscope.types.evaluation import EvaluationQuery, EvaluationResult
 from atomscope.types.resources import Progress
 from atomscope.types.spec import AuditSpec, InputRef, ParentRef
 from atomscope.types.work import FAN_OUT, STAGES, Stage
 from atomscope_workers.attribution import attribute
 from atomscope_workers.estimate import estimate_audit
+from atomscope_workers.evaluation import evaluate
 from atomscope_workers.local_inputs import local_spec
 from atomscope_workers.local_refit import link, open_source, refit_spec, source_held
 from atomscope_workers.opened_audit import OnSteps, OpenedAudit
@@ -272,6 +274,11 @@ class InProcess:
         self, bundle: Bundle, base_model: Path, query: AttributionQuery, on_progress: OnSteps
     ) -> AttributionResult:
         return attribute(OpenedAudit(bundle, base_model, on_progress), query)
+
+    def evaluate(
+        self, bundle: Bundle, base_model: Path, query: EvaluationQuery, on_progress: OnSteps
+    ) -> EvaluationResult:
+        return evaluate(OpenedAudit(bundle, base_model, on_progress), query)
 
 
 def _validating(spec: AuditSpec, work: Path) -> LocalContext:

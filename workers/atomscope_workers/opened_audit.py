@@ -26,6 +26,10 @@ class FinishedAudit:
         return self._bundle.spec
 
     @property
+    def bundle(self) -> Bundle:
+        return self._bundle
+
+    @property
     def shared(self) -> Mapping[str, str]:
         """Path -> key, of the files that lie in the store for several audits."""
         return self._bundle.manifest.shared or {}

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
-from atomscope.bundle import layout, read_documents
+from atomscope.bundle import Bundle, layout, read_documents
 from atomscope.errors import InvalidInput
 from atomscope.types.attribution import AttributionQuery
 from atomscope.types.bundle import Plan
@@ -35,6 +35,9 @@ class AuditFiles(Protocol):
 
     @property
     def spec(self) -> AuditSpec: ...
+
+    @property
+    def bundle(self) -> Bundle: ...
 
     def holds(self, path: str) -> bool:
         """Whether the bundle was written with `path`."""

@@ -16,6 +16,7 @@ import msgspec
 
 from atomscope.bundle import Bundle
 from atomscope.types.attribution import AttributionQuery, AttributionResult
+from atomscope.types.evaluation import EvaluationQuery, EvaluationResult
 from atomscope.types.resources import Progress
 from atomscope.types.spec import AuditConfig
 from atomscope.types.work import Stage
@@ -88,6 +89,16 @@ class LocalRunner(Protocol):
         on_progress: Callable[[Progress], None],
     ) -> AttributionResult:
         """Trace a query in a bundle; raises `InvalidInput`, `BundleError`."""
+        ...
+
+    def evaluate(
+        self,
+        bundle: Bundle,
+        base_model: Path,
+        query: EvaluationQuery,
+        on_progress: Callable[[Progress], None],
+    ) -> EvaluationResult:
+        """Steer targets of a bundle and measure it; raises `InvalidInput`, `BundleError`."""
         ...
 
 

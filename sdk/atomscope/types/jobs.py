@@ -15,7 +15,7 @@ JOB_MESSAGE_VERSION = 1
 RUN_JOB_TASK = "atomscope.pipeline.run_job"
 JOB_REPORT_TASK = "atomscope.control.job_report"
 
-JobKind = Literal["attribution"]
+JobKind = Literal["attribution", "evaluation"]
 
 
 class JobOrder(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -31,7 +31,7 @@ class JobOrder(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     result_key: str
     """Where the result goes, as JSON, before success is reported."""
     request: dict[str, Any]
-    """Of an attribution, an `AttributionQuery`."""
+    """Of an attribution, an `AttributionQuery`; of an evaluation, an `EvaluationQuery`."""
     heartbeat_seconds: float
     v: int = JOB_MESSAGE_VERSION
 
