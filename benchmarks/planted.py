@@ -5,9 +5,8 @@
 Both sets are JSONL with a `label` in every row. Of every label of the first set, the atom or
 behaviour that serves it best is compared by the cosine of steering vectors: with the atoms and behaviours of
 a fit of the same audit under another seed, which says how alike the same thing is when it is found twice,
-and with those of the other audit. The threshold is the lowest of
-the first, over the labels that both sets share. Beside it, how much of the label's first exemplars the atoms
-of either audit explain (`attribute`).
+and with those of the other audit. The threshold is the lowest of the first, over the labels that both sets
+share. Beside it, how much of the label's first exemplars the atoms of either audit explain (`attribute`).
 """
 
 from __future__ import annotations

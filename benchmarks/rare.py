@@ -6,8 +6,8 @@
 BUNDLE is an audit of DATASET (JSONL with a `label` in every row) with the default preconditioner. A thinned
 set is a part of its documents, so its inner products are a part of its Gram matrix: the adapter and the
 whitening are those of the whole set. `--as-is` leaves the set as it is, thinned and trained on by
-`thinned.py`; its seeds are those of the fit. Printed are, over the seeds, the mean average precision of the best atom
-and of the best behaviour, and where the best behaviour stands among all by tightness (0 is first).
+`thinned.py`; its seeds are those of the fit. Printed are, over the seeds, the mean average precision of the
+best atom and of the best behaviour, and where the best behaviour stands among all by tightness (0 is first).
 """
 
 from __future__ import annotations
