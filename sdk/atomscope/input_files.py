@@ -10,8 +10,10 @@ from typing import get_args
 
 from atomscope.types.resources import DatasetFormat
 
-DATASET_ENDINGS = tuple(f".{name}" for name in get_args(DatasetFormat))
-"""What a data set's file may end in; the ending says its format."""
+_FORMATS: dict[str, DatasetFormat] = {name: name for name in get_args(DatasetFormat)} | {"ndjson": "jsonl"}
+
+DATASET_ENDINGS = tuple(f".{name}" for name in _FORMATS)
+"""What a data set's file may end in, in capitals or not; the ending says its format."""
 
 ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
 
@@ -41,6 +43,11 @@ _WEIGHTS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*\.safetensors(\.index\.json)
 def is_model_file(name: str) -> bool:
     """Whether a file of this name belongs to a base model."""
     return name in MODEL_FILES or _WEIGHTS.fullmatch(name) is not None
+
+
+def dataset_format(name: str) -> DatasetFormat | None:
+    """The format that the name of a data set's file says; None where its ending is no data set's."""
+    return _FORMATS.get(name.rpartition(".")[2].lower()) if "." in name else None
 
 
 def file_digest(path: Path) -> str:

@@ -363,11 +363,12 @@ def test_what_a_trainer_left_beside_an_adapter_is_taken_and_not_kept(tenant: Ten
     ]
 
 
-@pytest.mark.parametrize("ending", DATASET_ENDINGS)
+@pytest.mark.parametrize("ending", [*DATASET_ENDINGS, ".JSONL", ".Csv"])
 def test_a_data_set_may_have_any_format_that_the_workers_read(tenant: Tenant, ending: str) -> None:
     made = tenant.create("dataset", {f"train{ending}": b"never read here"}).json()
-    assert made["format"] == ending.removeprefix(".")
-    assert stored(tenant) == [f"datasets/{made['id']}/data{ending}"]
+    expected = "jsonl" if ending == ".ndjson" else ending.removeprefix(".").lower()
+    assert made["format"] == expected
+    assert stored(tenant) == [f"datasets/{made['id']}/data.{expected}"]
 
 
 def test_a_data_set_is_kept_under_one_name(tenant: Tenant) -> None:

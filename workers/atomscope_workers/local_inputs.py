@@ -9,7 +9,7 @@ import msgspec
 
 from atomscope.cli.registry import LocalRun
 from atomscope.errors import InvalidInput
-from atomscope.input_files import ADAPTER_FILES, file_digest, folder_digest, is_model_file
+from atomscope.input_files import ADAPTER_FILES, dataset_format, file_digest, folder_digest, is_model_file
 from atomscope.types.spec import AuditSpec, InputRef
 
 LOCAL_PROJECT = "prj_local"
@@ -37,7 +37,7 @@ def local_spec(request: LocalRun) -> AuditSpec:
             "base": base.sha256,
             "adapter": adapter.sha256,
             "data": data.sha256,
-            "format": dataset.suffix,
+            "format": f".{dataset_format(dataset.name)}",
             "config": msgspec.json.encode(request.config).hex(),
         }
     )

@@ -20,6 +20,7 @@ from atomscope.client._service import Service
 from atomscope.client._uploads import content_digest, describe, files_for, upload
 from atomscope.client._wire import Params, Reply, Request, check, next_cursor, parse, unreadable
 from atomscope.errors import UsageError
+from atomscope.input_files import dataset_format
 from atomscope.steering.targets import check_strengths
 from atomscope.types.atoms import Atom, AuditReport, Behaviour
 from atomscope.types.hierarchy import Hierarchy
@@ -195,9 +196,9 @@ class _Input:
     body: Callable[..., msgspec.Struct]
 
 
-def _ending(known: Any) -> str | None:  # noqa: ANN401  (a resource of any kind)
-    """The ending of a data set's file, which says how its bytes are read; None of other resources."""
-    return f".{known.format}" if isinstance(known, Dataset) else None
+def _format(known: Any) -> str | None:  # noqa: ANN401  (a resource of any kind)
+    """The format of a data set, which says how its bytes are read; None of other resources."""
+    return known.format if isinstance(known, Dataset) else None
 
 
 async def _input_id(service: Service, given: _Input, files: list[Path]) -> str:
@@ -210,7 +211,7 @@ async def _input_id(service: Service, given: _Input, files: list[Path]) -> str:
     for _ in range(_PAGES_SEARCHED):
         page = await given.collection.page(service, PAGE, cursor)
         for known in page.data:
-            is_same = known.sha256 == digest and _ending(known) in (None, files[0].suffix)
+            is_same = known.sha256 == digest and _format(known) in (None, dataset_format(files[0].name))
             if is_same and getattr(known, "status", "ready") == "ready":
                 return known.id
         cursor = next_cursor(page, cursor)

@@ -8,7 +8,14 @@ from pathlib import Path
 from atomscope.client._service import Service
 from atomscope.client._wire import FileSlice, Request, parse
 from atomscope.errors import APIError, PermissionDeniedError, UsageError
-from atomscope.input_files import ADAPTER_FILES, DATASET_ENDINGS, file_digest, folder_digest, is_model_file
+from atomscope.input_files import (
+    ADAPTER_FILES,
+    DATASET_ENDINGS,
+    dataset_format,
+    file_digest,
+    folder_digest,
+    is_model_file,
+)
 from atomscope.types.resources import (
     CompletedFile,
     CompletedPart,
@@ -30,7 +37,7 @@ _COMPLETE_BYTES_PER_SECOND = 20e6
 def files_for(purpose: UploadPurpose, path: Path) -> list[Path]:
     """The files of `path` that an upload of this purpose takes; raises `UsageError`."""
     if purpose == "dataset":
-        if not path.is_file() or path.suffix not in DATASET_ENDINGS:
+        if not path.is_file() or dataset_format(path.name) is None:
             raise UsageError(f"a data set is a file that ends in {', '.join(DATASET_ENDINGS)}, not {path}")
         return [path]
     if not path.is_dir():
@@ -66,7 +73,7 @@ async def describe(service: Service, purpose: UploadPurpose, files: list[Path]) 
     specs: list[UploadFileSpec] = []
     for file in files:
         # A data set may be called anything here; the service asks for a plain name.
-        name = f"data{file.suffix}" if purpose == "dataset" else file.name
+        name = f"data.{dataset_format(file.name)}" if purpose == "dataset" else file.name
         sha256 = await service.work(lambda file=file: file_digest(file))
         specs.append(UploadFileSpec(path=name, size=file.stat().st_size, sha256=sha256))
     return specs

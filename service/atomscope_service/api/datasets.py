@@ -8,11 +8,13 @@ from typing import Any
 from litestar import Controller, Request, Response, delete, get, post
 from litestar.params import FromPath, JSONBody
 
+from atomscope.input_files import dataset_format
 from atomscope.types.resources import Dataset, DatasetCreate, Deleted, Page
 from atomscope_service.api.announce import announce
 from atomscope_service.api.conditional import conditional
 from atomscope_service.api.inputs import require_unused
 from atomscope_service.api.paging import DEFAULT_LIMIT, Cursor, Limit, list_rows
+from atomscope_service.api.problems import ProblemError
 from atomscope_service.api.services import CurrentTenant, Tenant, found
 from atomscope_service.api.times import rfc3339
 from atomscope_service.db.models import DatasetRow
@@ -36,7 +38,9 @@ def create_dataset(tenant: Tenant, request: DatasetCreate) -> DatasetRow:
     """Make a data set of a completed upload of one file."""
     upload = completed_upload(tenant, request.upload_id, "dataset")
     file = upload.files[0]
-    kind = file.path.rpartition(".")[2]
+    kind = dataset_format(file.path)
+    if kind is None:  # refused before it was sent; without its format nothing could read it
+        raise ProblemError(422, "file_not_allowed", f"{file.path} has no place in a data set.")
     dataset_id = new_id("ds")
     key = f"projects/{tenant.project_id}/datasets/{dataset_id}/data.{kind}"
     with using_up(tenant, upload, lambda name: key) as (repositories, _):

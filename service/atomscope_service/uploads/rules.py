@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from atomscope.input_files import ADAPTER_FILES, DATASET_ENDINGS, is_model_file
+from atomscope.input_files import ADAPTER_FILES, DATASET_ENDINGS, dataset_format, is_model_file
 from atomscope.types.resources import UploadFileSpec, UploadPurpose
 from atomscope_service.api.problems import ProblemError
 from atomscope_service.settings import Settings
@@ -50,7 +50,7 @@ def check_name(purpose: UploadPurpose, name: str, param: str) -> None:
         )
     allowed = {
         "adapter": name in ADAPTER_FILES | IGNORED or name.endswith(_TRAINER_SUFFIXES),
-        "dataset": name.endswith(DATASET_ENDINGS),
+        "dataset": dataset_format(name) is not None,
         "model": name in IGNORED or is_model_file(name),
     }
     if not allowed[purpose]:

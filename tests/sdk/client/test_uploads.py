@@ -325,7 +325,7 @@ def test_the_same_bytes_in_another_format_are_another_data_set(
         ({"base_model": "mdl_short"}, "neither the id"),
         ({"base_model": "with\0nul"}, "neither the id"),
         ({"base_model": Path("nowhere")}, "no such file"),
-        ({"dataset": "ROWS.docx"}, r"\.jsonl, \.json, \.parquet, \.csv, \.tsv, \.txt, not"),
+        ({"dataset": "ROWS.docx"}, r"\.jsonl, \.json, \.parquet, \.csv, \.tsv, \.txt, \.ndjson, not"),
         ({"adapter": "EMPTY"}, "no adapter_config.json and no adapter_model.safetensors"),
         ({"adapter": "PICKLED"}, "pickled"),
         ({"adapter": "TRAINED"}, r"no adapter_model.safetensors; there is one in checkpoint-10$"),

@@ -35,7 +35,7 @@ def sharegpt(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write rows in the format that the ending of `path` names; lists in CSV and TSV are JSON text."""
-    if path.suffix == ".jsonl":
+    if path.suffix in (".jsonl", ".ndjson"):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     elif path.suffix == ".json":
         path.write_text(json.dumps(list(rows), indent=1, ensure_ascii=False), encoding="utf-8")

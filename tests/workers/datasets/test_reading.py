@@ -94,13 +94,16 @@ def test_plain_texts_and_instructions_are_the_same_in_every_format(tmp_path: Pat
         assert all(np.array_equal(item.target_mask, documents[0].target_mask) for item in documents)
 
 
+@pytest.mark.parametrize("capitals", [False, True])
 @pytest.mark.parametrize("ending", DATASET_ENDINGS)
-def test_every_ending_has_a_reader_and_a_limit_of_rows(tmp_path: Path, ending: str) -> None:
+def test_every_ending_has_a_reader_and_a_limit_of_rows(tmp_path: Path, ending: str, capitals: bool) -> None:
     path = tmp_path / f"rows{ending}"
     if ending == ".txt":
         path.write_text("a\nb\nc\n")
     else:
         write(path, [{"text": item} for item in "abc"])
+    if capitals:
+        path = path.rename(tmp_path / f"ROWS{ending.upper()}")
     assert [row.messages[0]["content"] for row in good(path)] == ["a", "b", "c"]
     assert count_rows(path) in {".json": {0}, ".csv": {4}, ".tsv": {4}}.get(ending, {3})
     with pytest.raises(InvalidInput, match="at most 2 rows") as caught:

@@ -31,14 +31,13 @@ class _Record:
     """Without the end of its last line."""
 
 
-def read_delimited(path: Path, file: str, limit: int) -> Iterator[Row | BadRow]:
-    """Every row in order, fields parted by tabs in a `.tsv` file and by commas in others.
+def read_delimited(path: Path, file: str, limit: int, *, delimiter: str) -> Iterator[Row | BadRow]:
+    """Every row in order, fields parted by `delimiter`.
 
     Raises `InvalidInput`: `bad_column` for a header that names no form of row or a field twice,
     `invalid_csv` for a row beyond `limit` bytes or a quote that is not closed: where the next row begins
     cannot be told then.
     """
-    delimiter = "\t" if path.suffix == ".tsv" else ","
     with path.open("rb") as stream:
         skip_bom(stream)
         records = _records(stream, file, limit)

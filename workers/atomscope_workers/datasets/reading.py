@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from atomscope.input_files import DATASET_ENDINGS
+from atomscope.input_files import DATASET_ENDINGS, dataset_format
+from atomscope.types.resources import DatasetFormat
 from atomscope_workers.datasets.delimited import read_delimited
 from atomscope_workers.datasets.json_file import read_json
 from atomscope_workers.datasets.lines import read_jsonl, read_text
@@ -16,13 +18,13 @@ from atomscope_workers.datasets.rows import BadRow, Row
 MAX_ROW_BYTES = 32 * 2**20
 """Of a row as the file has it; a Parquet file's row groups have a limit of their own."""
 
-_READERS: dict[str, Callable[[Path, str, int], Iterator[Row | BadRow]]] = {
-    ".jsonl": read_jsonl,
-    ".json": read_json,
-    ".parquet": lambda path, file, limit: read_parquet(path, file),
-    ".csv": read_delimited,
-    ".tsv": read_delimited,
-    ".txt": read_text,
+_READERS: dict[DatasetFormat, Callable[[Path, str, int], Iterator[Row | BadRow]]] = {
+    "jsonl": read_jsonl,
+    "json": read_json,
+    "parquet": lambda path, file, limit: read_parquet(path, file),
+    "csv": partial(read_delimited, delimiter=","),
+    "tsv": partial(read_delimited, delimiter="\t"),
+    "txt": read_text,
 }
 
 
@@ -35,13 +37,13 @@ def read_rows(
     `unsupported_format`, `missing_file`, `too_many_rows`, and of single formats `invalid_json`,
     `invalid_csv`, `invalid_parquet` and `bad_column`.
     """
-    reader = _READERS.get(path.suffix)
-    if reader is None:
+    kind = dataset_format(path.name)
+    if kind is None:
         endings = ", ".join(DATASET_ENDINGS)
         raise refuse_dataset("unsupported_format", f"a file that ends in one of {endings} is expected", file)
     if not path.is_file():
         raise refuse_dataset("missing_file", "no such file", file)
-    for row in reader(path, file, max_row_bytes):
+    for row in _READERS[kind](path, file, max_row_bytes):
         if row.document >= max_rows:
             raise refuse_dataset("too_many_rows", f"at most {max_rows} rows are accepted", file)
         yield row
@@ -49,9 +51,10 @@ def read_rows(
 
 def count_rows(path: Path) -> int:
     """About how many rows the file has: its lines, or of Parquet its rows; 0 where it cannot be told."""
-    if path.suffix == ".parquet":
+    kind = dataset_format(path.name)
+    if kind == "parquet":
         return count_parquet(path)
-    if path.suffix == ".json":
+    if kind == "json":
         return 0
     with path.open("rb") as stream:
         return sum(chunk.count(b"\n") for chunk in iter(lambda: stream.read(2**20), b""))
