@@ -10,7 +10,7 @@ from typing import get_args
 
 from atomscope.types.resources import DatasetFormat
 
-_FORMATS: dict[str, DatasetFormat] = {name: name for name in get_args(DatasetFormat)} | {"ndjson": "jsonl"}
+_FORMATS: dict[str, DatasetFormat] = {**{name: name for name in get_args(DatasetFormat)}, "ndjson": "jsonl"}
 
 DATASET_ENDINGS = tuple(f".{name}" for name in _FORMATS)
 """What a data set's file may end in, in capitals or not; the ending says its format."""

@@ -27,7 +27,7 @@ from atomscope_service.api.openapi import finish_document, openapi_config
 from atomscope_service.api.pages import PageController
 from atomscope_service.api.presets import PresetController
 from atomscope_service.api.problems import EXCEPTION_HANDLERS
-from atomscope_service.api.query import refuse_unknown_parameters
+from atomscope_service.api.query import check_parameters
 from atomscope_service.api.queue import WorkQueue
 from atomscope_service.api.refits import RefitController
 from atomscope_service.api.requests import add_headers
@@ -90,7 +90,7 @@ def create_app(settings: Settings, queue: WorkQueue, store: ObjectStore | None =
         },
         middleware=[Authentication(database, secret), Idempotency(database, settings)],
         guards=[require_caller],
-        before_request=refuse_unknown_parameters,
+        before_request=check_parameters,
         before_send=[add_headers],
         exception_handlers=EXCEPTION_HANDLERS,
         dto=StrictBody,

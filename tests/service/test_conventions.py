@@ -95,6 +95,9 @@ def test_a_word_that_is_no_choice_is_answered_with_the_choices(tenant: Tenant) -
         ("limit=ten", "limit"),
         ("limit=" + "9" * 5000, "limit"),
         ("limt=5", "limt"),
+        ("limit=1&limit=2", "limit"),
+        ("limit=1&status=failed&limit=1", "limit"),
+        ("status=", "status"),
         ("status=succeeded&colour=red", "colour"),
     ],
 )

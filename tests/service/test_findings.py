@@ -70,7 +70,16 @@ def test_atoms_are_walked_by_cursor(owner: Tenant, audit: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["sort=index", "min_coherence=much", "min_active=1.5", "keyword=" + "x" * 201]
+    "query",
+    [
+        "sort=index",
+        "min_coherence=much",
+        "min_coherence=-1.5",
+        "min_coherence=2",
+        "min_active=1.5",
+        "min_active=-1",
+        "keyword=" + "x" * 201,
+    ],
 )
 def test_bad_filters_are_refused(owner: Tenant, audit: str, query: str) -> None:
     answer = owner.get(f"{audit}/atoms?{query}")
