@@ -20,6 +20,7 @@ from atomscope_workers.datasets.tokenize import RowTokenizer
 from atomscope_workers.models.base import check_base, load_tokenizer
 from atomscope_workers.models.device import choose_device
 from atomscope_workers.models.load import adapter_disabled
+from atomscope_workers.models.lora import LoraModel
 from atomscope_workers.pipeline.batches import collate
 from atomscope_workers.pipeline.gradients import document_losses, gradient_norms, gradient_pass
 from atomscope_workers.stages.determinism import deterministic
@@ -109,6 +110,22 @@ def tokenize_query(files: AuditFiles, plan: Plan, query: AttributionQuery) -> To
     return TokenizedQuery(row.form, document, warnings)
 
 
+def audited_model(files: AuditFiles, plan: Plan) -> LoraModel:
+    """Base and adapter as they were audited; raises `InvalidInput` as loading them does."""
+
+    def adapter() -> Path:
+        files.read(layout.ADAPTER_CONFIG)
+        return files.read(layout.ADAPTER_WEIGHTS).parent
+
+    return kept_model(files.spec, plan, choose_device(), files.base, adapter)
+
+
+def audited_form(files: AuditFiles, plan: Plan) -> Literal["chat", "text"]:
+    """What the first audited document is: a conversation, or plain text."""
+    first = next(iter(read_documents(files.read(layout.DOCUMENTS), [plan.shards[0].documents[0]])))
+    return "text" if first.messages[0]["role"] in ("prompt", "text") else "chat"
+
+
 def measure_query(files: AuditFiles, plan: Plan, document: TokenizedDocument) -> MeasuredQuery:
     """Gradient and losses of the query, by the pass that the audit's documents had.
 
@@ -116,11 +133,7 @@ def measure_query(files: AuditFiles, plan: Plan, document: TokenizedDocument) ->
     zero, and what loading the model raises.
     """
 
-    def adapter() -> Path:
-        files.read(layout.ADAPTER_CONFIG)
-        return files.read(layout.ADAPTER_WEIGHTS).parent
-
-    lora = kept_model(files.spec, plan, choose_device(), files.base, adapter)
+    lora = audited_model(files, plan)
     files.checkpoint()
     batch = collate([document], lora.device)
     with deterministic(lora.device):
@@ -148,8 +161,7 @@ def _row(files: AuditFiles, plan: Plan, query: AttributionQuery) -> dict[str, An
     """The row of a data set that the query is; two strings take the form of the first audited document."""
     if query.messages is not None:
         return {"messages": query.messages}
-    first = next(iter(read_documents(files.read(layout.DOCUMENTS), [plan.shards[0].documents[0]])))
-    if first.messages[0]["role"] in ("prompt", "text"):
+    if audited_form(files, plan) == "text":
         return {"prompt": query.prompt, "completion": query.completion}
     return {
         "messages": [

@@ -15,7 +15,7 @@ nest, and their steps add up. One thread at a time.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
@@ -34,6 +34,9 @@ from atomscope.text import visible
 from atomscope.types.spec import VectorPower
 from atomscope.types.steering import Unit
 from atomscope_workers.models.lora import LoraModel
+
+StepOf = Callable[[str, tuple[int, ...]], NDArray[np.float64]]
+"""From a parameter's name and shape to what is added to it."""
 
 _SHOWN = 3
 _depth: WeakKeyDictionary[torch.nn.Module, int] = WeakKeyDictionary()
@@ -68,8 +71,7 @@ def steered(
     module = model.model if isinstance(model, LoraModel) else model
     weights = _weights_of(model, adapter_name)
     _check_match(weights, adapter, own_values=_depth.get(module, 0) == 0)
-    moves = {weights[peft_name(name)]: step.of(name, own.shape) for name, own in adapter.lora.items()}
-    with _moved(moves):
+    with moved_weights({name: weights[peft_name(name)] for name in adapter.lora}, step.of):
         _depth[module] = _depth.get(module, 0) + 1
         try:
             yield
@@ -78,13 +80,18 @@ def steered(
 
 
 @contextmanager
-def _moved(moves: Mapping[torch.Tensor, NDArray[np.float64]]) -> Generator[None]:
-    """Within it each weight is its sum with a step; afterwards its own bits."""
-    before = {weight: weight.detach().clone() for weight in moves}
+def moved_weights(weights: Mapping[str, torch.Tensor], step: StepOf) -> Generator[None]:
+    """Within it each weight is its sum with a step, float64, cast last; afterwards its own bits.
+
+    So it is whatever is raised. Memory: a copy of the weights, and one float64 tensor at a time. Raises
+    `SteeringError`, with nothing moved, where a dtype cannot hold the result.
+    """
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
     try:
         with torch.no_grad():
-            for weight, move in moves.items():
-                weight.copy_((weight.cpu().double() + torch.from_numpy(move)).to(weight.dtype))
+            for name, weight in weights.items():
+                move = torch.from_numpy(step(name, tuple(weight.shape)))
+                weight.copy_((weight.cpu().double() + move).to(weight.dtype))
                 if not bool(torch.isfinite(weight).all()):
                     raise SteeringError(
                         f"a steered weight does not fit {weight.dtype}: use a smaller strength"
@@ -92,8 +99,8 @@ def _moved(moves: Mapping[torch.Tensor, NDArray[np.float64]]) -> Generator[None]
         yield
     finally:
         with torch.no_grad():
-            for weight, own in before.items():
-                weight.copy_(own)
+            for name, own in before.items():
+                weights[name].copy_(own)
 
 
 def _weights_of(model: PeftModel | LoraModel, adapter_name: str | None) -> dict[str, torch.Tensor]:

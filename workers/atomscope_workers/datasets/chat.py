@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jinja2
@@ -62,6 +63,21 @@ class ChatTokenizer:
         Raises `RowFault` for a row that the template refuses or would leave something out of, and
         `InvalidInput` where no chat row can be used.
         """
+        with self._told(row) as template:
+            self._refuse_unused(row, template)
+            return self._marked(row) if _MARKERS.search(template) else self._spanned(row)
+
+    def prompt(self, row: Row) -> NDArray[np.int32]:
+        """Ids of the row's first `n_prompt` turns and the generation prompt. Raises as a call does."""
+        with self._told(row) as template:
+            self._refuse_unused(row, template)
+            messages = row.messages[: row.n_prompt]
+            text = self._render(row, messages, True)
+            return token_ids(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    @contextmanager
+    def _told(self, row: Row) -> Generator[str]:
+        """Give the template for the row; what using it raises is told as a fault of the row or of it."""
         if self._given is None and not self._tokenizer.chat_template:
             raise template_fault(
                 "no_chat_template",
@@ -70,8 +86,7 @@ class ChatTokenizer:
             )
         template = self._template(row.tools)
         try:
-            self._refuse_unused(row, template)
-            return self._marked(row) if _MARKERS.search(template) else self._spanned(row)
+            yield template
         except (jinja2.TemplateSyntaxError, jinja2.exceptions.SecurityError) as error:
             raise template_fault(
                 "invalid_template", f"the template cannot be used ({first_line(error)})"

@@ -61,6 +61,17 @@ class RowTokenizer:
             document=row.document, input_ids=ids[: self._max_length], target_mask=mask[: self._max_length]
         )
 
+    def prompt(self, row: Row) -> NDArray[np.int32]:
+        """Ids of the row's first `n_prompt` turns, not cut: what the model is given to answer.
+
+        Behind a conversation stands the template's generation prompt. Raises as a call does.
+        """
+        if row.form == "chat":
+            return self._chat.prompt(row)
+        text = "".join(message["content"] for message in row.messages[: row.n_prompt])
+        ids: list[int] = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return token_ids(ids if ids[:1] == self._bos else [*self._bos, *ids])
+
     def _text(self, row: Row) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         texts: list[str] = [message["content"] for message in row.messages]
         prompt, whole = "".join(texts[: row.n_prompt]), "".join(texts)

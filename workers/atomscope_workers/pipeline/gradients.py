@@ -125,8 +125,11 @@ def gradient_norms(gradients: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return torch.stack(squares).sum(0).sqrt_()
 
 
-def _token_losses(lora: LoraModel, batch: Batch) -> torch.Tensor:
-    """Cross-entropy of every target of the batch, float32 (n,)."""
+def target_logits(lora: LoraModel, batch: Batch) -> torch.Tensor:
+    """Logits at the predicting tokens alone, in the model's dtype (n, vocabulary), in the targets' order.
+
+    A batch on both sides of the model's length boundary is to be split before. Raises `UnsupportedModel`.
+    """
     head: torch.nn.Module | None = lora.base.get_output_embeddings()  # type: ignore[assignment]
     if head is None:
         raise UnsupportedModel(f"{type(lora.base).__name__} has no output head to take logits from")
@@ -153,7 +156,12 @@ def _token_losses(lora: LoraModel, batch: Batch) -> torch.Tensor:
         raise UnsupportedModel(
             f"logits of shape {tuple(logits.shape)} for {len(batch.targets)} target tokens"
         )
-    return cross_entropy(logits[0].float(), batch.targets, reduction="none")
+    return logits[0]
+
+
+def _token_losses(lora: LoraModel, batch: Batch) -> torch.Tensor:
+    """Cross-entropy of every target of the batch, float32 (n,)."""
+    return cross_entropy(target_logits(lora, batch).float(), batch.targets, reduction="none")
 
 
 def _modules_of_head(lora: LoraModel) -> set[torch.nn.Module]:
