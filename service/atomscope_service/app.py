@@ -17,6 +17,7 @@ from atomscope_service.api.audits import AuditController
 from atomscope_service.api.body import StrictBody
 from atomscope_service.api.bundles import BundleCache
 from atomscope_service.api.datasets import DatasetController
+from atomscope_service.api.evaluations import EvaluationController
 from atomscope_service.api.events import EventController
 from atomscope_service.api.files import FileController
 from atomscope_service.api.health import HealthController
@@ -50,6 +51,7 @@ CONTROLLERS = [
     EventController,
     FindingsController,
     AttributionController,
+    EvaluationController,
     SteeredAdapterController,
     KeyController,
     FileController,

@@ -8,9 +8,28 @@ import threading
 import time
 from typing import Literal
 
+from atomscope.types.jobs import JobKind
+
 Prefix = Literal[
-    "aud", "atr", "mdl", "ds", "ada", "str", "key", "upl", "evt", "prj", "unt", "idm", "del", "req", "use"
+    "aud",
+    "atr",
+    "mdl",
+    "ds",
+    "ada",
+    "str",
+    "key",
+    "upl",
+    "evt",
+    "evl",
+    "prj",
+    "unt",
+    "idm",
+    "del",
+    "req",
+    "use",
 ]
+
+JOB_PREFIXES: dict[JobKind, Prefix] = {"attribution": "atr", "evaluation": "evl"}
 
 _ID = re.compile(r"[a-z]{2,3}_[0-9a-f]{32}")
 _lock = threading.Lock()

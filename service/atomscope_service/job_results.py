@@ -8,11 +8,12 @@ import msgspec
 
 from atomscope.store import ObjectNotFound, ObjectStore
 from atomscope.types.attribution import AttributionResult
+from atomscope.types.evaluation import EvaluationResult
 from atomscope.types.jobs import JobKind
 
 MAX_RESULT_BYTES = 8 * 2**20
 
-_RESULTS: dict[JobKind, Any] = {"attribution": AttributionResult}
+_RESULTS: dict[JobKind, Any] = {"attribution": AttributionResult, "evaluation": EvaluationResult}
 
 
 class BadResult(Exception):  # noqa: N818

@@ -12,7 +12,7 @@ from atomscope.errors import AtomscopeError
 from atomscope.types.atoms import DocumentRef
 from atomscope.types.attribution import MAX_QUERY_DEPTH, AttributedAtom, AttributionResult
 from atomscope.types.jobs import result_key
-from atomscope_service.api import attributions
+from atomscope_service.api import jobs
 from atomscope_service.db.models import JobRow
 from atomscope_service.db.repositories import Repositories
 from atomscope_service.ids import new_id
@@ -154,7 +154,7 @@ def test_only_an_audit_that_has_succeeded_answers(tenant: Tenant, status: str) -
 def test_too_many_that_wait_are_refused_until_one_has_ended(
     tenant: Tenant, audit: str, other: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attributions, "MOST_LIVE", 2)
+    monkeypatch.setitem(jobs.MOST_LIVE, "attribution", 2)
     first, _ = asked(tenant, audit), asked(tenant, audit)
     answer = tenant.post(url(audit), json=QUERY)
     assert (answer.status_code, answer.json()["code"]) == (429, "too_many_attributions")

@@ -61,6 +61,10 @@ BY_ID = {
     "POST /v1/audits/{audit_id}/attributions",
     "GET /v1/audits/{audit_id}/attributions/{attribution_id}",
     "DELETE /v1/audits/{audit_id}/attributions/{attribution_id}",
+    "GET /v1/audits/{audit_id}/evaluations",
+    "POST /v1/audits/{audit_id}/evaluations",
+    "GET /v1/audits/{audit_id}/evaluations/{evaluation_id}",
+    "DELETE /v1/audits/{audit_id}/evaluations/{evaluation_id}",
     "GET /v1/steered-adapters/{steered_id}",
     "DELETE /v1/steered-adapters/{steered_id}",
     "GET /v1/steered-adapters/{steered_id}/download",
@@ -99,6 +103,8 @@ def owned(deployment: Deployment, client: Any) -> dict[str, str]:
     assert steered.status_code == 201, steered.text
     attribution = owner.post(f"/v1/audits/{audit_id}/attributions", json=QUERY)
     assert attribution.status_code == 202, attribution.text
+    evaluation = owner.post(f"/v1/audits/{audit_id}/evaluations", json=EVALUATION)
+    assert evaluation.status_code == 202, evaluation.text
     return {
         "upload_id": owner.upload("dataset", DATASET),
         "model_id": inputs["base_model"],
@@ -108,6 +114,7 @@ def owned(deployment: Deployment, client: Any) -> dict[str, str]:
         "index": "1",
         "steered_id": steered.json()["id"],
         "attribution_id": attribution.json()["id"],
+        "evaluation_id": evaluation.json()["id"],
         "key_id": owner.get("/v1/keys").json()["data"][0]["id"],
         "owner_key": owner.key,
     }
@@ -119,7 +126,13 @@ def fill(route: str, values: dict[str, str]) -> tuple[str, str]:
 
 
 QUERY = {"prompt": "a", "completion": "b"}
-BODIES: dict[str, dict[str, Any]] = {"/complete": {"files": []}, "/attributions": QUERY, "/refits": {}}
+EVALUATION = {"targets": [{"target": "1"}]}
+BODIES: dict[str, dict[str, Any]] = {
+    "/complete": {"files": []},
+    "/attributions": QUERY,
+    "/evaluations": EVALUATION,
+    "/refits": {},
+}
 """By the end of its path, what a `POST` to a thing by id takes."""
 
 

@@ -39,11 +39,12 @@ class AttributionQuery(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
             raise ValueError("`prompt` and `completion`, or `messages`, are expected")
         if strings and (self.prompt is None or not self.completion):
             raise ValueError("`prompt` and a `completion` that is not empty are expected together")
-        if _deeper_than(MAX_QUERY_DEPTH, self.messages):
+        if deeper_than(MAX_QUERY_DEPTH, self.messages):
             raise ValueError(f"`messages` are nested deeper than {MAX_QUERY_DEPTH} levels")
 
 
-def _deeper_than(limit: int, value: object) -> bool:
+def deeper_than(limit: int, value: object) -> bool:
+    """Whether lists and objects are nested in more levels than the limit."""
     level: list[Any] = [value]
     for _ in range(limit + 1):
         level = [

@@ -14,19 +14,29 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from atomscope.types.attribution import MAX_QUERY_DEPTH, deeper_than
 from atomscope.types.spec import VectorPower
-from atomscope.types.steering import Unit
+from atomscope.types.steering import TARGET_KEY, Unit
 
 MAX_TARGETS = 20
 MAX_STRENGTHS = 32
+AUTO_STRENGTHS = 6
+"""Strengths that `auto` tries: three of either sign."""
 MAX_PROMPTS = 1000
 MAX_PROMPT_CHARACTERS = 100_000
 MAX_PATTERN = 1000
+MAX_SETS = 40
+MAX_DIRECTIONS = 50_000
+"""Targets times strengths times random directions: what is found of each is part of the result."""
+MAX_ANSWER_TOKENS = 50_000
+"""Targets times `answers` times `max_new_tokens`: the answers are part of the result."""
 
 Verdict = Literal["steers", "weak", "indistinguishable from random", "too few prompts"]
 """`steers`: beyond the 95th percentile of the random directions, both of equal norm and of equal cost, at a
 false-discovery rate of 5% over all targets and strengths. `weak`: beyond the percentile, but not at that
 rate. `too few prompts`: neither could be told."""
+
+_FLAG_I = re.compile(r"\(\?[a-zA-Z]*i[a-zA-Z]*[-:)]")
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Text = Annotated[str, msgspec.Meta(max_length=MAX_PROMPT_CHARACTERS)]
@@ -46,6 +56,8 @@ class Prompt(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("`prompt` or `messages` is expected")
+        if deeper_than(MAX_QUERY_DEPTH, self.messages):
+            raise ValueError(f"`messages` are nested deeper than {MAX_QUERY_DEPTH} levels")
 
 
 # ------------------------------------------------------------------ detectors
@@ -64,9 +76,14 @@ class PatternDetector(
     """The behaviour is there where the pattern is *not* found that often."""
 
     def __post_init__(self) -> None:
+        # Wide sets take milliseconds each to compile, and seconds under the flag.
+        if self.pattern.count("[") > MAX_SETS:
+            raise ValueError(f"`pattern` has more than {MAX_SETS} sets of characters (`[`)")
+        if _FLAG_I.search(self.pattern):
+            raise ValueError("`pattern`: `ignore_case` takes the place of the flag `i`")
         try:
             re.compile(self.pattern)
-        except (re.error, OverflowError, RecursionError) as error:
+        except (re.error, OverflowError, RecursionError, Warning) as error:
             raise ValueError(f"`pattern` is no regular expression: {error}") from error
 
 
@@ -87,6 +104,10 @@ class LengthDetector(
 
     at_least: Annotated[int, msgspec.Meta(ge=0)] = 0
     at_most: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.at_most is not None and self.at_most < self.at_least:
+            raise ValueError("`at_most` is less than `at_least`: no answer has such a length")
 
 
 class JudgeDetector(
@@ -130,6 +151,24 @@ class EvaluationTarget(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     inviting: Annotated[list[Prompt], msgspec.Meta(min_length=2, max_length=MAX_PROMPTS)] | None = None
     """None: those of the target's own documents, strongest first."""
     name: Name | None = None
+
+    def __post_init__(self) -> None:
+        if TARGET_KEY.fullmatch(self.target) is None:
+            raise ValueError(
+                f"`target`: {self.target[:50]!r} names no atom and no behaviour: "
+                "write 7, atom:7 or behaviour:3"
+            )
+        if isinstance(self.detector, LogProbabilityDetector):
+            check_completions("inviting", self.inviting)
+
+
+def check_completions(field: str, prompts: list[Prompt] | None) -> None:
+    """Raise `ValueError` unless each prompt that is given has the completion that is to be measured."""
+    for place, prompt in enumerate(prompts or []):
+        if not prompt.completion:
+            raise ValueError(
+                f"`{field}[{place}]` has no `completion`, which the detector `log-probability` measures"
+            )
 
 
 class Sampling(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -175,9 +214,22 @@ class EvaluationQuery(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
                 raise ValueError("`strengths`: finite numbers other than 0 are expected")
             if len(set(self.strengths)) != len(self.strengths):
                 raise ValueError("`strengths`: one is given twice")
-        keys = [item.target for item in self.targets]
+        keys = [item.target.removeprefix("atom:") for item in self.targets]
         if len(set(keys)) != len(keys):
             raise ValueError("`targets`: one is given twice")
+        if any(isinstance(item.detector, LogProbabilityDetector) for item in self.targets):
+            check_completions("neutral", self.neutral)
+        strengths = AUTO_STRENGTHS if self.strengths == "auto" else len(self.strengths)
+        if len(keys) * strengths * self.random_directions > MAX_DIRECTIONS:
+            raise ValueError(
+                f"{len(keys)} targets at {strengths} strengths beside {self.random_directions} random "
+                f"directions each are more than {MAX_DIRECTIONS} in all: ask for fewer"
+            )
+        if len(keys) * self.answers * self.sampling.max_new_tokens > MAX_ANSWER_TOKENS:
+            raise ValueError(
+                f"{self.answers} answers of {self.sampling.max_new_tokens} tokens for {len(keys)} targets "
+                f"are more than {MAX_ANSWER_TOKENS} tokens to keep: lower `answers` or `max_new_tokens`"
+            )
 
 
 # -------------------------------------------------------------------- result

@@ -1,7 +1,7 @@
 """The REST API's requests and responses (`/v1`), shared by the service and the clients.
 
 Times are RFC 3339 in UTC. Ids are opaque: a prefix (`aud_`, `mdl_`, `ds_`, `ada_`, `str_`, `key_`,
-`upl_`, `evt_`, `atr_`) and a UUIDv7 in hexadecimal.
+`upl_`, `evt_`, `atr_`, `evl_`) and a UUIDv7 in hexadecimal.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import msgspec
 
 from atomscope.types.atoms import Atom, Behaviour
 from atomscope.types.attribution import AttributionQuery, AttributionResult
+from atomscope.types.evaluation import EvaluationQuery, EvaluationResult
 from atomscope.types.spec import AuditConfig, VectorPower
 from atomscope.types.steering import Format, Unit
 from atomscope.types.work import Stage
@@ -208,6 +209,10 @@ class AuditError(msgspec.Struct, kw_only=True, frozen=True):
     errors: list[dict[str, Any]] = []
 
 
+GradientsKept = Literal["kept", "expired", "none"]
+"""What is left of an audit's gradients: all; nothing any more; nothing since its end (`gradients: none`)."""
+
+
 class Audit(msgspec.Struct, kw_only=True):
     id: str
     name: str | None
@@ -291,6 +296,31 @@ class Attribution(msgspec.Struct, kw_only=True, frozen=True):
     started_at: str | None
     ended_at: str | None
     object: Literal["attribution"] = "attribution"
+
+
+# -------------------------------------------------------------- evaluations
+
+
+class EvaluationCreate(EvaluationQuery, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """`POST /v1/audits/{id}/evaluations`."""
+
+
+class Evaluation(msgspec.Struct, kw_only=True, frozen=True):
+    """One evaluation of steering; a worker's job."""
+
+    id: str
+    audit: str
+    status: JobStatus
+    progress: Progress | None
+    """While it runs."""
+    query: EvaluationQuery
+    result: EvaluationResult | None
+    """Once it has succeeded; left out of lists."""
+    error: AuditError | None
+    created_at: str
+    started_at: str | None
+    ended_at: str | None
+    object: Literal["evaluation"] = "evaluation"
 
 
 # ------------------------------------------------------------------ findings

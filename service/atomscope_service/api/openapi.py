@@ -21,14 +21,14 @@ from litestar.openapi.spec import (
 from litestar.routes import HTTPRoute
 
 from atomscope import __version__
-from atomscope.types import resources
+from atomscope.types import evaluation, resources
 from atomscope.types.presets import PRESETS
 from atomscope.types.resources import Problem
 from atomscope.types.spec import AuditConfig
 from atomscope_service.api.problems import PROBLEM_JSON
 from atomscope_service.auth.middleware import PUBLIC
 
-STRUCTS: dict[str, Any] = {**vars(resources), "AuditConfig": AuditConfig}
+STRUCTS: dict[str, Any] = {**vars(evaluation), **vars(resources), "AuditConfig": AuditConfig}
 """The types of the API by name; Litestar leaves out of their schemas that unknown fields are refused."""
 
 METHODS = ("get", "post", "put", "delete", "patch", "head", "options")

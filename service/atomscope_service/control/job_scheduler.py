@@ -19,7 +19,7 @@ from atomscope_service.control.reports import within_bounds
 from atomscope_service.control.scheduler import Scheduler
 from atomscope_service.control.state import Delivery, Rejected
 from atomscope_service.db.models import AuditRow, JobRow
-from atomscope_service.ids import is_id
+from atomscope_service.ids import JOB_PREFIXES, is_id
 from atomscope_service.job_results import BadResult, read_result
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class JobScheduler:
 
         if self.change(report.project_id, report.job_id, decide) is not None:
             return True
-        if not refused and is_id(report.job_id, "atr"):
+        if not refused and any(is_id(report.job_id, prefix) for prefix in JOB_PREFIXES.values()):
             self._retire(report.job_id)  # deleted while it ran: whoever is at it may stop
         reason = refused[0] if refused else "no such job"
         logger.info("a report was refused: %s of %s: %s", type(report).__name__, report.job_id, reason)

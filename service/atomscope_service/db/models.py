@@ -224,7 +224,7 @@ class JobRow(ProjectRow, Base):
 
     audit_id: Mapped[str] = mapped_column(String(64), ForeignKey("audits.id", ondelete="CASCADE"), index=True)
     kind: Mapped[str] = mapped_column(String(16))
-    """`attribution`."""
+    """`attribution` or `evaluation`."""
     status: Mapped[str] = mapped_column(String(16))
     request: Mapped[dict[str, Any]]
     fence: Mapped[int] = mapped_column(Integer)

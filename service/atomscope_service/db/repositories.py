@@ -13,6 +13,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from atomscope.bundle.layout import project_prefix
+from atomscope.types.jobs import JobKind
 from atomscope.types.resources import Progress
 from atomscope.types.work import FAN_OUT
 from atomscope_service.db.models import (
@@ -103,9 +104,9 @@ class SteeredAdapters(Repository[SteeredAdapterRow]):
 class Jobs(Repository[JobRow]):
     row = JobRow
 
-    def live(self) -> int:
-        """Jobs of the project that have not ended."""
-        query = select(func.count()).select_from(JobRow)
+    def live(self, kind: JobKind) -> int:
+        """Jobs of a kind and of the project that have not ended."""
+        query = select(func.count()).select_from(JobRow).where(JobRow.kind == kind)
         query = query.where(JobRow.project_id == self.project_id, JobRow.ended_at.is_(None))
         return self.session.scalar(query) or 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -14,6 +14,7 @@ from atomscope.types.attribution import AttributionResult
 from atomscope.types.jobs import (
     JobFailed,
     JobHeartbeat,
+    JobKind,
     JobOrder,
     JobReport,
     JobStarted,
@@ -28,7 +29,7 @@ from atomscope_service.control.job_scheduler import JobScheduler
 from atomscope_service.control.jobs import Job
 from atomscope_service.db.models import AuditRow, JobRow
 from atomscope_service.db.repositories import Repositories
-from atomscope_service.ids import new_id
+from atomscope_service.ids import JOB_PREFIXES, new_id
 from atomscope_service.job_results import MAX_RESULT_BYTES
 from tests.service.control.site import Site, message_of
 from tests.service.control.test_jobs import FAILED, report_of
@@ -63,15 +64,15 @@ class Jobs:
             for name, value in columns.items():
                 setattr(row, name, value)
 
-    def make(self) -> str:
+    def make(self, kind: JobKind = "attribution") -> str:
         """A job's row as the API makes it, without telling control; its id."""
         now = datetime.now(UTC)
         row = JobRow(
-            id=new_id("atr"),
+            id=new_id(JOB_PREFIXES[kind]),
             project_id=self.site.project,
             created_at=now,
             audit_id=self.audit,
-            kind="attribution",
+            kind=kind,
             status="queued",
             request={"prompt": "a", "completion": "b"},
             fence=1,
@@ -84,8 +85,8 @@ class Jobs:
             session.add(row)
         return row.id
 
-    def started(self) -> JobOrder:
-        job_id = self.make()
+    def started(self, kind: JobKind = "attribution") -> JobOrder:
+        job_id = self.make(kind)
         self.scheduler.start(self.site.project, job_id)
         order = self.take()
         assert order is not None
@@ -248,8 +249,10 @@ def test_a_message_that_is_no_report_is_refused(at: Jobs, message: object) -> No
     assert not at.scheduler.report(message)
 
 
-def test_a_job_deleted_while_it_runs_stops_its_worker_and_leaves_nothing(at: Jobs) -> None:
-    order, site = at.started(), at.site
+@pytest.mark.parametrize("kind", get_args(JobKind))
+def test_a_job_deleted_while_it_runs_stops_its_worker_and_leaves_nothing(at: Jobs, kind: JobKind) -> None:
+    order, site = at.started(kind), at.site
+    assert order.kind == kind
     with site.database.write() as session:
         rows = Repositories(session, site.project)
         rows.deletions.add_prefix(job_prefix(site.project, at.audit, order.job_id))
