@@ -8,6 +8,7 @@ AtomscopeError
 │   └── NothingToAudit         it is well-formed, but nothing is left to audit
 ├── SteeringError              a steering request that cannot be met
 ├── UsageError                 a call that cannot be made as it was written; a ValueError too
+│   └── StrengthError          a strength beyond what is accepted; a SteeringError too
 ├── AuditFailed                `wait()` ended on an audit that failed
 ├── AuditCanceled              `wait()` ended on an audit that was canceled
 ├── AttributionFailed          an attribution ended on an error
@@ -76,6 +77,10 @@ class SteeringError(AtomscopeError):
 class UsageError(AtomscopeError, ValueError):
     """A call that cannot be made as it was written, told before anything is sent: an argument that is
     neither an id nor an existing path, a setting out of range, no API key."""
+
+
+class StrengthError(SteeringError, UsageError):
+    """A strength beyond what is accepted."""
 
 
 class AuditFailed(AtomscopeError):  # noqa: N818

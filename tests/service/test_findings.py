@@ -250,7 +250,7 @@ def test_a_steered_adapter_is_the_adapter_plus_its_vectors(owner: Tenant, audit:
         ({"-1": 1.0}, 422, "not_found"),
         ({"²": 1.0}, 422, "not_found"),
         ({"1" * 5000: 1.0}, 422, "not_found"),
-        ({"1": 1e300}, 422, "cannot_steer"),
+        ({"1": 1e300}, 422, "strength_too_large"),
         ({"1": 1.0, "atom:1": 2.0}, 422, "cannot_steer"),
         ({"behaviour:7": 1.0}, 422, "not_found"),
         ({"behavior:1": 1.0}, 422, "not_found"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from atomscope.bundle.ranked_list import (
     PREVIEW,
@@ -20,6 +20,13 @@ from atomscope.text import visible
 from atomscope.types.atoms import Atom, DocumentRef, Evidence
 
 SortKey = Literal["rank", "score", "coherence", "n_active", "mean_coefficient", "index"]
+Sign = Literal["positive", "negative"]
+
+
+def check_sign(sign: str) -> None:
+    """Raise `UsageError` unless `sign` is one of the two."""
+    if sign not in get_args(Sign):
+        raise UsageError(f"sign={sign!r}: one of {', '.join(get_args(Sign))} is expected")
 
 
 class AtomAttributes:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from atomscope.bundle import layout
 from atomscope.bundle._json import decode
-from atomscope.bundle.atom_list import AtomAttributes, AtomList
+from atomscope.bundle.atom_list import AtomAttributes, AtomList, Sign, check_sign
 from atomscope.bundle.behaviour_list import BehaviourAttributes, BehaviourList
 from atomscope.bundle.directions import directions
 from atomscope.bundle.documents import read_documents
@@ -39,8 +39,6 @@ from atomscope.types.hierarchy import Hierarchy
 from atomscope.types.resources import DocumentMatch
 from atomscope.types.spec import AuditConfig, AuditSpec, VectorPower
 from atomscope.types.steering import Format, Unit
-
-Sign = Literal["positive", "negative"]
 
 _STORED = re.compile(r"(.*[^/])/(projects/[^/]+/audits/[^/]+/bundle-a\d+-f\d+)/?")
 
@@ -151,7 +149,11 @@ class Bundle:
         return tensors
 
     def matches(self, atom: int, sign: Sign = "positive", limit: int | None = None) -> list[DocumentMatch]:
-        """Active documents of one sign of an atom with their text, strongest first."""
+        """Active documents of one sign of an atom with their text, strongest first.
+
+        Raises `UsageError` for a sign that there is not.
+        """
+        check_sign(sign)
         rows, values = self.coefficients.of_atom(atom)
         signed = values if sign == "positive" else -values
         active = np.flatnonzero(signed > ACTIVE)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from atomscope.bundle.atom_list import AtomAttributes
 from atomscope.bundle.behaviour_list import BehaviourAttributes
 from atomscope.errors import SteeringError
-from atomscope.steering import Target, parse_target
+from atomscope.steering import Target, parse_target, real
 
 Steerable = AtomAttributes | BehaviourAttributes | int | str
 """An atom, a behaviour, the index of an atom, or `7`, `atom:7`, `behaviour:3`."""
@@ -34,12 +34,7 @@ def strengths_by_target(strengths: Strengths, audit_id: str | None = None) -> di
         _check_audit(key, target, audit_id)
         if target in found:
             raise SteeringError(f"{target} was named twice")
-        if isinstance(strength, bool):
-            raise SteeringError(f"the strength of {target} is {strength}, not a number")
-        try:
-            found[target] = float(strength)
-        except (TypeError, ValueError) as error:
-            raise SteeringError(f"the strength of {target} is {strength!r}, not a number") from error
+        found[target] = real(target, strength)
     return found
 
 

@@ -8,11 +8,11 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from atomscope.bundle import layout
 from atomscope.client import Client
-from atomscope.client._settings import read_key_file
+from atomscope.client._settings import API_KEY_FILE_VARIABLE, API_KEY_VARIABLE, MissingKey, read_key_file
+from atomscope.errors import UsageError
+from atomscope.result_folder import enclosing_bundle
 
-_OF_A_BUNDLE = (layout.MANIFEST, layout.REPORT, layout.ATOMS)
 _AUDIT_ID = re.compile(r"aud_[0-9a-f]{32}")
 
 
@@ -31,7 +31,13 @@ def add_connection(parser: ArgumentParser) -> None:
 def connect(args: Namespace) -> Client:
     """A client for what `add_connection` added and the environment say; raises `UsageError`."""
     key = None if args.api_key_file is None else read_key_file(args.api_key_file)
-    return Client(base_url=args.base_url, api_key=key)
+    try:
+        return Client(base_url=args.base_url, api_key=key)
+    except MissingKey as error:
+        raise UsageError(
+            f"no API key: set {API_KEY_VARIABLE}, or name a file that holds it by --api-key-file or "
+            f"{API_KEY_FILE_VARIABLE}"
+        ) from error
 
 
 def is_audit_id(target: str) -> bool:
@@ -70,7 +76,7 @@ def out_folder(text: str) -> Path:
     if "://" in text:
         raise ArgumentTypeError(f"a folder on this machine is expected, not an address: {text!r}")
     folder = Path(text)
-    for above in folder.expanduser().absolute().parents:
-        if all((above / name).is_file() for name in _OF_A_BUNDLE):
-            raise ArgumentTypeError(f"{text!r} is within the bundle {str(above)!r}: give one outside of it")
+    bundle = enclosing_bundle(folder)
+    if bundle is not None:
+        raise ArgumentTypeError(f"{text!r} is within the bundle {str(bundle)!r}: give one outside of it")
     return folder

@@ -29,6 +29,7 @@ EXIT_PIPE = 141
 
 NOTHING = "nothing_to_audit"
 CANNOT_STEER = "cannot_steer"
+STRENGTH_TOO_LARGE = "strength_too_large"
 _SHOWN = 20
 
 
@@ -89,7 +90,8 @@ def _failure(error: AtomscopeError | OSError) -> Failure:
 def _status(error: AtomscopeError | OSError) -> int:
     if isinstance(error, NothingToAudit) or (isinstance(error, AuditFailed) and error.code == NOTHING):
         return EXIT_NOTHING
-    if isinstance(error, UsageError):
+    too_large = isinstance(error, UnprocessableEntityError) and error.code == STRENGTH_TOO_LARGE
+    if isinstance(error, UsageError) or too_large:
         return EXIT_USAGE
     if isinstance(error, Interrupted):
         return EXIT_INTERRUPTED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable
 from importlib.metadata import version
@@ -13,6 +14,10 @@ _STATUSES = (
     "exit status: 0 done; 1 an unexpected error; 2 the audit failed or its input was refused; "
     "3 nothing to audit; 4 usage; 130 interrupted"
 )
+
+
+_NUMBER = re.compile(r"-\.?\d")
+"""How an argument begins that is no option."""
 
 
 class UsageFault(Exception):  # noqa: N818
@@ -30,6 +35,9 @@ class UsageParser(ArgumentParser):
     def __init__(self, **options: Any) -> None:  # noqa: ANN401
         options["allow_abbrev"] = False
         super().__init__(**options)
+        # Argparse takes `-1` for a value, since no option is called so, yet `-1=0.1` for an option: what is
+        # wrong with it would be that it is missing.
+        vars(self)["_negative_number_matcher"] = _NUMBER
 
     def error(self, message: str) -> NoReturn:
         raise UsageFault(self.format_usage(), f"{self.prog}: {message}")

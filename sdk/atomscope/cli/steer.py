@@ -68,11 +68,15 @@ def _run(args: Namespace, output: Output) -> int:
 
 
 def _strength(text: str) -> tuple[Target, float]:
-    name, equals, strength = text.partition("=")
+    name, _, strength = text.partition("=")
     try:
-        target, value = parse_target(name), float(strength)
-    except (SteeringError, ValueError):
-        target, value = None, math.nan
-    if target is None or not equals or not math.isfinite(value):
+        target = parse_target(name)
+    except SteeringError as error:
+        raise ArgumentTypeError(str(error)) from error
+    try:
+        value = float(strength)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
         raise ArgumentTypeError(f"not TARGET=STRENGTH, such as 7=-0.1 or behaviour:3=0.1: {text!r}")
     return target, value

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from atomscope.bundle.atom_list import check_sign
 from atomscope.bundle.strengths import Strengths, strengths_by_target
 from atomscope.client._references import checked_refit, checked_settings, is_id, segment
 from atomscope.client._service import Service
@@ -243,6 +244,7 @@ async def audit_atoms(service: Service, audit_id: str) -> list[Atom]:
 async def atom_documents(
     service: Service, audit_id: str, index: int, sign: str, limit: int | None
 ) -> list[DocumentMatch]:
+    check_sign(sign)
     path = f"v1/audits/{segment(audit_id)}/atoms/{index}/documents"
     return await _all(service, path, DocumentMatch, {"sign": sign}, limit)
 

@@ -11,6 +11,7 @@ from atomscope.client._service import Service
 from atomscope.client._wire import Request, parse
 from atomscope.errors import APIConnectionError, APIError, APIStatusError, BundleError, PermissionDeniedError
 from atomscope.input_files import file_digest
+from atomscope.result_folder import enclosing_bundle
 from atomscope.steering.output import FILES, PROVENANCE, claim_folder, remove_others
 from atomscope.store import StoreError, check_key
 from atomscope.text import visible
@@ -159,7 +160,10 @@ def _check_path(path: str) -> None:
 
 
 def _claim(folder: Path, names: set[str]) -> None:
-    """Raise `BundleError` when `folder` holds what is not of this bundle."""
+    """Raise `BundleError` when `folder` holds what is not of this bundle, or lies within another one."""
+    around = enclosing_bundle(folder)
+    if around is not None:
+        raise BundleError(f"{folder} is within the bundle {around}: give a folder outside of it")
     if not folder.exists():
         return
     if not folder.is_dir():

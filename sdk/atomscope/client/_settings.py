@@ -20,6 +20,10 @@ _KEY = re.compile(r"[\x21-\x7e]+")
 _MAX_KEY_FILE_BYTES = 4096
 
 
+class MissingKey(UsageError):  # noqa: N818
+    """No API key was given, by argument or in the environment."""
+
+
 def connection(
     base_url: str | None = None, api_key: str | None = None, environ: Mapping[str, str] | None = None
 ) -> tuple[str, str]:
@@ -35,7 +39,7 @@ def connection(
     if key is None and environ.get(API_KEY_FILE_VARIABLE):
         key = read_key_file(Path(environ[API_KEY_FILE_VARIABLE]))
     if key is None:
-        raise UsageError(f"no API key: set {API_KEY_VARIABLE} or {API_KEY_FILE_VARIABLE}, or pass api_key=")
+        raise MissingKey(f"no API key: set {API_KEY_VARIABLE} or {API_KEY_FILE_VARIABLE}, or pass api_key=")
     if not _KEY.fullmatch(key):
         raise UsageError("the API key is empty or holds a space, a line break or a non-ASCII character")
     return _check_address(address), key
@@ -65,7 +69,7 @@ def _check_address(address: str) -> str:
             f"not a base URL: {address!r}; it must begin with http:// or https:// and name a host"
         )
     if parts.username is not None or parts.password is not None:
-        raise UsageError("the base URL must not hold a user or password; give the key as api_key")
+        raise UsageError("the base URL must not hold a user or password; give the key apart from it")
     if parts.query or parts.fragment:
         raise UsageError(f"not a base URL: {address!r}; it must not have a query or a fragment")
     return address.rstrip("/")

@@ -14,7 +14,7 @@ from atomscope.steering.output import (
     Provenance,
     SteeredAdapter,
 )
-from atomscope.steering.targets import Target, check_choice, parse_target
+from atomscope.steering.targets import Target, check_choice, parse_target, real
 from atomscope.steering.tensors import read_metadata, read_tensors, write_tensors
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "plan_step",
     "read_metadata",
     "read_tensors",
+    "real",
     "steer",
     "steer_folder",
     "write_tensors",

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atomscope.errors import SteeringError
+from atomscope.errors import SteeringError, StrengthError
 from atomscope.steering.targets import Target, check_strengths
 from atomscope.text import visible
 from atomscope.types.steering import Unit
@@ -65,8 +65,8 @@ def plan_step(
     """How far each vector goes.
 
     `vectors` holds the vector of every target in `strengths`. Raises `SteeringError` when no strength is
-    given, one is not finite or goes beyond `LARGEST` norms of the adapter, a vector is missing, is zero, or
-    does not match the adapter by name and shape.
+    given, one is not finite, a vector is missing, is zero, or does not match the adapter by name and shape;
+    `StrengthError` for a strength beyond `LARGEST` norms of the adapter.
     """
     check_strengths(strengths)
     size = norm(adapter)
@@ -82,7 +82,7 @@ def plan_step(
             raise SteeringError(f"the vector of {target} has norm {length}: it has no direction")
         norms = strength if unit == "norm" else strength * length / size
         if abs(norms) > LARGEST:
-            raise SteeringError(
+            raise StrengthError(
                 f"the strength of {target} is {norms:g} adapter norms; at most {LARGEST:g} adapter norms are "
                 "accepted"
             )

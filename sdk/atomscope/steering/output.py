@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 from numpy.typing import NDArray
 
-from atomscope.errors import SteeringError
+from atomscope.errors import SteeringError, UsageError
+from atomscope.result_folder import enclosing_bundle
 from atomscope.types.spec import VectorPower
 from atomscope.types.steering import Format, Unit
 
@@ -88,7 +89,7 @@ class SteeredAdapter:
         """Write the files and return the folder; an earlier save there is replaced, file by file.
 
         Raises `SteeringError` when the folder holds anything that a save did not put there, or cannot be
-        written.
+        written; `UsageError` when it lies within a bundle.
         """
         target = Path(folder)
         claim_folder(target)
@@ -114,7 +115,13 @@ def _replace(path: Path, fill: Callable[[Path], object]) -> None:
 
 
 def claim_folder(folder: Path) -> None:
-    """Raise `SteeringError` unless `folder` is missing, empty, or an earlier save of a steered adapter."""
+    """Raise `SteeringError` unless `folder` is missing, empty, or an earlier save of a steered adapter.
+
+    Raises `UsageError` for one that lies within a bundle.
+    """
+    bundle = enclosing_bundle(folder)
+    if bundle is not None:
+        raise UsageError(f"{folder} is within the bundle {bundle}, which never changes: give another folder")
     if not folder.exists():
         return
     if not folder.is_dir():

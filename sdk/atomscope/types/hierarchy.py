@@ -6,6 +6,11 @@ import math
 
 import msgspec
 
+from atomscope.errors import UsageError
+
+HIGHEST = 2
+"""One minus the lowest cosine there is."""
+
 
 class Merge(msgspec.Struct, kw_only=True, frozen=True):
     """Two nodes of the tree joined into one."""
@@ -59,8 +64,11 @@ class Hierarchy(msgspec.Struct, kw_only=True, frozen=True):
     def groups(self, height: float | None = None) -> list[list[int]]:
         """The atoms that merges up to a height join, the cut's by default: each rising, by their first.
 
-        At the cut these are the atoms of the behaviours.
+        At the cut these are the atoms of the behaviours. Raises `UsageError` for a height that is none: not
+        between 0 and 2.
         """
+        if height is not None and not 0 <= height <= HIGHEST:
+            raise UsageError(f"a height between 0 and {HIGHEST} is expected, not {height}")
         height = self.cut if height is None else height
         members: dict[int, list[int]] = {node: [atom] for node, atom in enumerate(self.atoms)}
         for node, merge in enumerate(self.merges, start=len(self.atoms)):

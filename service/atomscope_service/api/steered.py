@@ -14,7 +14,7 @@ from litestar import Controller, Request, Response, delete, get, post
 from litestar.params import FromPath, JSONBody
 
 from atomscope.bundle import Bundle, layout, needed_files
-from atomscope.errors import SteeringError
+from atomscope.errors import SteeringError, StrengthError
 from atomscope.steering import Target, parse_target
 from atomscope.types.resources import (
     Deleted,
@@ -86,6 +86,8 @@ def create_steered(tenant: Tenant, request: SteeredAdapterCreate) -> SteeredAdap
                 by_key = {target.key: strength for target, strength in strengths.items()}
                 steered = bundle.steer(by_key, format=request.format, unit=request.unit, power=request.power)
                 saved = steered.save(Path(folder, "adapter"))
+        except StrengthError as error:
+            raise ProblemError(422, "strength_too_large", str(error), param="strengths") from error
         except SteeringError as error:
             raise ProblemError(422, "cannot_steer", str(error), param="strengths") from error
         for path in sorted(saved.iterdir()):

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 import atomscope
 from atomscope.bundle import Bundle, Coefficients, layout, write_coefficients
 from atomscope.errors import SteeringError
+from atomscope.result_folder import BUNDLE_FILES
 from atomscope.store import LocalStore
 from tests.sdk.bundle import golden_bundle as made
 from tests.sdk.bundle.golden_bundle import GOLDEN
@@ -55,6 +56,11 @@ def test_documents_of_an_atom_come_strongest_first_by_sign(copied: Path) -> None
     }
     assert [match.document for match in bundle.matches(0, "negative", limit=1)] == [2]
     assert bundle.matches(0, limit=0) == []
+
+
+def test_a_sign_that_there_is_not_is_answered_with_the_two() -> None:
+    with pytest.raises(atomscope.UsageError, match="sign='x': one of positive, negative is expected"):
+        atomscope.open(GOLDEN).atoms[0].documents(sign=cast("Any", "x"))
 
 
 def test_equal_strengths_come_by_rising_row(copied: Path) -> None:
@@ -196,6 +202,21 @@ def test_an_option_that_steering_does_not_know_is_refused(how: dict[str, Any], t
     bundle = atomscope.open(GOLDEN)
     with pytest.raises(SteeringError, match=told):
         bundle.steer({bundle.atoms[0]: 0.1}, **how)
+
+
+def test_a_bundle_is_known_by_files_that_each_has() -> None:
+    assert set(BUNDLE_FILES) == {layout.MANIFEST, layout.REPORT, layout.ATOMS}
+
+
+def test_a_steered_adapter_is_not_saved_within_a_bundle(copied: Path, tmp_path: Path) -> None:
+    steered = atomscope.open(copied).steer({1: 0.1})
+    there = sorted(copied.rglob("*"))
+    (tmp_path / "link").symlink_to(copied / "atoms")
+    for folder in (copied / "steered", copied / "atoms" / "a" / "b", tmp_path / "link" / "steered"):
+        with pytest.raises(atomscope.UsageError, match=r"is within the bundle .*: give another folder"):
+            steered.save(folder)
+    assert sorted(copied.rglob("*")) == there
+    assert steered.save(copied / ".." / "beside").is_dir()
 
 
 def test_two_bundles_of_one_store_are_kept_apart(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from atomscope.bundle import AtomAttributes, BehaviourAttributes, strengths_by_target
@@ -28,6 +30,12 @@ def test_strengths_are_named_by_atom_behaviour_index_or_text() -> None:
     }
 
 
+@pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), np.int64(2), Fraction(1, 2)])
+def test_any_real_number_is_a_strength(number: Any) -> None:
+    found = strengths_by_target({7: number})[Target("atom", 7)]
+    assert (found, type(found)) == (float(number), float)
+
+
 @pytest.mark.parametrize(
     ("strengths", "told"),
     [
@@ -36,6 +44,10 @@ def test_strengths_are_named_by_atom_behaviour_index_or_text() -> None:
         ({None: 1.0}, "neither an atom, nor a behaviour"),
         ({7: "much"}, "the strength of atom 7"),
         ({7: None}, "the strength of atom 7"),
+        ({7: "0.1"}, "the strength of atom 7 is '0.1', not a number"),
+        ({7: np.bool_(True)}, "the strength of atom 7"),
+        ({7: 1j}, "the strength of atom 7"),
+        ({7: 10**400}, "the strength of atom 7 is not a finite number"),
         ({BEHAVIOUR: True}, "the strength of behaviour 7"),
         ({ATOM: 1.0, 7: 2.0}, "atom 7 was named twice"),
         ({BEHAVIOUR: 1.0, "behaviour:7": 2.0}, "behaviour 7 was named twice"),

@@ -204,6 +204,8 @@ def test_a_bundle_is_steered_without_a_service(run: Run, bundle: Path, tmp_path:
         (["5=0.1", "--name", "x"], 4),
         (["5=0.1", "--format", "onnx"], 4),
         (["5=0.1", "--power", "2"], 4),
+        (["5=101"], 4),
+        (["5=1e9", "--unit", "alpha"], 4),
         (["5=0.1", "--format", "gguf"], 1),
     ],
 )
@@ -251,6 +253,13 @@ def test_an_audit_is_steered_by_the_service(run: Run, audited: ScriptedServer, t
     sent = audited.to("POST", "/v1/steered-adapters")[0].json()
     how = {"format": "adapter", "unit": "norm", "power": None}
     assert sent == {"audit": AUDIT, "strengths": {"3": -0.1}, "name": "less", **how}
+
+
+def test_a_strength_that_the_service_finds_too_large_is_a_usage_error(
+    run: Run, audited: ScriptedServer, tmp_path: Path
+) -> None:
+    audited.on("POST", "/v1/steered-adapters", Answer(422, problem(422, "strength_too_large", "101 norms")))
+    assert run("steer", AUDIT, "3=101", "--out", tmp_path / "s").status == 4
 
 
 def test_format_unit_and_power_reach_the_service(run: Run, audited: ScriptedServer, tmp_path: Path) -> None:

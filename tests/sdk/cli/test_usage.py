@@ -53,7 +53,15 @@ def test_the_version_is_printed(run: Run) -> None:
 def test_no_key_is_a_usage_error(run: Run) -> None:
     done = run("audit", "list")
     assert done.status == 4
-    assert "ATOMSCOPE_API_KEY" in done.err
+    assert "set ATOMSCOPE_API_KEY, or name a file that holds it by --api-key-file" in done.err
+    assert "api_key=" not in done.err
+
+
+@pytest.mark.parametrize("strength", ["-1=0.1", "-1", "-.5=2"])
+def test_a_negative_index_names_no_atom(run: Run, strength: str) -> None:
+    done = run("steer", ".", strength, "--out", "x")
+    assert done.status == 4
+    assert f"{strength.partition('=')[0]!r} names no atom and no behaviour: write 7" in done.err
 
 
 def test_an_error_is_one_json_document_with_json(run: Run, server: ScriptedServer) -> None:

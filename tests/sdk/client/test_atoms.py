@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -52,27 +53,34 @@ def test_the_printed_table_holds_nothing_that_acts_on_a_terminal(audited: Script
     assert "\\x1b]0;owned" in shown
 
 
+def _of_the_first(ask: Ask, step: Callable[[Any], Any]) -> Any:
+    """What a step gives of the first atom of the audit, by either client."""
+    if ask.blocking:
+        return ask(lambda c: step(c.audits.get(AUDIT).atoms[0]))
+
+    async def scenario(client: Any) -> Any:
+        return await step((await (await client.audits.get(AUDIT)).atoms())[0])
+
+    return ask(scenario)
+
+
 def test_documents_are_as_many_as_asked_for(audited: ScriptedServer, ask: Ask) -> None:
     pages = Answer(200, page([match(1), match(2)], "d")), Answer(200, page([match(5), match(6)]))
     audited.on("GET", f"{ATOMS}/7/documents", *pages)
 
-    def documents(handle: Any) -> Any:
-        return handle.documents(sign="negative", limit=3)
-
-    if ask.blocking:
-        found = ask(lambda c: documents(c.audits.get(AUDIT).atoms[0]))
-    else:
-
-        async def scenario(client: Any) -> Any:
-            return await documents((await (await client.audits.get(AUDIT)).atoms())[0])
-
-        found = ask(scenario)
+    found = _of_the_first(ask, lambda atom: atom.documents(sign="negative", limit=3))
     assert [each.document for each in found] == [1, 2, 5]
     asked = audited.to("GET", f"{ATOMS}/7/documents")
     assert [(each.query["sign"], each.query["limit"]) for each in asked] == [
         ("negative", "3"),
         ("negative", "1"),
     ]
+
+
+def test_a_sign_that_there_is_not_is_not_asked_for(audited: ScriptedServer, ask: Ask) -> None:
+    with pytest.raises(atomscope.UsageError, match="sign='x': one of positive, negative is expected"):
+        _of_the_first(ask, lambda atom: atom.documents(sign="x"))
+    assert audited.to("GET", f"{ATOMS}/7/documents") == []
 
 
 @pytest.mark.parametrize("body", [b"", b"junk", b"\xff" * 20], ids=["empty", "junk", "length"])

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from atomscope.errors import UsageError
 from atomscope.types.hierarchy import Hierarchy
 
 TREE: dict[str, Any] = {
@@ -35,6 +36,12 @@ def test_atoms_are_grouped_by_the_merges_up_to_a_height() -> None:
     assert tree.groups(2.0) == [[2, 5, 7]]
     assert _read(atoms=[], merges=[]).groups() == []
     assert _read(atoms=[3], merges=[]).groups() == [[3]]
+
+
+@pytest.mark.parametrize("height", [float("nan"), float("inf"), -0.1, 2.1])
+def test_a_height_that_is_none_is_refused(height: float) -> None:
+    with pytest.raises(UsageError, match=r"between 0 and 2 is expected, not"):
+        _read().groups(height)
 
 
 @pytest.mark.parametrize(
