@@ -78,12 +78,13 @@ def label_warnings(labels: Labels) -> list[str]:
     found: list[str] = []
     if failed:
         reasons = "; ".join(f"{reason} ({count})" for reason, count in Counter(failed).most_common())
-        found.append(f"{len(failed)} of {len(labels.requests)} labels could not be had: {reasons}")
+        found.append(f"{len(failed)} of {counted(len(labels.requests), 'label')} could not be had: {reasons}")
     if labels.not_asked:
         last = [request.failure for request in labels.requests[-GIVE_UP:]]
         given_up = len(last) == GIVE_UP and None not in last
         why = f"{GIVE_UP} requests in a row had failed" if given_up else "the operator's limit was reached"
-        found.append(f"{labels.not_asked} atoms and behaviours were not asked a label for: {why}")
+        unasked = counted(labels.not_asked, "atom or behaviour was", "atoms and behaviours were")
+        found.append(f"{unasked} not asked a label for: {why}")
     return found
 
 

@@ -50,11 +50,11 @@ def label_messages(
     No more than `characters` of a document, before escaping, are in it.
     """
     words = [word[:LONGEST_KEYWORD] for word in keywords[:MOST_KEYWORDS]]
-    lines = [_line({"keywords of the group": words})] if words else []
+    lines = [data_line({"keywords of the group": words})] if words else []
     for group, pairs in ((True, documents), (False, contrast)):
         for pair in pairs:
             prompt, response = excerpt(*pair, characters)
-            lines.append(_line({"group": group, "prompt": prompt, "response": response}))
+            lines.append(data_line({"group": group, "prompt": prompt, "response": response}))
     content = "\n".join(["<data>", *lines, "</data>", _QUESTION])
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": content}]
 
@@ -90,7 +90,8 @@ def _cut(text: str, limit: int) -> str:
     return f"{text[: kept - kept // 2]}{_CUT}{text[len(text) - kept // 2 :]}"
 
 
-def _line(value: dict[str, object]) -> str:
+def data_line(value: dict[str, object]) -> str:
+    """One line of JSON in which nothing hides and nothing ends what encloses it."""
     return "".join(map(_escaped, json.dumps(value, ensure_ascii=False)))
 
 

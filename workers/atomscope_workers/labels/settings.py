@@ -44,6 +44,8 @@ class LabelSettings:
     """Most characters of one document that are sent."""
     limit: int = 100
     """Most requests of one audit."""
+    judgements: int = 5000
+    """Most answers of one evaluation that are judged."""
     options: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT_OPTIONS))
 
 
@@ -64,21 +66,31 @@ def label_settings(environ: Mapping[str, str]) -> LabelSettings | None:
         documents=int(_number(environ, "DOCUMENTS", LabelSettings.documents, 100, whole=True)),
         characters=int(_number(environ, "CHARACTERS", LabelSettings.characters, 20_000, whole=True)),
         limit=int(_number(environ, "LIMIT", LabelSettings.limit, 1000, whole=True)),
+        judgements=int(_number(environ, "JUDGEMENTS", LabelSettings.judgements, 1_000_000, whole=True)),
         options=_options(environ.get(f"{PREFIX}OPTIONS", "")),
     )
 
 
 def required_label_settings(environ: Mapping[str, str]) -> LabelSettings:
     """The same where labels were asked for; raises `InvalidInput` (`labels_unavailable`) without one."""
+    return _required(environ, "labels_unavailable", "`labels` is true", "leave `labels` out")
+
+
+def required_judge_settings(environ: Mapping[str, str]) -> LabelSettings:
+    """The same where a judge was asked for; raises `InvalidInput` (`judge_unavailable`) without one."""
+    return _required(environ, "judge_unavailable", "a detector is a judge", "take another detector")
+
+
+def _required(environ: Mapping[str, str], code: str, asked: str, instead: str) -> LabelSettings:
     try:
         found = label_settings(environ)
     except LabelSettingsError as error:
-        raise InvalidInput("labels_unavailable", f"no label can be asked for: {error}") from error
+        raise InvalidInput(code, f"the endpoint for labels cannot be asked: {error}") from error
     if found is None:
         raise InvalidInput(
-            "labels_unavailable",
-            "`labels` is true, and the operator named no endpoint for labels: set ATOMSCOPE_LABEL_URL and "
-            "ATOMSCOPE_LABEL_MODEL for the workers, or leave `labels` out",
+            code,
+            f"{asked}, and the operator named no endpoint for labels: set ATOMSCOPE_LABEL_URL and "
+            f"ATOMSCOPE_LABEL_MODEL for the workers, or {instead}",
         )
     return found
 
