@@ -122,7 +122,15 @@ def test_the_work_of_an_interrupted_audit_can_be_refitted(
 
 
 @pytest.mark.parametrize(
-    "settings", [{"max_length": 64}, {"chat_template": "chatml"}, {"token_budget": 64}, {"dtype": "bfloat16"}]
+    "settings",
+    [
+        {"max_length": 64},
+        {"chat_template": "chatml"},
+        {"token_budget": 64},
+        {"dtype": "bfloat16"},
+        {"gradients": "float16"},
+        {"gradients": "none"},
+    ],
 )
 def test_a_setting_that_needs_an_extraction_is_refused_by_name(
     parent: Path, tmp_path: Path, settings: dict[str, Any]

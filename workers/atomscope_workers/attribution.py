@@ -36,6 +36,7 @@ from atomscope_workers.pipeline.vectors import EXPONENTS
 from atomscope_workers.query import AuditFiles, measure_query, tokenize_query
 from atomscope_workers.stages.arrays import load_curvature
 from atomscope_workers.stages.gradient_file import GradientShards
+from atomscope_workers.stages.retention import require_kept
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,16 @@ class _Dictionary:
 def attribute(files: AuditFiles, query: AttributionQuery) -> AttributionResult:
     """Trace a query to atoms, behaviours and documents.
 
-    Raises `InvalidInput`: `old_bundle` and `gradients_missing` where the bundle lacks what is needed, and
-    what `tokenize_query` and `measure_query` raise. The model is loaded after everything that is cheap.
+    Raises `InvalidInput`: `old_bundle`, `gradients_not_kept` and `gradients_missing` where the bundle lacks
+    what is needed, and what `tokenize_query` and `measure_query` raise. The model is loaded after everything
+    that is cheap.
     """
     plan: Plan = _decode(files, layout.PLAN, Plan)
     total = len(plan.shards) + 2 if query.exact else 2
     files.progress(0, total, "steps")
     dictionary = _dictionary(files)
     if query.exact:
+        require_kept(files.spec.config, "`exact`")
         _check_gradients(files, plan)
     tokens = tokenize_query(files, plan, query)
     measured = measure_query(files, plan, tokens.document)
@@ -204,7 +207,8 @@ def _check_gradients(files: AuditFiles, plan: Plan) -> None:
     if missing:
         raise InvalidInput(
             "gradients_missing",
-            f"{missing[0]} is not in the bundle: without gradients, documents are ranked by codes alone",
+            f"{missing[0]} is not there: it has expired, or was left out of a copy. Without gradients, "
+            "documents are ranked by codes alone",
         )
 
 

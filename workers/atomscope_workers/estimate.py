@@ -8,7 +8,7 @@ from the shapes alone. Nothing is left behind.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,11 +31,13 @@ from atomscope_workers.pipeline.dictionary import dictionary_size, fit
 from atomscope_workers.pipeline.factors import FactorSums
 from atomscope_workers.pipeline.gradients import document_losses, gradient_pass
 from atomscope_workers.pipeline.minibatch import BATCH, learner
-from atomscope_workers.pipeline.plan import loss_sample
+from atomscope_workers.pipeline.plan import loss_sample, padded_tokens, padding_facts
 from atomscope_workers.pipeline.span import unit_rows
+from atomscope_workers.pipeline.storage import DTYPES, GradientDtype, gradient_bytes
 from atomscope_workers.stages import validate
 from atomscope_workers.stages.context import StageContext
-from atomscope_workers.stages.inputs import lora_model, read_plan
+from atomscope_workers.stages.inputs import lora_model, plan_gradient_dtype, read_plan
+from atomscope_workers.stages.retention import keeps_gradients
 from atomscope_workers.stages.rows import ROWS
 from atomscope_workers.stages.space import Space, space_of
 
@@ -62,6 +64,9 @@ class Shapes:
     components: int
     space: Space = "components"
     sketch_columns: int = 0
+    gradients: GradientDtype = "float32"
+    """In what they are stored."""
+    keeps_gradients: bool = True
 
     @property
     def gradient(self) -> int:
@@ -128,11 +133,18 @@ def estimate_audit(spec: AuditSpec, context: Callable[[AuditSpec, Path], StageCo
         components=spec.config.components,
         space=space_of(spec.config, plan.n_documents),
         sketch_columns=spec.config.sketch_columns,
+        gradients=plan_gradient_dtype(plan),
+        keeps_gradients=keeps_gradients(spec.config),
     )
+    lengths = {row: len(item.input_ids) for row, item in tokens.items()}
     seconds = {
         "validate": validated,
-        "extract": loading + _extract_seconds(plan, tokens, probe),
+        "extract": loading + _extract_seconds(plan, lengths, probe),
         **_later_seconds(shapes, spec.config, lora.device),
+    }
+    by_setting = {
+        dtype: gradient_bytes(dtype, shapes.documents, shapes.gradient, len(shapes.parameters))
+        for dtype in DTYPES
     }
     files = bundle_bytes(shapes) | {"documents": rows_bytes, "adapter": adapter_bytes}
     return Estimate(
@@ -140,12 +152,17 @@ def estimate_audit(spec: AuditSpec, context: Callable[[AuditSpec, Path], StageCo
         tokens=plan.n_tokens,
         shards=len(plan.shards),
         seconds=sum(seconds.values()),
-        memory_bytes=_peak_bytes(shapes, plan, tokens, probe),
+        memory_bytes=_peak_bytes(shapes, plan, lengths, probe),
         bundle_bytes=sum(files.values()),
         details={
             "device": plan.device_kind,
             "compute_dtype": plan.compute_dtype,
+            "gradients": shapes.gradients if shapes.keeps_gradients else "none",
             "gradient_bytes": files["gradients"],
+            "gradient_bytes_by_setting": {**by_setting, "none": 0},
+            # Of a run on one machine; in the service, of the extraction: removed at the end under `none`.
+            "gradient_bytes_while_running": by_setting[shapes.gradients],
+            "padding": round(padding_facts(plan, lengths)["share"], 4),
             "seconds_by_stage": {stage: round(value, 1) for stage, value in seconds.items()},
         },
     )
@@ -180,7 +197,10 @@ def bundle_bytes(shapes: Shapes) -> dict[str, int]:
     bases = sum(size * size * 4 + size * 8 for size in shapes.bases)
     lambdas = 8 * shapes.gradient
     return {
-        "gradients": 4 * shapes.documents * shapes.gradient,
+        "gradients": gradient_bytes(
+            shapes.gradients, shapes.documents, shapes.gradient, len(shapes.parameters)
+        )
+        * shapes.keeps_gradients,
         "projected": 4 * shapes.documents * shapes.whitened,
         "curvature": bases + lambdas + shapes.kept * (16 + 8),
         "dictionary": 4 * shapes.atoms * (shapes.kept or shapes.documents),
@@ -197,13 +217,9 @@ def _probe_batch(plan: Plan, tokens: dict[int, TokenizedDocument]) -> list[Token
     return by_length[max(0, middle + 1 - count) : middle + 1]
 
 
-def _padded(batches: list[list[int]], tokens: dict[int, TokenizedDocument]) -> int:
-    return sum(len(batch) * max(len(tokens[row].input_ids) for row in batch) for batch in batches)
-
-
-def _extract_seconds(plan: Plan, tokens: dict[int, TokenizedDocument], probe: ModelProbe) -> float:
-    gradients = sum(_padded(shard.micro_batches, tokens) for shard in plan.shards)
-    losses = sum(_padded(loss_sample(shard), tokens) for shard in plan.shards)
+def _extract_seconds(plan: Plan, lengths: Mapping[int, int], probe: ModelProbe) -> float:
+    gradients = sum(padded_tokens(shard.micro_batches, lengths) for shard in plan.shards)
+    losses = sum(padded_tokens(loss_sample(shard), lengths) for shard in plan.shards)
     return gradients * probe.gradient_seconds + losses * probe.loss_seconds
 
 
@@ -277,9 +293,9 @@ def _fit_seconds(shapes: Shapes, config: AuditConfig) -> float:
     return step * MINIBATCH_STEPS + _timed(code) * shapes.documents / rows
 
 
-def _peak_bytes(shapes: Shapes, plan: Plan, tokens: dict[int, TokenizedDocument], probe: ModelProbe) -> int:
+def _peak_bytes(shapes: Shapes, plan: Plan, lengths: Mapping[int, int], probe: ModelProbe) -> int:
     """The largest of what extraction, curvature and the dictionary hold."""
-    widest = max(_padded([batch], tokens) for shard in plan.shards for batch in shard.micro_batches)
+    widest = max(padded_tokens([batch], lengths) for shard in plan.shards for batch in shard.micro_batches)
     most = max(len(batch) for shard in plan.shards for batch in shard.micro_batches)
     sums = 8 * sum(size * size for size in shapes.bases)
     extract = probe.activations * widest + 4 * most * shapes.gradient + sums

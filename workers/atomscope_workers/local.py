@@ -32,6 +32,7 @@ from atomscope_workers.opened_audit import OnSteps, OpenedAudit
 from atomscope_workers.stages.assemble import assemble_bundle
 from atomscope_workers.stages.context import KnownShard, Parent, UnitResult
 from atomscope_workers.stages.registry import STAGE_FUNCTIONS
+from atomscope_workers.stages.retention import keeps_gradients
 from atomscope_workers.stages.versions import software_versions
 from atomscope_workers.work_folder import FILES, UNITS, claim, held, is_work_of, work_folder
 
@@ -164,7 +165,14 @@ def _audit(spec: AuditSpec, work: Path, out: Path, on_progress: OnProgress) -> N
     files = LocalStore(work / FILES)
     sources = {item.key: f"{FILES}/{item.key}" for item in files.list("")}
     named = spec.parent.audit_id if isinstance(spec.parent, ParentRef) else None
-    assemble_bundle(LocalStore(work), sources, "bundle/", spec.audit_id, parent=named)
+    assemble_bundle(
+        LocalStore(work),
+        sources,
+        "bundle/",
+        spec.audit_id,
+        keeps_gradients=keeps_gradients(spec.config),
+        parent=named,
+    )
     if out.exists():
         out.rmdir()  # empty, or `_holds` had refused it
     (work / "bundle").rename(out)

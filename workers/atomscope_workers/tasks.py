@@ -42,6 +42,7 @@ from atomscope_workers.jobs import run_job_order
 from atomscope_workers.pulse import UNREACHED, Pulse, job_lease, unit_lease
 from atomscope_workers.stages.assemble import assemble_bundle
 from atomscope_workers.stages.context import StageFunction, Stopped
+from atomscope_workers.stages.retention import keeps_gradients
 
 logger = logging.getLogger(__name__)
 
@@ -193,6 +194,7 @@ def _run(
                 ctx.sources() | ctx.own_sources(),
                 prefix,
                 order.audit_id,
+                keeps_gradients=keeps_gradients(ctx.spec.config),
                 parent=parent.audit_id if isinstance(parent, ParentRef) else None,
                 shared=ctx.shared(),
             )

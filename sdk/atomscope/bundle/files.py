@@ -48,6 +48,10 @@ class BundleFiles:
         """Whether `path` is listed and in the store."""
         return path in self._entries and self._store.exists(self.key(path))
 
+    def expired(self, path: str) -> bool:
+        """Whether `path` is listed, lies where bundles share it, and is no longer there: no damage."""
+        return path in (self.manifest.shared or {}) and not self.holds(path)
+
     def key(self, path: str) -> str:
         """The key of a file's content: in the bundle, or where several bundles of a project share it."""
         own = f"{self._prefix}{path}"
@@ -75,6 +79,9 @@ class BundleFiles:
                 raise FileNotFoundError(local)
             size = local.stat().st_size
         except (ObjectNotFound, FileNotFoundError, NotADirectoryError) as error:
+            if path in (self.manifest.shared or {}):
+                detail = "it has expired, or was left out of this copy"
+                raise BundleError(f"{path} is no longer there: {detail}") from error
             raise BundleError(f"{path} is missing from the bundle") from error
         if size != entry.size:
             raise BundleError(f"{path} is damaged: {size} bytes where the manifest says {entry.size}")
@@ -89,9 +96,15 @@ class BundleFiles:
         if self._fetched is not None:
             (self._fetched / path).unlink(missing_ok=True)
 
-    def verify(self) -> None:
-        """Read every file of the manifest, compare sizes and SHA-256, and look for files it does not list."""
-        faults = [fault for entry in self.manifest.files if (fault := self._fault(entry)) is not None]
+    def verify(self) -> list[str]:
+        """Read every file of the manifest, compare sizes and SHA-256, and look for files it does not list.
+
+        Gives the paths of what is no longer there because it has expired, or was left out of a copy: what
+        bundles share may be, without damage to them.
+        """
+        expired = [path for path in self.manifest.shared or {} if self.expired(path)]
+        entries = [entry for entry in self.manifest.files if entry.path not in expired]
+        faults = [fault for entry in entries if (fault := self._fault(entry)) is not None]
         for item in self._store.list(self._prefix):
             path = item.key.removeprefix(self._prefix)
             if path not in self._entries and path != layout.MANIFEST:
@@ -99,6 +112,7 @@ class BundleFiles:
         if faults:
             more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
             raise BundleError(f"{'; '.join(faults[:_SHOWN])}{more}")
+        return sorted(expired)
 
     def _fault(self, entry: FileEntry) -> str | None:
         digest, size = hashlib.sha256(), 0

@@ -56,6 +56,13 @@ SHARDS = "work/shards.json"
 """Where each shard of the plan is stored, or is to be."""
 
 
+GRADIENTS = "gradients/"
+DOCUMENT = "document"
+"""Name in a gradient shard of the physical rows."""
+SCALE = "scale/"
+"""Before a parameter's name in a gradient shard of float16: what its rows are to be multiplied by."""
+
+
 def gradient_shard(index: int) -> str:
     """Bundle path of the per-document gradients of shard `index`."""
     return f"gradients/{index:04d}.safetensors"

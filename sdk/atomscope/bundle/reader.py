@@ -36,7 +36,7 @@ from atomscope.text import visible
 from atomscope.types.atoms import Atom, AuditReport, Behaviour, DocumentRecord
 from atomscope.types.bundle import Manifest, Plan
 from atomscope.types.hierarchy import Hierarchy
-from atomscope.types.resources import DocumentMatch
+from atomscope.types.resources import DocumentMatch, GradientsKept
 from atomscope.types.spec import AuditConfig, AuditSpec, VectorPower
 from atomscope.types.steering import Format, Unit
 
@@ -119,11 +119,28 @@ class Bundle:
         """The audited documents by physical row, rising; all of them, in memory."""
         return {record.document: record for record in read_documents(self._files.path(layout.DOCUMENTS))}
 
+    @cached_property
+    def _keeps_gradients(self) -> bool:
+        return layout.SPEC not in self._files or self.spec.config.gradients != "none"
+
+    @property
+    def gradients_kept(self) -> GradientsKept:
+        """`kept`; `none` where the audit kept none; `expired` where they are gone, as they may be."""
+        if not self._keeps_gradients:
+            return "none"
+        # One of each extraction: these go as a whole.
+        one = {key.split("/")[3]: path for path, key in (self.manifest.shared or {}).items()}
+        return "expired" if any(self._files.expired(path) for path in one.values()) else "kept"
+
     def gradients(self) -> Iterator[dict[str, NDArray[Any]]]:
         """Gradient shards in order: `document` int64 (rows,) and one tensor a parameter, (rows, *shape).
 
-        The arrays are read-only views of one shard's file, which is not kept when it had to be fetched.
+        Of float32, the arrays are read-only views of one shard's file, which is not kept when it had to be
+        fetched; what is stored in 16 bits is widened to float32. Raises `BundleError` where the audit kept no
+        gradients, or they have expired.
         """
+        if not self._keeps_gradients:
+            raise BundleError("the bundle holds no gradients: the audit was made with `gradients: none`")
         for shard in self.plan.shards:
             path = layout.gradient_shard(shard.index)
             tensors = self._tensors(path, integers=True)
@@ -133,7 +150,7 @@ class Bundle:
             if any(tensor.shape[:1] != rows.shape for tensor in tensors.values()):
                 raise BundleError(f"{path} does not hold one row a document")
             self._files.forget(path)
-            yield tensors
+            yield _widened(tensors, path)
 
     def vector(self, atom: int) -> dict[str, NDArray[np.float32]]:
         """Steering vector of the atom of that index: float32, named and shaped as the LoRA parameters.
@@ -243,12 +260,13 @@ class Bundle:
         """Remove the copy that `file(path)` fetched; a folder's own file is left alone."""
         self._files.forget(path)
 
-    def verify(self) -> None:
+    def verify(self) -> list[str]:
         """Read every file and compare its SHA-256; raises `BundleError` naming those that differ.
 
-        A file beside them that the manifest does not list is named too.
+        A file beside them that the manifest does not list is named too. Gives the paths of the gradients that
+        have expired, or were left out of a copy of a service's bundle.
         """
-        self._files.verify()
+        return self._files.verify()
 
     def _records(self, rows: list[int]) -> Mapping[int, DocumentRecord]:
         """The records of some documents, from memory when all are there already."""
@@ -262,6 +280,24 @@ class Bundle:
             return read_tensors(self._files.path(path), integers=integers)
         except SteeringError as error:
             raise BundleError(f"{path} is damaged: {error}") from error
+
+
+def _widened(tensors: dict[str, NDArray[Any]], path: str) -> dict[str, NDArray[Any]]:
+    """The gradients of a shard as they are, those of 16 bits as float32, by their scales if they have any."""
+    found: dict[str, NDArray[Any]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(layout.SCALE):
+            continue
+        if tensor.dtype.itemsize != 2:
+            found[name] = tensor
+            continue
+        found[name] = tensor.astype(np.float32)
+        if tensor.dtype == np.float16:
+            scale = tensors.get(layout.SCALE + name)
+            if scale is None or scale.shape != tensor.shape[:1]:
+                raise BundleError(f"{path} does not hold a scale for each row of {visible(name)}")
+            found[name] *= scale.reshape(-1, *[1] * (tensor.ndim - 1))
+    return found
 
 
 class BundleAtom(AtomAttributes):

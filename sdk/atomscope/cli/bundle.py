@@ -35,6 +35,7 @@ def _show(args: Namespace, output: Output) -> int:
             f"(of {report.n_loss_documents} documents)",
         ),
         ("dictionary", _fitted(report.details.get("dictionary"))),
+        ("gradients", bundle.gradients_kept),
         ("files", f"{len(manifest.files)}, {size_text(sum(entry.size for entry in manifest.files))}"),
         *(("warning", warning) for warning in report.warnings),
     ]
@@ -57,9 +58,11 @@ def _fitted(facts: Any) -> str | None:  # noqa: ANN401  (free-form in the report
 
 def _verify(args: Namespace, output: Output) -> int:
     bundle = open_bundle(args.bundle)
-    bundle.verify()
-    count = len(bundle.manifest.files)
+    expired = bundle.verify()
+    count = len(bundle.manifest.files) - len(expired)
+    gone = f"; {len(expired)} of gradients are no longer there" if expired else ""
     output.result(
-        {"audit": bundle.manifest.audit_id, "files": count, "intact": True}, f"{count} files, all intact"
+        {"audit": bundle.manifest.audit_id, "files": count, "intact": True, "expired": expired},
+        f"{count} files, all intact{gone}",
     )
     return EXIT_DONE

@@ -74,3 +74,5 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     """`float32` or `bfloat16`: `auto` was resolved on the machine that made the plan."""
     device_kind: str
     """`cpu` or `cuda`."""
+    gradient_dtype: str = "float32"
+    """`float32`, `bfloat16` or `float16`: in what the shards hold gradients, `auto` resolved."""

@@ -15,6 +15,7 @@ EXTRACTION_SETTINGS = (
     "on_bad_row",
     "chat_template",
     "dtype",
+    "gradients",
     "token_budget",
     "shard_documents",
 )

@@ -14,6 +14,7 @@ Preconditioner = Literal["ekfac-full", "ekfac", "kfac"]
 Solver = Literal["torch", "sklearn"]
 Codes = Literal["nonnegative", "signed"]
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
+StoredGradients = Literal["auto", "float32", "bfloat16", "float16", "none"]
 OnBadRow = Literal["fail", "skip"]
 VectorPower = Literal["+1/2", "0", "-1/2"]
 ChatTemplate = Annotated[
@@ -39,7 +40,12 @@ class AuditConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """What renders conversations: `tokenizer`, the base model's own; `chatml`, `llama3`, `gemma`, `zephyr` or
     `alpaca`; or a Jinja template as text. It must be the one that the adapter was trained with."""
     dtype: ComputeDtype = "auto"
-    """Dtype of the model pass; `auto` is bfloat16 where the hardware has it. Gradients are float32."""
+    """Dtype of the model pass; `auto` is bfloat16 where the hardware has it. Arithmetic on gradients is
+    float32."""
+    gradients: StoredGradients = "auto"
+    """How gradients are kept: in numbers of this dtype, float16 with a scale a document and parameter; or,
+    under `none`, not past the audit's end: it has no refits, no `exact` attribution, and no later audit takes
+    its shards. `auto` is float32 up to 2^31 numbers in all (8 GiB), float16 past that."""
     token_budget: PositiveInt = 2048
     """Tokens of one micro-batch, padding included; a longer document is a micro-batch alone."""
     shard_documents: PositiveInt = 256

@@ -11,12 +11,14 @@ from typing import Any, cast
 import ml_dtypes
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 import atomscope
 from atomscope.bundle import Bundle, Coefficients, layout, write_coefficients
 from atomscope.errors import SteeringError
 from atomscope.result_folder import BUNDLE_FILES
+from atomscope.steering.tensors import write_tensors
 from atomscope.store import LocalStore
 from tests.sdk.bundle import golden_bundle as made
 from tests.sdk.bundle.golden_bundle import GOLDEN
@@ -129,6 +131,35 @@ def test_a_tree_that_is_none_is_damage(copied: Path) -> None:
     (copied / layout.HIERARCHY).write_text(json.dumps(tree | {"atoms": [1, 1]}))
     with pytest.raises(atomscope.BundleError, match=r"hierarchy\.json is damaged: an atom is listed twice"):
         _ = relist(copied).hierarchy
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_gradients_of_sixteen_bits_are_read_as_float32(copied: Path, kind: str) -> None:
+    path = copied / layout.gradient_shard(0)
+    tensors = load_file(path)
+    wanted = {name: value.astype(np.float32) for name, value in tensors.items() if name != "document"}
+    stored: dict[str, NDArray[Any]] = {"document": tensors["document"]}
+    for name, value in wanted.items():
+        if kind == "bfloat16":
+            stored[name] = value.astype(ml_dtypes.bfloat16)
+        else:
+            stored[name] = (value / 4).astype(np.float16)
+            stored[f"scale/{name}"] = np.full(len(value), 4, np.float32)
+    write_tensors(stored, path)
+    found = next(relist(copied).gradients())
+    assert found.keys() == {"document", *wanted}
+    for name, value in wanted.items():
+        assert found[name].dtype == np.float32
+        np.testing.assert_allclose(found[name], value, rtol=2**-8)
+
+
+def test_float16_without_its_scale_is_damage(copied: Path) -> None:
+    path = copied / layout.gradient_shard(0)
+    tensors = load_file(path)
+    half = {name: value.astype(np.float16) for name, value in tensors.items() if name != "document"}
+    write_tensors({"document": tensors["document"], **half}, path)
+    with pytest.raises(atomscope.BundleError, match="does not hold a scale for each row"):
+        next(relist(copied).gradients())
 
 
 def _shuffled(folder: Path) -> None:

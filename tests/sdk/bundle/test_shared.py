@@ -47,17 +47,29 @@ def test_a_shared_file_is_read_where_it_lies(store: LocalStore, tmp_path: Path) 
 def test_in_a_copy_it_is_in_place_or_missing(store: LocalStore, tmp_path: Path) -> None:
     copy = shutil.copytree(tmp_path / "store" / PREFIX, tmp_path / "copy")
     assert not atomscope.open(copy).holds(PATH)
-    with pytest.raises(BundleError, match=r"gradients/0000.safetensors is missing"):
-        atomscope.open(copy).verify()
+    assert atomscope.open(copy).verify() == [PATH]
+    with pytest.raises(BundleError, match=r"gradients/0000.safetensors is no longer there: it has expired"):
+        atomscope.open(copy).file(PATH)
     (copy / PATH).parent.mkdir()
     (copy / PATH).write_bytes(CONTENT)
-    atomscope.open(copy).verify()
+    assert atomscope.open(copy).verify() == []
+    (copy / PATH).write_bytes(CONTENT[::-1])
+    with pytest.raises(BundleError, match="its SHA-256 is not"):
+        atomscope.open(copy).verify()
 
 
-def test_once_expired_it_is_missing_and_the_rest_is_read(store: LocalStore, tmp_path: Path) -> None:
-    store.delete(KEY)
+def test_once_expired_it_is_no_damage_and_the_rest_is_still_checked(store: LocalStore) -> None:
     bundle = Bundle(store, PREFIX)
+    assert (bundle.gradients_kept, bundle.verify()) == ("kept", [])
+    store.delete(KEY)
     assert (bundle.holds(PATH), bundle.holds(layout.PLAN)) == (False, True)
+    assert (bundle.gradients_kept, bundle.verify()) == ("expired", [PATH])
+    store.put_bytes(f"{PREFIX}{layout.PLAN}", b"[]")
+    with pytest.raises(BundleError, match=r"plan.json is damaged"):
+        bundle.verify()
+    store.delete(f"{PREFIX}{layout.PLAN}")
+    with pytest.raises(BundleError, match=r"plan.json is missing"):
+        bundle.verify()
 
 
 @pytest.mark.parametrize(

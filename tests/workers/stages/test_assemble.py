@@ -38,6 +38,17 @@ def test_a_bundle_holds_its_sources_and_the_schemas(store: LocalStore) -> None:
     }
 
 
+def test_gradients_that_are_not_kept_stay_out(store: LocalStore) -> None:
+    paths = (layout.gradient_shard(0), "gradients/0000.json")
+    for path in paths:
+        store.put_bytes(path, b"gradients")
+    sources = SOURCES | {path: path for path in paths}
+    manifest = assemble_bundle(store, sources, "bundle/", "aud_1", keeps_gradients=False)
+    assert not [entry for entry in manifest.files if entry.path.startswith(layout.GRADIENTS)]
+    kept = assemble_bundle(store, sources, "kept/", "aud_1")
+    assert {entry.path for entry in kept.files} >= set(paths)
+
+
 def test_a_source_that_is_gone_commits_nothing(store: LocalStore) -> None:
     store.delete(SOURCES[layout.vector(3)])
     with pytest.raises(StoreError, match="vectors"):

@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch
 
+from atomscope_workers.pipeline.storage import GradientDtype
 from atomscope_workers.stages.gradient_file import GradientShards, GradientWriter
 
 CPU = torch.device("cpu")
@@ -107,6 +109,36 @@ def test_a_row_never_written_is_zero(tmp_path: Path) -> None:
     for name, value in gradients.items():
         assert not stored[name][1].any()
         np.testing.assert_array_equal(stored[name][[0, 2]], value[[0, 2]])
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("bfloat16", 8), ("float16", 11)])
+def test_sixteen_bits_are_read_as_float32_within_their_precision(
+    tmp_path: Path, dtype: GradientDtype, bits: int
+) -> None:
+    gradients = _gradients(3, SHAPES)
+    gradients["a.lora_A.weight"] *= np.array([1e-12, 1.0, 1e9], dtype=np.float32)[:, None, None]
+    with GradientWriter(tmp_path / "shard", np.array([4, 7, 9]), SHAPES, dtype) as writer:
+        for rows in ([2], [0, 1]):
+            part = {name: torch.from_numpy(value[rows]) for name, value in gradients.items()}
+            writer.write([(4, 7, 9)[row] for row in rows], part)
+    stored = load_torch(tmp_path / "shard")
+    scales = {f"scale/{name}" for name in SHAPES} if dtype == "float16" else set[str]()
+    assert stored.keys() == {"document", *SHAPES, *scales}
+    assert {str(stored[name].dtype) for name in SHAPES} == {f"torch.{dtype}"}
+    shards = GradientShards([tmp_path / "shard"], CPU)
+    assert shards.names == sorted(SHAPES)
+    for name, value in gradients.items():
+        whole, some = shards.shard(0, name), shards.rows(name, np.array([0, 2]))
+        assert whole.dtype == some.dtype == torch.float32
+        assert torch.equal(whole[[0, 2]], some)
+        error = np.abs(whole.numpy() - value)
+        assert (error <= np.abs(value) * 2.0**-bits).all()
+        assert error.any()
+
+
+def test_a_parameter_named_as_a_scale_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no parameter may be named"):
+        GradientWriter(tmp_path / "shard", np.array([0]), {"scale/p": (1, 1)}, "float16")
 
 
 def test_lower_precision_is_widened_without_loss(tmp_path: Path) -> None:

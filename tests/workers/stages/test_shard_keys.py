@@ -10,6 +10,7 @@ import pytest
 
 from atomscope.types.spec import AuditConfig, AuditSpec
 from atomscope_workers.datasets.documents import TokenizedDocument
+from atomscope_workers.pipeline.storage import GradientDtype
 from atomscope_workers.stages import shard_keys
 from atomscope_workers.stages.context import KnownShard
 from atomscope_workers.stages.shard_keys import KnownRuns, extraction_context, extractions_of, shard_name
@@ -27,9 +28,15 @@ def tokens(ids: list[int] | None = None, mask: list[bool] | None = None) -> dict
     return found
 
 
-def name(spec: AuditSpec | None = None, dtype: str = "float32", device: str = "cpu", **changed: Any) -> str:
+def name(
+    spec: AuditSpec | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    stored: GradientDtype = "float32",
+    **changed: Any,
+) -> str:
     given: dict[str, Any] = {"documents": DOCUMENTS, "batches": BATCHES, "tokens": tokens()} | changed
-    return shard_name(extraction_context(spec or a_spec(), dtype, device), **given)
+    return shard_name(extraction_context(spec or a_spec(), dtype, device, stored), **given)
 
 
 def test_settings_of_the_fit_leave_it_as_it_is() -> None:
@@ -46,6 +53,8 @@ def test_whatever_decides_the_gradients_changes_it(monkeypatch: pytest.MonkeyPat
         name(_with(spec, "adapter")),
         name(dtype="bfloat16"),
         name(device="cuda"),
+        name(stored="bfloat16"),
+        name(stored="float16"),
         name(batches=[[3, 5]]),
         name(batches=[[3], [5]]),
         name(tokens=tokens(ids=[1, 3])),
@@ -53,7 +62,7 @@ def test_whatever_decides_the_gradients_changes_it(monkeypatch: pytest.MonkeyPat
         name(documents=[3], batches=[[3]]),
         name(documents=[5], batches=[[5]]),
     }
-    assert len(others) == 11
+    assert len(others) == 13
     assert name(_with(spec, "dataset")) == name()  # its content is in the documents
     monkeypatch.setattr(shard_keys, "software_versions", lambda: {"torch": "0.1"})
     assert name() not in others
@@ -66,7 +75,7 @@ def _with(spec: AuditSpec, field: str) -> AuditSpec:
 
 
 def test_known_shards_are_found_by_key_and_odd_names_passed_over() -> None:
-    context = extraction_context(a_spec(), "float32", "cpu")
+    context = extraction_context(a_spec(), "float32", "cpu", "float32")
     there = "projects/prj_1/extractions/aud_1/x/f1/"
     known = [KnownShard(name=name(), location=there), KnownShard(name="odd", location="elsewhere/")]
     runs = KnownRuns(context, tokens(), known)

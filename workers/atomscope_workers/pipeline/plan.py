@@ -7,7 +7,7 @@ shard runs the same batches in the same order and gets the same bits.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from atomscope.types.bundle import Plan, ShardPlan
@@ -36,6 +36,7 @@ def make_plan(
     shard_documents: int,
     compute_dtype: str,
     device_kind: str,
+    gradient_dtype: str = "float32",
     stored: StoredRuns | None = None,
 ) -> Plan:
     """Plan the documents whose tokens and target tokens are given by physical row.
@@ -97,6 +98,7 @@ def make_plan(
         shards=shards,
         compute_dtype=compute_dtype,
         device_kind=device_kind,
+        gradient_dtype=gradient_dtype,
     )
 
 
@@ -111,6 +113,17 @@ def micro_batches(documents: list[int], lengths: Mapping[int, int], token_budget
         batches[-1].append(row)
         room -= 1
     return batches
+
+
+def padded_tokens(batches: Iterable[Sequence[int]], lengths: Mapping[int, int]) -> int:
+    """Tokens that the model runs on for these micro-batches, padding included."""
+    return sum(len(batch) * max(lengths[row] for row in batch) for batch in batches)
+
+
+def padding_facts(plan: Plan, lengths: Mapping[int, int]) -> dict[str, float]:
+    """Tokens of the documents, tokens run on, and the share of these that is padding."""
+    padded = sum(padded_tokens(shard.micro_batches, lengths) for shard in plan.shards)
+    return {"tokens": plan.n_tokens, "padded_tokens": padded, "share": 1 - plan.n_tokens / padded}
 
 
 def loss_sample(shard: ShardPlan) -> list[list[int]]:

@@ -16,19 +16,21 @@ def assemble_bundle(
     target_prefix: str,
     audit_id: str,
     *,
+    keeps_gradients: bool = True,
     parent: str | None = None,
     shared: Mapping[str, FileEntry] | None = None,
 ) -> Manifest:
     """Copy every source into the bundle, add the JSON Schemas, then commit it by its manifest.
 
-    `sources` maps bundle paths to keys of the store; paths under `work/` are left out. `target_prefix` ends
-    in `/`. Sources whose entry is in `shared` stay where they are, and the manifest names their keys. Raises
-    `StoreError`; nothing is committed then, and the copies may be made again.
+    `sources` maps bundle paths to keys of the store; paths under `work/` are left out, and gradients unless
+    they are kept. `target_prefix` ends in `/`. Sources whose entry is in `shared` stay where they are, and
+    the manifest names their keys. Raises `StoreError`; nothing is committed then, and the copies may be made
+    again.
     """
     shared = shared or {}
     files: list[FileEntry] = []
     for path, key in sorted(sources.items()):
-        if path.startswith(layout.WORK):
+        if path.startswith(layout.WORK) or (path.startswith(layout.GRADIENTS) and not keeps_gradients):
             continue
         if path in shared:
             files.append(shared[path])

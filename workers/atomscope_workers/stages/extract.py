@@ -26,8 +26,9 @@ from atomscope_workers.stages.arrays import Losses, save_factors, save_losses
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.determinism import deterministic
 from atomscope_workers.stages.gradient_file import GradientWriter
-from atomscope_workers.stages.inputs import lora_model, read_plan, read_shards
+from atomscope_workers.stages.inputs import lora_model, plan_gradient_dtype, read_plan, read_shards
 from atomscope_workers.stages.refit import take_over_shard
+from atomscope_workers.stages.retention import keeps_gradients
 
 
 def run(ctx: StageContext) -> UnitResult:
@@ -39,7 +40,7 @@ def run(ctx: StageContext) -> UnitResult:
     shard = plan.shards[ctx.index]
     if ctx.parent is not None:
         return take_over_shard(ctx, ctx.parent, shard)
-    if read_shards(ctx)[ctx.index].location is not None:
+    if keeps_gradients(ctx.spec.config) and read_shards(ctx)[ctx.index].location is not None:
         return _as_stored(ctx, shard)
     total = len(shard.documents)
     ctx.progress(0, total, "documents")
@@ -47,6 +48,7 @@ def run(ctx: StageContext) -> UnitResult:
     lora = lora_model(ctx, plan)
     physical = np.array(shard.documents, dtype=np.int64)
     shapes = {parameter.name: parameter.shape for parameter in lora.parameters}
+    dtype = plan_gradient_dtype(plan)
     scratch = ctx.scratch / "gradients.safetensors"
     losses, base_losses, norms = np.zeros(total), np.full(total, np.nan), np.zeros(total)
     factors = FactorSums()
@@ -54,17 +56,17 @@ def run(ctx: StageContext) -> UnitResult:
     with (
         deterministic(lora.device),
         gradient_pass(lora, factors) as differentiate,
-        GradientWriter(scratch, physical, shapes) as gradients,
+        GradientWriter(scratch, physical, shapes, dtype) as gradients,
     ):
         for documents in shard.micro_batches:
             ctx.checkpoint()
             batch = collate([tokens[document] for document in documents], lora.device)
             rows = np.searchsorted(physical, documents)
             found = differentiate(batch)
-            gradients.write(documents, found.gradients)
             losses[rows] = _numpy(found.losses)
             norms[rows] = _numpy(gradient_norms(found.gradients))
             _check_finite(documents, losses[rows], norms[rows])
+            gradients.write(documents, found.gradients)
             done += len(documents)
             ctx.progress(done, total, "documents")
         for documents in loss_sample(shard):
@@ -75,7 +77,7 @@ def run(ctx: StageContext) -> UnitResult:
             base_losses[rows] = _numpy(found)
             _check_finite(documents, base_losses[rows])
     ctx.write(layout.gradient_shard(ctx.index), scratch)
-    facts = {"documents": total, "dtype": "float32", "shapes": shapes}
+    facts = {"documents": total, "dtype": dtype, "shapes": shapes}
     ctx.write_bytes(layout.shard_facts(ctx.index), msgspec.json.encode(facts))
     _write_facts(ctx, facts)
     scratch = ctx.scratch / "losses.safetensors"

@@ -1,6 +1,7 @@
 """A gradient shard, written as its micro-batches come and read by parameter and row.
 
-The file is safetensors: `document` (int64) and one float32 tensor a LoRA parameter. Its shapes are known
+The file is safetensors: `document` (int64) and one tensor a LoRA parameter in float32, bfloat16 or float16;
+beside float16, `scale/<parameter>` (float32, rows), by which a row is to be multiplied. Its shapes are known
 before the first pass, so it is laid out at once and rows go to their places through a memory map: a worker
 holds one micro-batch of gradients, not a shard of them.
 """
@@ -19,7 +20,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-DOCUMENT = "document"
+from atomscope.bundle.layout import DOCUMENT, SCALE
+from atomscope_workers.pipeline.storage import DTYPES, GradientDtype, from_half, to_half
+
+_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _ALIGN = 8
 """Bytes to which safetensors pads its header."""
 
@@ -28,23 +32,36 @@ class GradientWriter:
     """A shard being written; a context manager that flushes on leaving. A row never written is zero."""
 
     def __init__(
-        self, path: Path, documents: NDArray[np.int64], shapes: Mapping[str, tuple[int, int]]
+        self,
+        path: Path,
+        documents: NDArray[np.int64],
+        shapes: Mapping[str, tuple[int, int]],
+        dtype: GradientDtype = "float32",
     ) -> None:
-        """Lay out the file for `documents`, physical rows that rise, and parameters of (d_out, d_in)."""
+        """Lay out the file for `documents`, physical rows that rise, and parameters of (d_out, d_in).
+
+        Raises `ValueError` where documents do not rise, or a parameter has the name of another tensor.
+        """
         if len(documents) > 1 and not (np.diff(documents) > 0).all():
             raise ValueError("the documents of a shard must rise")
+        if any(name == DOCUMENT or name.startswith(SCALE) for name in shapes):
+            raise ValueError(f"no parameter may be named {DOCUMENT!r}, or begin with {SCALE!r}")
         self._documents = documents
+        self._dtype: GradientDtype = dtype
         rows = len(documents)
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        places: dict[str, tuple[int, tuple[int, ...]]] = {}
+        places: dict[str, tuple[int, int, np.dtype[Any], tuple[int, ...]]] = {}
         end = 0
-        for name, dtype, shape in (
-            (DOCUMENT, "I64", (rows,)),
-            *((name, "F32", (rows, *shapes[name])) for name in sorted(shapes)),
+        # The widest first, so that each tensor lies at a multiple of its item's size.
+        scales = sorted(shapes) if dtype == "float16" else []
+        for name, kind, item, shape in (
+            (DOCUMENT, "I64", np.dtype(np.int64), (rows,)),
+            *((SCALE + name, "F32", np.dtype(np.float32), (rows,)) for name in scales),
+            *((name, _NAMES[dtype], _memory(dtype), (rows, *shapes[name])) for name in sorted(shapes)),
         ):
-            start, end = end, end + int(np.prod(shape)) * (8 if dtype == "I64" else 4)
-            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
-            places[name] = (start, shape)
+            start, end = end, end + int(np.prod(shape)) * item.itemsize
+            header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
+            places[name] = (start, end, item, shape)
         encoded = json.dumps(header, separators=(",", ":")).encode()
         encoded += b" " * (-len(encoded) % _ALIGN)
         begin = 8 + len(encoded)
@@ -53,27 +70,34 @@ class GradientWriter:
             file.truncate(begin + end)
         self._map = np.memmap(path, dtype=np.uint8, mode="r+", offset=begin, shape=(end,))
         self._map[: 8 * rows] = documents.view(np.uint8)
-        self._tensors: dict[str, NDArray[np.float32]] = {
-            name: self._map[start : start + 4 * int(np.prod(shape))].view(np.float32).reshape(shape)
-            for name, (start, shape) in places.items()
+        self._tensors: dict[str, NDArray[Any]] = {
+            name: self._map[start:end].view(item).reshape(shape)
+            for name, (start, end, item, shape) in places.items()
             if name != DOCUMENT
         }
+        self._shapes = dict(shapes)
 
     def write(self, documents: Sequence[int], gradients: Mapping[str, torch.Tensor]) -> None:
         """Put the gradients (len(documents), d_out, d_in) of these physical rows in their places.
 
         Raises `KeyError` when a parameter is missing or unknown, or a row is not the shard's.
         """
-        if gradients.keys() != self._tensors.keys():
-            raise KeyError(
-                f"not the shard's parameters: {sorted(gradients.keys() ^ self._tensors.keys())[:3]}"
-            )
+        if gradients.keys() != self._shapes.keys():
+            wrong = sorted(gradients.keys() ^ self._shapes.keys())
+            raise KeyError(f"not the shard's parameters: {wrong[:3]}")
         physical = np.array(documents, dtype=np.int64)
         if not np.isin(physical, self._documents).all():
             raise KeyError(f"not all of {documents} are documents of the shard")
         rows = np.searchsorted(self._documents, physical)
         for name, tensor in gradients.items():
-            self._tensors[name][rows] = tensor.float().cpu().numpy()
+            values = tensor.float()
+            if self._dtype == "float16":
+                values, scale = to_half(values)
+                self._tensors[SCALE + name][rows] = scale.cpu().numpy()
+            stored = values.to(DTYPES[self._dtype]).cpu()
+            if self._dtype != "float32":
+                stored = stored.view(torch.int16)
+            self._tensors[name][rows] = stored.numpy()
 
     def __enter__(self) -> Self:
         return self
@@ -86,6 +110,11 @@ class GradientWriter:
         del self._map
 
 
+def _memory(dtype: GradientDtype) -> np.dtype[Any]:
+    """The type as which the file's memory is written: numpy has no bfloat16, so two bytes are two bytes."""
+    return np.dtype(np.float32 if dtype == "float32" else np.int16)
+
+
 class GradientShards:
     """Per-document gradients of every shard, read by parameter and position, one parameter at a time."""
 
@@ -96,12 +125,14 @@ class GradientShards:
         self.sizes: list[int] = [file.get_slice(DOCUMENT).get_shape()[0] for file in self._files]
         """Documents of each shard."""
         self._starts = np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
-        self.names: list[str] = sorted(set(self._files[0].keys()) - {DOCUMENT})
+        self.names: list[str] = sorted(
+            name for name in set(self._files[0].keys()) if name != DOCUMENT and not name.startswith(SCALE)
+        )
 
     def shard(self, index: int, name: str) -> torch.Tensor:
         """float32 (rows, d_out, d_in) of one shard."""
-        tensor: torch.Tensor = self._files[index].get_tensor(name)
-        return tensor.to(self._device)
+        file = self._files[index]
+        return self._widened(file, name, file.get_tensor(name))
 
     def rows(self, name: str, positions: NDArray[np.int64]) -> torch.Tensor:
         """float32 (len(positions), d_out, d_in); positions rise and count documents over all shards."""
@@ -110,9 +141,23 @@ class GradientShards:
             start, stop = self._starts[index], self._starts[index + 1]
             local = positions[(positions >= start) & (positions < stop)] - start
             if len(local):
-                tensor: torch.Tensor = file.get_tensor(name)
-                parts.append(tensor[torch.from_numpy(local)])
+                wanted = torch.from_numpy(local)
+                parts.append(self._widened(file, name, file.get_tensor(name)[wanted], wanted))
         if not parts:
             shape = self._files[0].get_slice(name).get_shape()[1:]
             return torch.zeros((0, *shape), device=self._device)
-        return torch.cat(parts).to(self._device)
+        return torch.cat(parts)
+
+    def _widened(
+        self,
+        file: Any,  # noqa: ANN401  (safetensors is untyped)
+        name: str,
+        rows: torch.Tensor,
+        wanted: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """float32 on the device of rows as they are stored, `wanted` among those of the file."""
+        rows = rows.to(self._device)
+        if rows.dtype != torch.float16:
+            return rows.float()
+        scale: torch.Tensor = file.get_tensor(SCALE + name)
+        return from_half(rows, (scale if wanted is None else scale[wanted]).to(self._device))

@@ -14,6 +14,7 @@ from atomscope.types.spec import AuditSpec
 from atomscope_workers.models.device import choose_device
 from atomscope_workers.models.load import load_lora_model
 from atomscope_workers.models.lora import LoraModel
+from atomscope_workers.pipeline.storage import DTYPES, GradientDtype
 from atomscope_workers.stages.context import StageContext
 from atomscope_workers.stages.gradient_file import GradientShards
 from atomscope_workers.stages.rows import ROWS, StoredRow
@@ -29,7 +30,7 @@ def read_plan(ctx: StageContext) -> Plan:
 
 
 def read_shards(ctx: StageContext) -> list[StoredShard]:
-    """Where each shard of the plan is stored, or is to be."""
+    """Where each shard of the plan is stored, or is to be; none of an audit that keeps no gradients."""
     return msgspec.json.decode(ctx.read(layout.SHARDS).read_bytes(), type=list[StoredShard])
 
 
@@ -44,6 +45,14 @@ def gradient_shards(ctx: StageContext, device: torch.device) -> GradientShards:
     """Every gradient, given on `device`."""
     paths = [ctx.read(layout.gradient_shard(index)) for index in range(ctx.shards)]
     return GradientShards(paths, device)
+
+
+def plan_gradient_dtype(plan: Plan) -> GradientDtype:
+    """In what the plan's shards hold gradients; raises `ValueError` for what this version does not know."""
+    for dtype in DTYPES:
+        if dtype == plan.gradient_dtype:
+            return dtype
+    raise ValueError(f"not a dtype of stored gradients: {plan.gradient_dtype!r}")
 
 
 def plan_device(plan: Plan) -> torch.device:

@@ -18,6 +18,7 @@ from atomscope_workers.models.device import choose_device
 from atomscope_workers.pipeline.plan import loss_sample
 from atomscope_workers.stages.arrays import Losses, save_losses
 from atomscope_workers.stages.context import Parent, StageContext, UnitResult
+from atomscope_workers.stages.retention import require_kept
 from atomscope_workers.stages.rows import ROWS, StoredRow
 from atomscope_workers.stages.versions import software_versions
 from atomscope_workers.stages.warned import keep, kept
@@ -33,11 +34,12 @@ _KEPT = (layout.BASE_CONFIG,)
 def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
     """`validate`: the parent's plan, documents and adapter, under the refit's own spec.
 
-    Raises `InvalidInput`: `old_bundle` where it was made before there were refits, `gradients_missing` where
-    they were not stored or have expired.
+    Raises `InvalidInput`: `old_bundle` where it was made before there were refits, `gradients_not_kept` and
+    `gradients_missing` where its gradients were not kept, or are gone.
     """
     if ctx.spec.config.labels:
         required_label_settings(os.environ)
+    require_kept(parent.spec.config, "a refit")
     for path in _NEEDED:
         if not parent.holds(path):
             raise InvalidInput(
@@ -50,8 +52,8 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
         if not parent.holds(path):
             raise InvalidInput(
                 "gradients_missing",
-                f"{path} is not in the bundle: its gradients were not stored, or have expired. "
-                "A whole audit extracts them again",
+                f"{path} is not there: it has expired, or was left out of a copy. "
+                "A whole audit extracts gradients again",
             )
     for path in (*_NEEDED[1:], *(path for path in _KEPT if parent.holds(path))):
         ctx.adopt(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -11,8 +12,10 @@ import numpy as np
 from atomscope.bundle import layout, write_documents
 from atomscope.types.atoms import Atom, AuditReport, Behaviour, DocumentRecord, DroppedDocument
 from atomscope_workers.datasets.documents import load_tokens
+from atomscope.types.bundle import Plan
 from atomscope_workers.pipeline.evidence import DISCOVERY_RATE
 from atomscope_workers.stages.arrays import load_losses
+from atomscope_workers.pipeline.plan import padding_facts
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.dictionary import FACTS
 from atomscope_workers.stages.evidence import MORE_LOSSES
@@ -20,6 +23,7 @@ from atomscope_workers.stages.inputs import read_plan, read_rows, read_shards
 from atomscope_workers.stages.project import SKETCH
 from atomscope_workers.stages.refit import DOCUMENT_WARNINGS
 from atomscope_workers.stages.warned import earlier, kept
+from atomscope_workers.stages.retention import gradient_facts
 
 DROPPED_LISTED = 1000
 FEW_DOCUMENTS = 100
@@ -89,15 +93,15 @@ def run(ctx: StageContext) -> UnitResult:
         warnings=[*earlier(ctx), *warnings],
         atoms=atoms,
         behaviours=[msgspec.structs.replace(item, documents=[]) for item in behaviours],
-        details=_details(ctx),
+        details=_details(ctx, plan, {record.document: record.n_tokens for record in records}),
     )
     ctx.write_bytes(layout.REPORT, msgspec.json.format(msgspec.json.encode(report), indent=1))
     ctx.progress(1, 1, "steps")
     return UnitResult(documents=plan.n_documents, summary={"warnings": warnings, "n_atoms": len(atoms)})
 
 
-def _details(ctx: StageContext) -> dict[str, Any]:
-    """How the fit went, and where documents were sketched, how well."""
+def _details(ctx: StageContext, plan: Plan, lengths: Mapping[int, int]) -> dict[str, Any]:
+    """How the fit went, how well documents were sketched, what was kept, and what padding cost."""
     found: dict[str, Any] = {"dictionary": msgspec.json.decode(ctx.read(FACTS).read_bytes())}
     if SKETCH in ctx.outputs():
         found["sketch"] = msgspec.json.decode(ctx.read(SKETCH).read_bytes())
@@ -105,8 +109,9 @@ def _details(ctx: StageContext) -> dict[str, Any]:
     if told in ctx.outputs():
         found[DOCUMENT_WARNINGS] = msgspec.json.decode(ctx.read(told).read_bytes())
     if layout.SHARDS in ctx.outputs():
-        plan, shards = read_plan(ctx), read_shards(ctx)
-        own = zip(plan.shards, shards, strict=True)
-        extracted = sum(len(shard.documents) for shard, stored in own if stored.location is None)
-        found["documents_extracted"] = 0 if ctx.parent is not None else extracted
+        stored = enumerate(read_shards(ctx))
+        taken = sum(len(plan.shards[index].documents) for index, at in stored if at.location is not None)
+        found["documents_extracted"] = 0 if ctx.parent is not None else plan.n_documents - taken
+    found["gradients"] = gradient_facts(ctx.spec.config, plan)
+    found["padding"] = padding_facts(plan, lengths)
     return found

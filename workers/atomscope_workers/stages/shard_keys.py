@@ -16,6 +16,7 @@ import numpy as np
 from atomscope.types.bundle import StoredShard
 from atomscope.types.spec import AuditSpec
 from atomscope_workers.datasets.documents import TokenizedDocument
+from atomscope_workers.pipeline.storage import GradientDtype
 from atomscope_workers.stages.context import KnownShard
 from atomscope_workers.stages.versions import software_versions
 
@@ -24,7 +25,9 @@ _VERSION = 1
 _NAME = re.compile(r"(\d{10})-(\d{6})-[0-9a-f]{64}")
 
 
-def extraction_context(spec: AuditSpec, compute_dtype: str, device_kind: str) -> bytes:
+def extraction_context(
+    spec: AuditSpec, compute_dtype: str, device_kind: str, gradient_dtype: GradientDtype
+) -> bytes:
     """What the shards of an audit have in common."""
     return msgspec.json.encode(
         [
@@ -33,6 +36,7 @@ def extraction_context(spec: AuditSpec, compute_dtype: str, device_kind: str) ->
             spec.adapter.sha256,
             compute_dtype,
             device_kind,
+            gradient_dtype,
             sorted(software_versions().items()),
         ]
     )

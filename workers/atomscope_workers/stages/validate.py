@@ -17,6 +17,7 @@ from atomscope.bundle import layout
 from atomscope.errors import InputProblem, NothingToAudit
 from atomscope.types.atoms import DroppedDocument
 from atomscope.types.spec import AuditSpec
+from atomscope.types.bundle import Plan, StoredShard
 from atomscope_workers.datasets.documents import TokenizedDocument, save_tokens
 from atomscope_workers.datasets.faults import RowFaults
 from atomscope_workers.datasets.reading import count_rows, read_rows
@@ -30,9 +31,11 @@ from atomscope_workers.models.device import choose_device, choose_dtype, dtype_n
 from atomscope_workers.models.load import attach_adapter, check_fit
 from atomscope_workers.pipeline.plan import make_plan
 from atomscope_workers.stages.context import StageContext, UnitResult
+from atomscope_workers.pipeline.storage import gradient_dtypes
 from atomscope_workers.stages.limits import check_vocabulary, length_limit
 from atomscope_workers.stages.refit import take_over
 from atomscope_workers.stages.rows import ROWS, StoredRow
+from atomscope_workers.stages.retention import keeps_gradients
 from atomscope_workers.stages.shard_keys import KnownRuns, extraction_context, extractions_of
 from atomscope_workers.stages.versions import software_versions
 from atomscope_workers.stages.warned import keep
@@ -73,19 +76,8 @@ def run(ctx: StageContext) -> UnitResult:
     dtype = choose_dtype(spec.config, device)
     attach_adapter(load_base(base, dtype=dtype, device=device), adapter, dtype=dtype, device=device)
     ctx.checkpoint()
-    context = extraction_context(spec, dtype_name(dtype), device.type)
-    stored = KnownRuns(context, {item.document: item for item in documents.kept}, ctx.known_shards())
-    plan = make_plan(
-        {item.document: len(item.input_ids) for item in documents.kept},
-        {item.document: int(item.target_mask.sum()) for item in documents.kept},
-        n_rows=documents.n_rows,
-        token_budget=spec.config.token_budget,
-        shard_documents=spec.config.shard_documents,
-        compute_dtype=dtype_name(dtype),
-        device_kind=device.type,
-        stored=stored,
-    )
-    shards = [stored.stored(shard.documents, shard.micro_batches) for shard in plan.shards]
+    parameters = sum(info.shape[0] * info.shape[1] for info in adapter.tensors.values())
+    plan, shards = _plan(ctx, documents, dtype_name(dtype), device.type, parameters)
     ctx.write_bytes(layout.SHARDS, msgspec.json.encode(shards))
     _write(ctx, base, adapter, documents)
     keep(ctx, documents.warnings)
@@ -101,7 +93,7 @@ def run(ctx: StageContext) -> UnitResult:
             "n_dropped": len(documents.dropped),
             "n_tokens": plan.n_tokens,
             "n_target_tokens": plan.n_target_tokens,
-            "n_parameters": sum(info.shape[0] * info.shape[1] for info in adapter.tensors.values()),
+            "n_parameters": parameters,
             "architecture": base.architecture,
             "device_kind": plan.device_kind,
             "compute_dtype": plan.compute_dtype,
@@ -110,6 +102,43 @@ def run(ctx: StageContext) -> UnitResult:
 
 
 def _read_documents(ctx: StageContext, base: CheckedBase) -> _Documents:
+def _plan(
+    ctx: StageContext, documents: _Documents, compute_dtype: str, device_kind: str, parameters: int
+) -> tuple[Plan, list[StoredShard]]:
+    """The plan, and where each of its shards is stored or is to be; no shard where gradients are not kept.
+
+    `auto` may find half of the documents or more stored in the dtype that it would not choose, as when a set
+    has grown past its bound: it takes that one, so that only what is new is extracted.
+    """
+    config = ctx.spec.config
+    keeps = keeps_gradients(config)
+    known = ctx.known_shards() if keeps else []
+    tokens = {item.document: item for item in documents.kept}
+    found: list[tuple[Plan, list[StoredShard]]] = []
+    for dtype in gradient_dtypes(config.gradients, len(tokens), parameters):
+        context = extraction_context(ctx.spec, compute_dtype, device_kind, dtype)
+        stored = KnownRuns(context, tokens, known)
+        plan = make_plan(
+            {row: len(item.input_ids) for row, item in tokens.items()},
+            {row: int(item.target_mask.sum()) for row, item in tokens.items()},
+            n_rows=documents.n_rows,
+            token_budget=config.token_budget,
+            shard_documents=config.shard_documents,
+            compute_dtype=compute_dtype,
+            device_kind=device_kind,
+            gradient_dtype=dtype,
+            stored=stored,
+        )
+        if not keeps:
+            return plan, []
+        shards = [stored.stored(shard.documents, shard.micro_batches) for shard in plan.shards]
+        found.append((plan, shards))
+        there = zip(plan.shards, shards, strict=True)
+        if 2 * sum(len(shard.documents) for shard, at in there if at.location is not None) >= len(tokens):
+            return plan, shards
+    return found[0]
+
+
     """Read and tokenise every row, writing the kept ones to `ROWS`."""
     spec = ctx.spec
     path = ctx.input(spec.dataset)
