@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from atomscope_workers.demo.finetune import FinetuneSettings, finetune
 
@@ -42,7 +43,10 @@ def main() -> None:
     parser.add_argument("--labels", nargs="+", required=True)
     parser.add_argument("--share", type=float, default=0.01)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bfloat16", action="store_true", help="multiply in bfloat16, where the CPU can")
     args = parser.parse_args()
+    if args.bfloat16:  # weights, sums and states stay float32
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # pyright: ignore[reportAttributeAccessIssue]
     lines = args.dataset.read_text(encoding="utf-8").splitlines()
     labels = [json.loads(line)["label"] for line in lines]
     kept = thin(labels, args.labels, args.share, args.seed)
