@@ -8,6 +8,11 @@ _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode categories that can move a cursor, reorder a line, or hide."""
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A number and what it counts: `1 row`, `2 rows`; `many` where it takes more than an `s`."""
+    return f"{count} {one if count == 1 else many or f'{one}s'}"
+
+
 def visible(text: str, limit: int | None = None) -> str:
     """`text` on one line, every control and formatting character escaped, cut to `limit` characters.
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atomscope.text import visible
+from atomscope.text import counted, visible
 
 ANYTHING = st.text(alphabet=st.characters(codec=None, categories=None), max_size=60)
 
@@ -53,6 +53,11 @@ def test_a_limit_counts_characters_of_the_text_and_a_cut_is_marked(text: str, li
         assert shown == visible(text)
     else:
         assert shown == visible(text[: limit - 1]) + "…"
+
+
+def test_one_is_counted_in_the_singular() -> None:
+    assert [counted(count, "row") for count in range(3)] == ["0 rows", "1 row", "2 rows"]
+    assert [counted(count, "row was", "rows were") for count in (1, 2)] == ["1 row was", "2 rows were"]
 
 
 def test_a_limit_of_nothing_shows_only_that_something_was_there() -> None:

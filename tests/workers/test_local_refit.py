@@ -113,7 +113,7 @@ def test_the_work_of_an_interrupted_audit_can_be_refitted(
     with pytest.raises(InvalidInput) as caught:
         refit(tmp_path / "stopped", tmp_path / "early")
     assert caught.value.code == "not_extracted"
-    assert "of 2 shards" in caught.value.detail
+    assert "0 shards of 2 extracted" in caught.value.detail
     with pytest.raises(KeyboardInterrupt):
         run(asked, Recorder(stop=lambda told: told.stage == "curvature"))
     child = refit(partial(tmp_path / "stopped"), tmp_path / "child")

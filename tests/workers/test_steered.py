@@ -64,7 +64,7 @@ def test_weights_of_any_dtype_get_every_bit_back(
 ) -> None:
     lora = load_lora_model(tiny_llama, adapter, dtype=dtype, device=CPU)
     lora.parameters[0].linear.weight.data[0, 0] = 0.0
-    with pytest.raises(atomscope.SteeringError, match="not the audited one: 1 tensors differ"):
+    with pytest.raises(atomscope.SteeringError, match="not the audited one: 1 tensor differs"):
         steered(lora, bundle, {4: 0.1}).__enter__()
     lora = load_lora_model(tiny_llama, adapter, dtype=dtype, device=CPU)
     before = bits(lora.model)

@@ -15,6 +15,7 @@ from atomscope.bundle import layout, open_bundle
 from atomscope.cli.registry import LocalRefit
 from atomscope.errors import BundleError, InvalidInput
 from atomscope.input_files import ADAPTER_FILES, folder_digest, is_model_file
+from atomscope.text import counted
 from atomscope.types.bundle import Plan
 from atomscope.types.refits import NeedsExtraction, refit_config
 from atomscope.types.spec import AuditSpec, InputRef, ParentRef
@@ -40,7 +41,7 @@ class WorkUnderWay:
         if done < len(plan.shards):
             raise InvalidInput(
                 "not_extracted",
-                f"{work}: {done} of {len(plan.shards)} shards were extracted; let the audit go on first",
+                f"{work}: {counted(done, 'shard')} of {len(plan.shards)} extracted: let the audit go on",
             )
 
     @property

@@ -11,6 +11,7 @@ import torch
 
 from atomscope.bundle import Bundle, layout, read_documents
 from atomscope.errors import InvalidInput
+from atomscope.text import counted
 from atomscope.types.attribution import AttributionQuery
 from atomscope.types.bundle import Plan
 from atomscope.types.spec import AuditSpec
@@ -102,7 +103,7 @@ def tokenize_query(files: AuditFiles, plan: Plan, query: AttributionQuery) -> To
     if not document.target_mask.any():
         raise InvalidInput(
             "no_targets",
-            f"the query has no target token among the {len(document.input_ids)} tokens kept "
+            f"the query has no target token among the {counted(len(document.input_ids), 'token')} kept "
             f"(at most {limit}): a shorter prompt or a longer completion is expected",
         )
     check_vocabulary(document, base.config, QUERY)

@@ -30,7 +30,7 @@ from atomscope.errors import SteeringError
 from atomscope.steering import plan_step
 from atomscope.steering.adapter import AdapterFolder, read_adapter
 from atomscope.steering.names import parse_lora_name, peft_name
-from atomscope.text import visible
+from atomscope.text import counted, visible
 from atomscope.types.spec import VectorPower
 from atomscope.types.steering import Unit
 from atomscope_workers.models.lora import LoraModel
@@ -149,7 +149,8 @@ def _check_match(weights: Mapping[str, torch.Tensor], adapter: AdapterFolder, *,
     if differ:
         told = visible(", ".join(differ[:_SHOWN]))
         raise SteeringError(
-            f"the model's adapter is not the audited one: {len(differ)} tensors differ, such as {told}"
+            "the model's adapter is not the audited one: "
+            f"{counted(len(differ), 'tensor differs', 'tensors differ')}, such as {told}"
         )
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol, Self, TypeVar, overload
 
 from rich.cells import cell_len
 
-from atomscope.text import visible
+from atomscope.text import counted, visible
 from atomscope.types.atoms import DocumentRef
 
 SHOWN = 50
@@ -67,7 +67,7 @@ class RankedList(Sequence[T]):
         return self.table()
 
     def __repr__(self) -> str:
-        return f"<{len(self)} {self.kind}s>\n{self.table()}" if self._items else f"<0 {self.kind}s>"
+        return f"<{counted(len(self), self.kind)}>" + (f"\n{self.table()}" if self._items else "")
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], total: int, kind: str) -> str:

@@ -32,7 +32,7 @@ from atomscope.steering import (
     steer_folder,
 )
 from atomscope.store import LocalStore, ObjectNotFound, ObjectStore, open_store
-from atomscope.text import visible
+from atomscope.text import counted, visible
 from atomscope.types.atoms import Atom, AuditReport, Behaviour, DocumentRecord
 from atomscope.types.bundle import Manifest, Plan
 from atomscope.types.hierarchy import Hierarchy
@@ -58,7 +58,7 @@ class Bundle:
 
     def __repr__(self) -> str:
         manifest = self.manifest
-        return f"<Bundle of {visible(manifest.audit_id)}: {len(manifest.files)} files>"
+        return f"<Bundle of {visible(manifest.audit_id)}: {counted(len(manifest.files), 'file')}>"
 
     @property
     def manifest(self) -> Manifest:

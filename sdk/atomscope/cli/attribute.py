@@ -20,7 +20,7 @@ from atomscope.cli.tree import CommandTree, PluginRegistry
 from atomscope.client._attributions import make_query
 from atomscope.client._progress import StageBars
 from atomscope.errors import UsageError
-from atomscope.text import visible
+from atomscope.text import counted, visible
 from atomscope.types.attribution import AttributionQuery, AttributionResult
 from atomscope.types.resources import Progress
 
@@ -142,7 +142,7 @@ def _shown(found: AttributionResult) -> str:
     tokens = max(1, found.n_target_tokens)
     head = card(
         [
-            ("completion", f"{found.n_target_tokens} tokens"),
+            ("completion", counted(found.n_target_tokens, "token")),
             (
                 "loss",
                 f"{found.loss / tokens:.3f} nats a token, {found.base_loss / tokens:.3f} under the base",

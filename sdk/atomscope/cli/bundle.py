@@ -9,6 +9,7 @@ from atomscope.bundle import open_bundle
 from atomscope.cli.registry import EXIT_DONE, Output
 from atomscope.cli.tables import card, size_text
 from atomscope.cli.tree import CommandTree, PluginRegistry
+from atomscope.text import counted
 
 
 def register(registry: PluginRegistry, tree: CommandTree) -> None:
@@ -32,10 +33,10 @@ def _show(args: Namespace, output: Output) -> int:
         (
             "loss",
             f"{report.loss_adapter:.3f} nats a token; {report.loss_base:.3f} without the adapter "
-            f"(of {report.n_loss_documents} documents)",
+            f"(of {counted(report.n_loss_documents, 'document')})",
         ),
-        ("dictionary", _fitted(report.details.get("dictionary"))),
         ("gradients", bundle.gradients_kept),
+        ("dictionary", _fitted(report.details.get("dictionary"))),
         ("files", f"{len(manifest.files)}, {size_text(sum(entry.size for entry in manifest.files))}"),
         *(("warning", warning) for warning in report.warnings),
     ]
@@ -53,7 +54,7 @@ def _fitted(facts: Any) -> str | None:  # noqa: ANN401  (free-form in the report
         return None
     how = "converged in" if converged else "not converged after"
     last = f", its objective changed by {-fall:+.3%} in the last" if isinstance(fall, float) else ""
-    return f"{how} {rounds} rounds{last}"
+    return f"{how} {counted(rounds, 'round')}{last}"
 
 
 def _verify(args: Namespace, output: Output) -> int:

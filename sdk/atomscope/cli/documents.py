@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from atomscope.text import visible
+from atomscope.text import counted, visible
 from atomscope.types.atoms import Evidence, Exemplars
 from atomscope.types.resources import DocumentMatch
 
@@ -28,7 +28,10 @@ def evidence_lines(evidence: Evidence) -> list[tuple[str, str | None]]:
         ("q-value", shown(evidence.q_value, ".2g")),
         ("stability", shown(evidence.stability, ".2f")),
         ("told by text", shown(evidence.text_agreement, ".2f")),
-        ("loss taken off", drop and f"{drop} nats a token, over {evidence.n_loss_documents} documents"),
+        (
+            "loss taken off",
+            drop and f"{drop} nats a token, over {counted(evidence.n_loss_documents, 'document')}",
+        ),
     ]
 
 
@@ -66,6 +69,6 @@ def documents_text(documents: Sequence[DocumentMatch], value: str) -> list[str]:
             lines.append(f"  {visible(turn.get('role', ''))}:")
             lines += [f"    {visible(line)}" for line in shown]
             if len(text) > _SHOWN_CHARACTERS:
-                lines.append(f"    ... and {len(text) - _SHOWN_CHARACTERS} more characters")
+                lines.append(f"    ... and {counted(len(text) - _SHOWN_CHARACTERS, 'more character')}")
         parts.append("\n".join(lines))
     return parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from atomscope.bundle.ranked_list import PREVIEW, SHOWN_KEYWORDS
-from atomscope.text import visible
+from atomscope.text import counted, visible
 from atomscope.types.atoms import Atom, Behaviour
 from atomscope.types.hierarchy import Hierarchy
 
@@ -35,7 +35,7 @@ def tree_text(tree: Hierarchy, atoms: Sequence[Atom], behaviours: Sequence[Behav
             named = "" if atom is None else _title(atom.label, atom.keywords)
             return f"atom {tree.atoms[number]}: {named}".rstrip(": ")
         merge = tree.merges[number - count]
-        return f"{merge.height:.3f}, {merge.size} atoms"
+        return f"{merge.height:.3f}, {counted(merge.size, 'atom')}"
 
     lines = [f"cut at {tree.cut:.3f} (one minus the average cosine of mean documents)"]
     # Not by recursion: a tree may be as deep as it has atoms.

@@ -181,8 +181,9 @@ class LocalStore:
                         temporary.replace(path)
                         break
                     except (FileNotFoundError, FileExistsError):
-                        # A deletion may have pruned the folder at any moment since it was looked at.
-                        if path.parent.is_dir() or attempt == _RACES - 1:
+                        # A deletion may have pruned the folder at any moment since it was made, and another
+                        # writer have made it again: that it is there now says nothing.
+                        if attempt == _RACES - 1:
                             raise
                 _sync_folder(path.parent)
             finally:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from atomscope.text import counted
 from atomscope.types.work import UnitFailed, UnitHeartbeat, UnitSucceeded
 
 NAME = 200
@@ -72,9 +73,9 @@ def facts(report: UnitSucceeded) -> Facts | str:  # noqa: PLR0911  (one return a
         if shards is None or documents is None:
             return "validate told no number of shards or documents"
         if not 1 <= shards <= MAX_SHARDS:
-            return f"{shards} shards are not between 1 and {MAX_SHARDS}"
+            return f"between 1 and {MAX_SHARDS} shards are expected, not {shards}"
         if not shards <= documents <= MAX_COUNT:
-            return f"{documents} documents do not fill {shards} shards"
+            return f"{counted(documents, 'document')} cannot fill {counted(shards, 'shard')}"
     elif shards is not None or documents is not None:
         return f"{report.stage} may not tell a number of shards or documents"
     warnings = report.summary.get("warnings", [])

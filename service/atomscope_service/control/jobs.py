@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from atomscope.text import counted
 from atomscope.types.jobs import (
     JOB_MESSAGE_VERSION,
     AnyJobReport,
@@ -145,7 +146,7 @@ def _again(
     """
     excused = job.excused + excuse
     if job.fence - min(excused, MAX_EXCUSED) >= limits.max_attempts:
-        detail = f"it failed {limits.max_attempts} times, the last time: {error['detail']}"
+        detail = f"it failed {counted(limits.max_attempts, 'time')}, the last time: {error['detail']}"
         exhausted = {"code": "job_attempts_exhausted", "detail": detail, "errors": error["errors"]}
         return JobStep(job=_ended(job, now, "failed", error=exhausted))
     queued = msgspec.structs.replace(

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import msgspec
 
 from atomscope.bundle.layout import bundle_prefix
+from atomscope.text import counted
 from atomscope.types.resources import TERMINAL, AuditStatus
 from atomscope.types.work import (
     FAN_OUT,
@@ -344,8 +345,8 @@ def _again(
     if following.attempts > limits.max_attempts:
         exhausted = {
             "code": "unit_attempts_exhausted",
-            "detail": f"{unit.stage} {unit.index} failed {limits.max_attempts} times, the last time: "
-            f"{detail}",
+            "detail": f"{unit.stage} {unit.index} failed {counted(limits.max_attempts, 'time')}, "
+            f"the last time: {detail}",
             "errors": [{"code": code, "message": detail}],
         }
         return _fail(audit, (_end(unit, "failed", error),), siblings(), exhausted, now)

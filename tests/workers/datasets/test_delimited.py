@@ -52,7 +52,7 @@ def test_an_empty_value_is_an_empty_text_or_none_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "field", "message"),
     [
-        ("a", None, "2 columns are expected, as in the header; there are 1"),
+        ("a", None, "2 columns are expected, as in the header; there is 1"),
         ("a,[],b", None, "2 columns are expected, as in the header; there are 3"),
         ('1,"[]"x', None, "the value of column 2 has something behind the closing quote"),
         ('1"x",[]', None, "the value of column 1 has a quote in it that is not at its beginning"),

@@ -197,7 +197,7 @@ def test_few_atoms_of_many_are_told_with_a_remedy(tmp_path: Path) -> None:
     config = msgspec.structs.replace(CONFIG, n_atoms=12, alpha=0.8)
     audit, warnings = _characterised(tmp_path / "work", gradients, config)
     assert len(audit.atoms()) == 1
-    assert warnings == ["only 1 of 11 atoms have 2 active documents; try a smaller alpha"]
+    assert warnings == ["only 1 atom of 11 reached 2 active documents; try a smaller alpha"]
 
 
 def test_a_document_without_gradient_is_in_no_random_set(tmp_path: Path) -> None:

@@ -78,8 +78,8 @@ def test_dropped_rows_are_listed_with_row_line_and_reason_and_the_others_keep_th
 def test_every_loss_of_data_is_a_warning_for_the_report(checked: Validate) -> None:
     ctx, result = checked([MALFORMED, LONG, CUT, CUT, *rows(2)])
     assert result.summary["warnings"] == [
-        "1 malformed rows were skipped",
-        "1 documents without a target token were dropped",
+        "1 row was skipped: malformed",
+        "1 document was dropped: without a target token",
         "3 documents were cut to 64 tokens",
     ]
     assert earlier(ctx) == result.summary["warnings"]
@@ -88,7 +88,7 @@ def test_every_loss_of_data_is_a_warning_for_the_report(checked: Validate) -> No
 def test_a_token_across_the_border_of_prompt_and_completion_is_a_warning(checked: Validate) -> None:
     _, result = checked([MERGED, *rows(2)], msgspec.structs.replace(CONFIG, max_length=256))
     assert result.summary["warnings"] == [
-        "in 1 rows one token holds characters of both prompt and completion: a target"
+        "in 1 row one token holds characters of both prompt and completion: a target"
     ]
 
 
@@ -235,7 +235,7 @@ def test_documents_are_cut_to_what_the_model_can_place(checked: Validate) -> Non
     long = {"prompt": "x", "completion": " word" * 3000}
     ctx, result = checked([long, *rows(1)], msgspec.structs.replace(CONFIG, max_length=4096))
     assert len(load_tokens(ctx.read(layout.TOKENS))[0].input_ids) == 512
-    assert result.summary["warnings"] == ["1 documents were cut to 512 tokens"]
+    assert result.summary["warnings"] == ["1 document was cut to 512 tokens"]
 
 
 def test_targets_are_the_answers_tokens(checked: Validate) -> None:

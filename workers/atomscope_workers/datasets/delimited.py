@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from atomscope.text import counted
 from atomscope_workers.datasets.lines import physical_lines, skip_bom
 from atomscope_workers.datasets.refusal import refuse_dataset
 from atomscope_workers.datasets.row import BadRow, Row, RowFault, bad_row
@@ -96,7 +97,9 @@ def _header(record: _Record, delimiter: str, file: str) -> list[str]:
 def _value(record: _Record, names: list[str], delimiter: str) -> dict[str, str]:
     values = _split(record.raw, delimiter)
     if len(values) != len(names):
-        raise RowFault(None, f"{len(names)} columns are expected, as in the header; there are {len(values)}")
+        wanted = counted(len(names), "column is", "columns are")
+        given = f"{'is' if len(values) == 1 else 'are'} {len(values)}"
+        raise RowFault(None, f"{wanted} expected, as in the header; there {given}")
     return {
         name: value
         for name, value in zip(names, values, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from atomscope.errors import InputProblem, InvalidInput
+from atomscope.text import counted
 from atomscope.types.atoms import DroppedDocument
 from atomscope.types.spec import OnBadRow
 from atomscope_workers.datasets.rows import BadRow
@@ -45,7 +46,9 @@ class RowFaults:
             return
         first = self._problems[0]
         many = len(self._problems) >= MAX_PROBLEMS
-        count = f"the first {MAX_PROBLEMS} of its problems" if many else f"{len(self._problems)} problems"
+        count = (
+            f"the first {MAX_PROBLEMS} of its problems" if many else counted(len(self._problems), "problem")
+        )
         where = f"line {first.line}" + (f", `{first.field}`" if first.field else "")
         raise InvalidInput(
             "bad_row",

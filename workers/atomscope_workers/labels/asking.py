@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Literal, Protocol
 
+from atomscope.text import counted
 from atomscope.types.labels import LabelRequest, Labels
 from atomscope_workers.labels.answer import label_of
 from atomscope_workers.labels.endpoint import Answer, LabelFailed

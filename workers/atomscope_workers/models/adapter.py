@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 from atomscope.errors import InputProblem, InvalidInput
 from atomscope.steering.names import LoraName, module_path, parse_lora_name
+from atomscope.text import counted
 from atomscope_workers.models.folder import check_no_remote_code, check_plain_files, read_json_object, refuse
 from atomscope_workers.models.headers import FLOATING, TensorInfo, read_header
 from atomscope_workers.models.settings import CONFIG, check_settings, unsupported
@@ -165,6 +166,6 @@ def _check_finite(folder: Path, names: list[str]) -> None:
     if problems:
         raise InvalidInput(
             "non_finite_adapter",
-            f"{len(problems)} tensors of the adapter hold NaN or infinity",
+            f"{counted(len(problems), 'tensor holds', 'tensors hold')} NaN or infinity in the adapter",
             problems[:20],
         )

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from atomscope.text import counted
 from atomscope_workers.models.folder import check_folder, check_no_remote_code, read_json_object, refuse
 from atomscope_workers.models.headers import TensorInfo, read_header
 from atomscope_workers.models.positions import check_positions
@@ -125,7 +126,7 @@ def build_meta_base(base: CheckedBase) -> PreTrainedModel:
         if base.config.num_hidden_layers > len(base.tensors):
             raise refuse(
                 "base_weights_mismatch",
-                f"the weights hold {len(base.tensors)} tensors, fewer than that many layers need",
+                f"the weights hold {counted(len(base.tensors), 'tensor')}, fewer than that many layers need",
                 file="config.json",
                 field="num_hidden_layers",
             )

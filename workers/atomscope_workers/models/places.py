@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from atomscope.errors import InputProblem, InvalidInput
+from atomscope.text import counted
 from atomscope_workers.models.adapter import WEIGHTS, CheckedAdapter
 from atomscope_workers.models.folder import refuse
 from atomscope_workers.models.settings import CONFIG, unsupported
@@ -131,7 +132,8 @@ def raise_mismatch(problems: list[InputProblem]) -> None:
         first = problems[0]
         raise InvalidInput(
             "adapter_base_mismatch",
-            f"the adapter does not fit the base model: {len(problems)} tensors differ, "
+            "the adapter does not fit the base model: "
+            f"{counted(len(problems), 'tensor differs', 'tensors differ')}, "
             f"first {first.field}: {first.message}",
             problems[:_MAX_LISTED],
         )

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from atomscope.bundle import layout
+from atomscope.text import counted
 from atomscope.types.atoms import Atom, Behaviour, DocumentRef, DocumentStrength, Exemplars
 from atomscope_workers.datasets.preview import preview
 from atomscope_workers.pipeline.atoms import Membership, energy_retained, memberships, ranks
@@ -218,12 +219,13 @@ def _warnings(atoms: Sequence[Atom], learned: int, min_active: int) -> list[str]
     tested = [atom.evidence.q_value for atom in atoms if atom.evidence.q_value is not None]
     if tested and min(tested) > DISCOVERY_RATE:
         return [
-            f"this audit found nothing: none of {len(atoms)} atoms parts the documents more than surrogates "
-            f"give by chance, at a false-discovery rate of {DISCOVERY_RATE:.0%}"
+            f"this audit found nothing: none of {counted(len(atoms), 'atom')} parts the documents more than "
+            f"surrogates give by chance, at a false-discovery rate of {DISCOVERY_RATE:.0%}"
         ]
     if len(atoms) < FEW * learned:
         return [
-            f"only {len(atoms)} of {learned} atoms have {min_active} active documents; try a smaller alpha"
+            f"only {counted(len(atoms), 'atom')} of {learned} reached {min_active} active documents; "
+            "try a smaller alpha"
         ]
     return []
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from atomscope.bundle import Coefficients, layout, write_coefficients
+from atomscope.text import counted
 from atomscope_workers.pipeline.dictionary import Dictionary, dictionary_size, fit, resolve_signs
 from atomscope_workers.pipeline.findings import atom_strengths
 from atomscope_workers.pipeline.fit import ACTIVE
@@ -99,7 +100,7 @@ def _warnings(spanned: SpannedDocuments, found: Dictionary | None) -> list[str]:
     told: list[str] = []
     without = len(spanned.documents) - len(spanned.used)
     if without:
-        told.append(f"{without} documents had no gradient and took no part")
+        told.append(f"{counted(without, 'document')} had no gradient and took no part")
     if found is None:
         return told
     if found.facts["codes_per_document"] == 0:

@@ -10,20 +10,21 @@ import msgspec
 import numpy as np
 
 from atomscope.bundle import layout, write_documents
+from atomscope.text import counted
 from atomscope.types.atoms import Atom, AuditReport, Behaviour, DocumentRecord, DroppedDocument
-from atomscope_workers.datasets.documents import load_tokens
 from atomscope.types.bundle import Plan
+from atomscope_workers.datasets.documents import load_tokens
 from atomscope_workers.pipeline.evidence import DISCOVERY_RATE
-from atomscope_workers.stages.arrays import load_losses
 from atomscope_workers.pipeline.plan import padding_facts
+from atomscope_workers.stages.arrays import load_losses
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.dictionary import FACTS
 from atomscope_workers.stages.evidence import MORE_LOSSES
 from atomscope_workers.stages.inputs import read_plan, read_rows, read_shards
 from atomscope_workers.stages.project import SKETCH
 from atomscope_workers.stages.refit import DOCUMENT_WARNINGS
-from atomscope_workers.stages.warned import earlier, kept
 from atomscope_workers.stages.retention import gradient_facts
+from atomscope_workers.stages.warned import earlier, kept
 
 DROPPED_LISTED = 1000
 FEW_DOCUMENTS = 100
@@ -71,8 +72,8 @@ def run(ctx: StageContext) -> UnitResult:
     atoms = msgspec.json.decode(ctx.read(layout.ATOMS).read_bytes(), type=list[Atom])
     if atoms and plan.n_documents < FEW_DOCUMENTS:
         warnings.append(
-            f"only {plan.n_documents} documents: whatever so few share, a system turn even, passes for a "
-            "finding; false-discovery rates mean little here"
+            f"only {counted(plan.n_documents, 'document')}: whatever so few share, a system turn even, "
+            "passes for a finding; false-discovery rates mean little here"
         )
     behaviours = msgspec.json.decode(ctx.read(layout.BEHAVIOURS).read_bytes(), type=list[Behaviour])
     q_values = [atom.evidence.q_value for atom in atoms if atom.evidence.q_value is not None]

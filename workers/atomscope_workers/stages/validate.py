@@ -15,9 +15,10 @@ import msgspec
 
 from atomscope.bundle import layout
 from atomscope.errors import InputProblem, NothingToAudit
+from atomscope.text import counted
 from atomscope.types.atoms import DroppedDocument
-from atomscope.types.spec import AuditSpec
 from atomscope.types.bundle import Plan, StoredShard
+from atomscope.types.spec import AuditSpec
 from atomscope_workers.datasets.documents import TokenizedDocument, save_tokens
 from atomscope_workers.datasets.faults import RowFaults
 from atomscope_workers.datasets.reading import count_rows, read_rows
@@ -30,12 +31,12 @@ from atomscope_workers.models.base import CheckedBase, check_base, load_base, lo
 from atomscope_workers.models.device import choose_device, choose_dtype, dtype_name
 from atomscope_workers.models.load import attach_adapter, check_fit
 from atomscope_workers.pipeline.plan import make_plan
-from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.pipeline.storage import gradient_dtypes
+from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.limits import check_vocabulary, length_limit
 from atomscope_workers.stages.refit import take_over
-from atomscope_workers.stages.rows import ROWS, StoredRow
 from atomscope_workers.stages.retention import keeps_gradients
+from atomscope_workers.stages.rows import ROWS, StoredRow
 from atomscope_workers.stages.shard_keys import KnownRuns, extraction_context, extractions_of
 from atomscope_workers.stages.versions import software_versions
 from atomscope_workers.stages.warned import keep
@@ -101,7 +102,6 @@ def run(ctx: StageContext) -> UnitResult:
     )
 
 
-def _read_documents(ctx: StageContext, base: CheckedBase) -> _Documents:
 def _plan(
     ctx: StageContext, documents: _Documents, compute_dtype: str, device_kind: str, parameters: int
 ) -> tuple[Plan, list[StoredShard]]:
@@ -139,6 +139,7 @@ def _plan(
     return found[0]
 
 
+def _read_documents(ctx: StageContext, base: CheckedBase) -> _Documents:
     """Read and tokenise every row, writing the kept ones to `ROWS`."""
     spec = ctx.spec
     path = ctx.input(spec.dataset)
@@ -179,7 +180,7 @@ def _plan(
 
 
 def _no_target(row: Row, kept_tokens: int, limit: int) -> DroppedDocument:
-    detail = f"no target token among its {kept_tokens} tokens (at most {limit} are kept)"
+    detail = f"no target token among its {counted(kept_tokens, 'token')} (at most {limit} are kept)"
     return DroppedDocument(document=row.document, line=row.line, reason="no_target", detail=detail)
 
 
@@ -190,29 +191,36 @@ def _check_enough(documents: _Documents, spec: AuditSpec) -> None:
         return
     file = spec.dataset.name or Path(spec.dataset.location).name
     problems = [InputProblem(message=row.detail, file=file, line=row.line) for row in documents.dropped[:100]]
-    dropped = f"; {len(documents.dropped)} rows were dropped" if documents.dropped else ""
+    dropped = f"; {_rows(len(documents.dropped))} dropped" if documents.dropped else ""
     if documents.n_rows == 0:
         raise NothingToAudit("empty_dataset", f"{file} holds no row", problems)
     if kept == 0 and any(row.reason == "no_target" for row in documents.dropped):
         raise NothingToAudit("no_targets", f"no row of {file} has a target token{dropped}", problems)
     raise NothingToAudit(
         "too_few_documents",
-        f"{file} leaves {kept} documents to audit{dropped}; at least {MIN_DOCUMENTS} are needed",
+        f"{file} leaves {counted(kept, 'document')} to audit{dropped}; at least {MIN_DOCUMENTS} are needed",
         problems,
     )
+
+
+def _rows(count: int) -> str:
+    return counted(count, "row was", "rows were")
 
 
 def _warnings(malformed: int, without_target: int, tokenizer: RowTokenizer, limit: int) -> list[str]:
     found: list[str] = []
     if malformed:
-        found.append(f"{malformed} malformed rows were skipped")
+        found.append(f"{_rows(malformed)} skipped: malformed")
     if without_target:
-        found.append(f"{without_target} documents without a target token were dropped")
+        dropped = counted(without_target, "document was dropped", "documents were dropped")
+        found.append(f"{dropped}: without a target token")
     if tokenizer.truncated:
-        found.append(f"{tokenizer.truncated} documents were cut to {limit} tokens")
+        cut = counted(tokenizer.truncated, "document was", "documents were")
+        found.append(f"{cut} cut to {limit} tokens")
     if tokenizer.merged:
         found.append(
-            f"in {tokenizer.merged} rows one token holds characters of both prompt and completion: a target"
+            f"in {counted(tokenizer.merged, 'row')} one token holds characters of both prompt and "
+            "completion: a target"
         )
     return found
 
