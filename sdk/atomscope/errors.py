@@ -8,10 +8,13 @@ AtomscopeError
 │   └── NothingToAudit         it is well-formed, but nothing is left to audit
 ├── SteeringError              a steering request that cannot be met
 ├── UsageError                 a call that cannot be made as it was written; a ValueError too
+│   ├── MissingExtra           it needs an extra that is not installed
 │   └── StrengthError          a strength beyond what is accepted; a SteeringError too
 ├── AuditFailed                `wait()` ended on an audit that failed
 ├── AuditCanceled              `wait()` ended on an audit that was canceled
-├── AttributionFailed          an attribution ended on an error
+├── JobFailed                  what was asked of a finished audit ended on an error
+│   ├── AttributionFailed
+│   └── EvaluationFailed
 ├── WaitTimeout                `wait(timeout=)` ran out
 └── APIError                   the service answered, or could not be reached
     ├── APIConnectionError
@@ -30,7 +33,7 @@ AtomscopeError
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -83,6 +86,14 @@ class StrengthError(SteeringError, UsageError):
     """A strength beyond what is accepted."""
 
 
+class MissingExtra(UsageError):  # noqa: N818
+    """Something whose extra is not installed; `line` is what installs it."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        self.line = f"pip install 'atomscope[{extra}]'"
+        super().__init__(f"{what} needs the {extra} extra")
+
+
 class AuditFailed(AtomscopeError):  # noqa: N818
     """The audit ended as `failed`. `code` and `errors` are those of the audit."""
 
@@ -96,15 +107,29 @@ class AuditFailed(AtomscopeError):  # noqa: N818
         self.errors = errors or []
 
 
-class AttributionFailed(AtomscopeError):  # noqa: N818
-    """An attribution ended as `failed`. `code` and `errors` are those of the attribution."""
+class JobFailed(AtomscopeError):  # noqa: N818
+    """What was asked of a finished audit ended as `failed`. `code` and `errors` are those of the job."""
 
-    def __init__(self, attribution_id: str, code: str, detail: str, errors: list[dict[str, Any]]) -> None:
-        super().__init__(f"attribution {attribution_id} failed ({code}): {detail}")
-        self.attribution_id = attribution_id
+    what: ClassVar[str]
+
+    def __init__(self, job_id: str, code: str, detail: str, errors: list[dict[str, Any]]) -> None:
+        super().__init__(f"{self.what} {job_id} failed ({code}): {detail}")
+        self.job_id = job_id
         self.code = code
         self.detail = detail
         self.errors = errors
+
+
+class AttributionFailed(JobFailed):
+    """An attribution ended as `failed`."""
+
+    what = "attribution"
+
+
+class EvaluationFailed(JobFailed):
+    """An evaluation ended as `failed`."""
+
+    what = "evaluation"
 
 
 class AuditCanceled(AtomscopeError):  # noqa: N818

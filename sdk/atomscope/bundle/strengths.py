@@ -30,19 +30,23 @@ def strengths_by_target(strengths: Strengths, audit_id: str | None = None) -> di
     """
     found: dict[Target, float] = {}
     for key, strength in strengths.items():
-        target = _target(key)
-        _check_audit(key, target, audit_id)
+        target = target_of(key, audit_id)
         if target in found:
             raise SteeringError(f"{target} was named twice")
         found[target] = real(target, strength)
     return found
 
 
-def _check_audit(key: Steerable, target: Target, audit_id: str | None) -> None:
-    """Indices of one audit mean something else in another."""
+def target_of(key: Steerable, audit_id: str | None = None) -> Target:
+    """What a key names; raises `SteeringError` for what is no atom and no behaviour, or is another audit's.
+
+    Indices of one audit mean something else in another.
+    """
+    target = _target(key)
     of = key.audit_id if isinstance(key, AtomAttributes | BehaviourAttributes) else None
     if of is not None and audit_id is not None and of != audit_id:
         raise SteeringError(f"{target} is of the audit {of}: only what {audit_id} found steers its adapter")
+    return target
 
 
 def _target(key: Steerable) -> Target:

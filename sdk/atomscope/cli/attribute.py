@@ -12,15 +12,15 @@ from typing import Any
 
 from atomscope.bundle import Bundle
 from atomscope.cli.connect import number
-from atomscope.cli.plugins import MissingExtra, is_missing_extra
+from atomscope.cli.plugins import is_missing_extra
 from atomscope.cli.registry import EXIT_DONE, LocalRunner, Output
 from atomscope.cli.tables import card
 from atomscope.cli.targets import add_target, opened
 from atomscope.cli.tree import CommandTree, PluginRegistry
 from atomscope.client._attributions import make_query
 from atomscope.client._progress import StageBars
-from atomscope.errors import UsageError
-from atomscope.text import counted, visible
+from atomscope.errors import MissingExtra, UsageError
+from atomscope.text import visible
 from atomscope.types.attribution import AttributionQuery, AttributionResult
 from atomscope.types.resources import Progress
 
@@ -142,7 +142,7 @@ def _shown(found: AttributionResult) -> str:
     tokens = max(1, found.n_target_tokens)
     head = card(
         [
-            ("completion", counted(found.n_target_tokens, "token")),
+            ("completion", f"{found.n_target_tokens} tokens"),
             (
                 "loss",
                 f"{found.loss / tokens:.3f} nats a token, {found.base_loss / tokens:.3f} under the base",

@@ -11,11 +11,11 @@ from atomscope.bundle import open_bundle
 from atomscope.cli.config_file import read_config
 from atomscope.cli.failures import Interrupted
 from atomscope.cli.findings import findings
-from atomscope.cli.plugins import MissingExtra, is_missing_extra
+from atomscope.cli.plugins import is_missing_extra
 from atomscope.cli.registry import EXIT_DONE, Estimate, LocalRun, LocalRunner, Output
 from atomscope.cli.tables import card, size_text, time_text
 from atomscope.client._progress import StageBars
-from atomscope.errors import UsageError
+from atomscope.errors import MissingExtra, UsageError
 from atomscope.types.resources import Progress
 from atomscope.types.work import Stage
 

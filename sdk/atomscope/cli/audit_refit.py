@@ -12,11 +12,11 @@ from atomscope.cli.audit import add_limit, add_waiting, finish, metadata_of
 from atomscope.cli.audit_local import show_local
 from atomscope.cli.config_file import read_settings
 from atomscope.cli.connect import connect, is_audit_id, number, out_folder
-from atomscope.cli.plugins import MissingExtra, is_missing_extra
+from atomscope.cli.plugins import is_missing_extra
 from atomscope.cli.registry import EXIT_DONE, LocalRefit, LocalRunner, Output
 from atomscope.cli.targets import add_target
 from atomscope.cli.tree import CommandTree, PluginRegistry
-from atomscope.errors import InvalidInput, UsageError
+from atomscope.errors import InvalidInput, MissingExtra, UsageError
 from atomscope.types.presets import PresetName
 from atomscope.types.spec import Preconditioner
 

@@ -6,17 +6,17 @@ from typing import Any
 
 import msgspec
 
-from atomscope.cli.plugins import MissingExtra
 from atomscope.cli.registry import EXIT_ERROR, EXIT_FAILED, EXIT_NOTHING, EXIT_USAGE
 from atomscope.errors import (
     APIError,
     APIStatusError,
     AtomscopeError,
-    AttributionFailed,
     AuditCanceled,
     AuditFailed,
     BadRequestError,
     InvalidInput,
+    JobFailed,
+    MissingExtra,
     NothingToAudit,
     PayloadTooLargeError,
     UnprocessableEntityError,
@@ -78,7 +78,7 @@ def _failure(error: AtomscopeError | OSError) -> Failure:
         )
     if isinstance(error, APIError):
         return Failure(code="api_error", detail=str(error), request_id=error.request_id)
-    if isinstance(error, (AuditFailed, AttributionFailed)):
+    if isinstance(error, (AuditFailed, JobFailed)):
         return Failure(code=error.code, detail=str(error), errors=list(error.errors))
     if isinstance(error, InvalidInput):
         return Failure(code=error.code, detail=error.detail, errors=msgspec.to_builtins(error.problems))
@@ -98,7 +98,7 @@ def _status(error: AtomscopeError | OSError) -> int:
     if isinstance(error, UnprocessableEntityError) and error.code == CANNOT_STEER:
         return EXIT_ERROR  # as without a service: there is no such atom, say
     refused = (BadRequestError, PayloadTooLargeError, UnprocessableEntityError)
-    if isinstance(error, (AuditFailed, AuditCanceled, AttributionFailed, InvalidInput, *refused)):
+    if isinstance(error, (AuditFailed, AuditCanceled, JobFailed, InvalidInput, *refused)):
         return EXIT_FAILED
     return EXIT_ERROR
 

@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from atomscope.cli.registry import Output
 from atomscope.cli.tree import EXTRAS, Command, CommandTree, PluginRegistry
-from atomscope.errors import UsageError
+from atomscope.errors import MissingExtra
 
 GROUP = "atomscope.commands"
 
@@ -17,14 +17,6 @@ _COMMANDS_OF_EXTRAS = {
     ("models", "register"): ("service", "register a folder of the store's machine as a base model"),
 }
 """Known even where the extra that provides them cannot be imported, so that they can say what to install."""
-
-
-class MissingExtra(UsageError):  # noqa: N818
-    """A command whose extra is not installed; `line` is what installs it."""
-
-    def __init__(self, what: str, extra: str) -> None:
-        self.line = f"pip install 'atomscope[{extra}]'"
-        super().__init__(f"{what} needs the {extra} extra")
 
 
 def load_plugins(tree: CommandTree, report: Callable[[str], None]) -> None:

@@ -23,9 +23,9 @@ from atomscope.cli import (
 from atomscope.cli.failures import EXIT_INTERRUPTED, EXIT_PIPE, describe, failure_of
 from atomscope.cli.output import StreamOutput
 from atomscope.cli.parser import UsageFault, build_parser
-from atomscope.cli.plugins import MissingExtra, is_missing_extra, load_plugins
+from atomscope.cli.plugins import is_missing_extra, load_plugins
 from atomscope.cli.tree import EXTRAS, Command, CommandTree, PluginRegistry
-from atomscope.errors import AtomscopeError, UsageError
+from atomscope.errors import AtomscopeError, MissingExtra, UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +17,27 @@ from atomscope.client import _audits, _core
 from atomscope.client._attributions import attribute, make_query
 from atomscope.client._audits import OnEvent
 from atomscope.client._downloads import download_bundle, download_steered
+from atomscope.client._evaluations import (
+    EvaluationSettings,
+    GivenDetector,
+    Targets,
+    evaluate,
+    finish_evaluation,
+    make_evaluation,
+)
 from atomscope.client._handles import AuditAttributes, SteeredAttributes
+from atomscope.client._jobs import OnLook
 from atomscope.client._progress import display
 from atomscope.client._service import Service
 from atomscope.types.atoms import Atom, AuditReport, Behaviour
 from atomscope.types.attribution import AttributionQuery, AttributionResult
+from atomscope.types.evaluation import EvaluationQuery, EvaluationResult
 from atomscope.types.hierarchy import Hierarchy
 from atomscope.types.presets import PresetName
 from atomscope.types.resources import Audit as AuditResource
 from atomscope.types.resources import (
     DocumentMatch,
+    Evaluation,
     Event,
 )
 from atomscope.types.resources import SteeredAdapter as SteeredResource
@@ -145,9 +156,50 @@ class AsyncAudit(AuditAttributes):
         query = make_query(prompt, completion, messages, exact=exact, documents=documents)
         return await self.ask(query, timeout)
 
-    async def ask(self, query: AttributionQuery, timeout: float | None = None) -> AttributionResult:
-        """The same of a query that is made already."""
-        return await attribute(self._service, self.id, query, timeout)
+    async def evaluate(
+        self,
+        targets: Targets,
+        strengths: Sequence[float] | Literal["auto"] = "auto",
+        *,
+        detector: GivenDetector | None = None,
+        timeout: float | None = None,
+        progress: bool | None = None,
+        **settings: Unpack[EvaluationSettings],
+    ) -> EvaluationResult:
+        """As `Audit.evaluate` does."""
+        query = make_evaluation(targets, strengths, detector, self.id, **settings)
+        return await self.ask(query, timeout, progress)
+
+    async def evaluation(
+        self, evaluation_id: str, timeout: float | None = None, progress: bool | None = None
+    ) -> EvaluationResult:
+        """The result of an evaluation that was asked before, waited for if need be."""
+        asked = finish_evaluation(self._service, self.id, evaluation_id, timeout, progress)
+        return await asked
+
+    @overload
+    async def ask(self, query: AttributionQuery, timeout: float | None = None) -> AttributionResult: ...
+
+    @overload
+    async def ask(
+        self,
+        query: EvaluationQuery,
+        timeout: float | None = None,
+        progress: bool | None = None,
+        on_look: OnLook[Evaluation] | None = None,
+    ) -> EvaluationResult: ...
+
+    async def ask(
+        self,
+        query: AttributionQuery | EvaluationQuery,
+        timeout: float | None = None,
+        progress: bool | None = None,
+        on_look: OnLook[Evaluation] | None = None,
+    ) -> AttributionResult | EvaluationResult:
+        """The same of a query that is made already; `on_look` is told of an evaluation as it goes on."""
+        if isinstance(query, AttributionQuery):
+            return await attribute(self._service, self.id, query, timeout)
+        return await evaluate(self._service, self.id, query, timeout, progress, on_look)
 
 
 class AsyncRemoteAtom(AtomAttributes):

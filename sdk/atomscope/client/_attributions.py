@@ -1,22 +1,15 @@
-"""Asking for an attribution, and waiting for the worker that makes it."""
+"""Attributions: from what a caller gives to a query, and to its result."""
 
 from __future__ import annotations
 
-import time
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
-from atomscope.client._references import segment
+from atomscope.client._jobs import ATTRIBUTIONS
 from atomscope.client._service import Service
-from atomscope.client._wire import Request, parse
-from atomscope.errors import APIError, AttributionFailed, UsageError, WaitTimeout
+from atomscope.errors import UsageError
 from atomscope.types.attribution import AttributionQuery, AttributionResult
-from atomscope.types.resources import Attribution
-
-_FIRST_PAUSE = 0.2
-_LONGEST_PAUSE = 2.0
-"""Seconds between two looks: a warm worker answers in a few, a cold one loads the model first."""
 
 
 def make_query(
@@ -42,18 +35,5 @@ async def attribute(
     service: Service, audit_id: str, query: AttributionQuery, timeout: float | None
 ) -> AttributionResult:
     """The result of a new attribution; raises `AttributionFailed`, and `WaitTimeout` (it goes on)."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    path = f"v1/audits/{segment(audit_id)}/attributions"
-    asked = parse(await service.send(Request("POST", path, body=query)), Attribution)
-    pause = _FIRST_PAUSE
-    while asked.status not in ("succeeded", "failed"):
-        if deadline is not None and time.monotonic() + pause >= deadline:
-            raise WaitTimeout(f"attribution {asked.id} has not ended in time; it goes on")
-        await service.sleep(pause)
-        pause = min(1.5 * pause, _LONGEST_PAUSE)
-        asked = parse(await service.send(Request("GET", f"{path}/{segment(asked.id)}")), Attribution)
-    if asked.error is not None:
-        raise AttributionFailed(asked.id, asked.error.code, asked.error.detail, asked.error.errors)
-    if asked.result is None:
-        raise APIError(f"attribution {asked.id} has {asked.status}, but the service gives no result")
-    return asked.result
+    asked = await ATTRIBUTIONS.ask(service, audit_id, query)
+    return cast(AttributionResult, (await ATTRIBUTIONS.finish(service, asked, timeout)).result)

@@ -11,9 +11,13 @@ from atomscope.types.work import STAGES
 
 
 class ProgressDisplay(Protocol):
-    """Told of every event; closed when the wait ends, however it ends."""
+    """Told of what happens; closed when the wait ends, however it ends."""
 
     def event(self, event: Event) -> None: ...
+
+    def update(self, stage: str, done: object, total: object, unit: object) -> None:
+        """Told of the counts of a stage, for what has no events."""
+        ...
 
     def close(self) -> None: ...
 
@@ -23,6 +27,9 @@ class NoDisplay:
 
     def event(self, event: Event) -> None:
         """Leave the event aside."""
+
+    def update(self, stage: str, done: object, total: object, unit: object) -> None:
+        """Leave the counts aside."""
 
     def close(self) -> None:
         """Nothing to put away."""

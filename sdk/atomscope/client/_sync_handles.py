@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +15,28 @@ from atomscope.bundle.strengths import Strengths
 from atomscope.client import _audits, _core
 from atomscope.client._attributions import attribute, make_query
 from atomscope.client._downloads import download_bundle, download_steered
+from atomscope.client._evaluations import (
+    EvaluationSettings,
+    GivenDetector,
+    Targets,
+    evaluate,
+    finish_evaluation,
+    make_evaluation,
+)
 from atomscope.client._handles import AuditAttributes, SteeredAttributes
+from atomscope.client._jobs import OnLook
 from atomscope.client._progress import display
 from atomscope.client._service import Service
 from atomscope.client._transport import run
 from atomscope.types.atoms import Atom, AuditReport, Behaviour
 from atomscope.types.attribution import AttributionQuery, AttributionResult
+from atomscope.types.evaluation import EvaluationQuery, EvaluationResult
 from atomscope.types.hierarchy import Hierarchy
 from atomscope.types.presets import PresetName
 from atomscope.types.resources import Audit as AuditResource
 from atomscope.types.resources import (
     DocumentMatch,
+    Evaluation,
     Event,
 )
 from atomscope.types.resources import SteeredAdapter as SteeredResource
@@ -168,9 +179,59 @@ class Audit(AuditAttributes):
         """
         return self.ask(make_query(prompt, completion, messages, exact=exact, documents=documents), timeout)
 
-    def ask(self, query: AttributionQuery, timeout: float | None = None) -> AttributionResult:
-        """The same of a query that is made already."""
-        return run(attribute(self._service, self.id, query, timeout))
+    def evaluate(
+        self,
+        targets: Targets,
+        strengths: Sequence[float] | Literal["auto"] = "auto",
+        *,
+        detector: GivenDetector | None = None,
+        timeout: float | None = None,
+        progress: bool | None = None,
+        **settings: Unpack[EvaluationSettings],
+    ) -> EvaluationResult:
+        """Steer atoms and behaviours to strengths of either sign; what that does, what it costs, and whether
+        random directions do the same.
+
+        `targets` are one or several of: an atom, a behaviour, `"7"`, `"behaviour:3"`, an `EvaluationTarget`
+        or a dict of its fields. `detector` is that of targets without one, as a text too (`"yes_no"`,
+        `"regex:PATTERN"`); without any, only the cost and the largest strength within `kl_budget` are found.
+        `strengths` are in units of the adapter's norm; `settings` are the other fields of an
+        `EvaluationQuery`. Raises `UsageError` before anything is sent, `EvaluationFailed`, and `WaitTimeout`
+        after `timeout` seconds: it goes on, and `evaluation(id)` gives its result.
+        """
+        query = make_evaluation(targets, strengths, detector, self.id, **settings)
+        return self.ask(query, timeout, progress)
+
+    def evaluation(
+        self, evaluation_id: str, timeout: float | None = None, progress: bool | None = None
+    ) -> EvaluationResult:
+        """The result of an evaluation that was asked before, waited for if need be."""
+        asked = finish_evaluation(self._service, self.id, evaluation_id, timeout, progress)
+        return run(asked)
+
+    @overload
+    def ask(self, query: AttributionQuery, timeout: float | None = None) -> AttributionResult: ...
+
+    @overload
+    def ask(
+        self,
+        query: EvaluationQuery,
+        timeout: float | None = None,
+        progress: bool | None = None,
+        on_look: OnLook[Evaluation] | None = None,
+    ) -> EvaluationResult: ...
+
+    def ask(
+        self,
+        query: AttributionQuery | EvaluationQuery,
+        timeout: float | None = None,
+        progress: bool | None = None,
+        on_look: OnLook[Evaluation] | None = None,
+    ) -> AttributionResult | EvaluationResult:
+        """The same of a query that is made already; `on_look` is told of an evaluation as it goes on."""
+        if isinstance(query, AttributionQuery):
+            return run(attribute(self._service, self.id, query, timeout))
+        return run(evaluate(self._service, self.id, query, timeout, progress, on_look))
 
 
 class RemoteAtom(AtomAttributes):

@@ -14,7 +14,7 @@ import pytest
 
 from atomscope.bundle import Bundle
 from atomscope.cli import plugins
-from atomscope.client import _attributions
+from atomscope.client import _jobs
 from atomscope.errors import InvalidInput
 from atomscope.types.attribution import AttributionQuery, AttributionResult
 from atomscope.types.resources import Progress
@@ -31,7 +31,7 @@ UNSAFE = set("\x1b\x07\x9b\r\u202e\u2066")
 
 @pytest.fixture
 def audited(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> ScriptedServer:
-    monkeypatch.setattr(_attributions, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(_jobs, "FIRST_PAUSE", 0.01)
     server.on("GET", f"/v1/audits/{AUDIT}", Answer(200, audit("succeeded")))
     server.on("POST", ASKED, Answer(202, attribution()))
     return server.on("GET", MADE, Answer(200, attribution("succeeded")))

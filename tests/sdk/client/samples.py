@@ -111,6 +111,61 @@ def attribution_result(**changes: Any) -> dict[str, Any]:
     return {**told, **changes}
 
 
+def evaluation(status: str = "queued", **changes: Any) -> dict[str, Any]:
+    query = {"targets": [{"target": "behaviour:3", "detector": {"type": "named", "name": "yes_no"}}]}
+    told = {
+        "id": an_id("evl"), "audit": AUDIT, "status": status, "progress": None, "query": query,
+        "result": evaluation_result() if status == "succeeded" else None, "error": None, "created_at": NOW,
+        "started_at": None, "ended_at": None, "object": "evaluation",
+    }  # fmt: skip
+    return {**told, **changes}
+
+
+def evaluation_result(**changes: Any) -> dict[str, Any]:
+    told = {
+        "targets": [evaluated_target()], "baseline_cost": {"kl": 0.0, "perplexity": 8.0},
+        "neutral_documents": 16, "n_neutral_tokens": 400, "seconds": 90.0, "warnings": [],
+    }  # fmt: skip
+    return {**told, **changes}
+
+
+def evaluated_target(**changes: Any) -> dict[str, Any]:
+    up = {"strength": 0.2, "shift": 0.4, "kl": 0.12, "verdict": "steers"}
+    told = {
+        "target": "behaviour:3", "name": None, "verdict": "steers", "up": up, "down": None, "auto_up": 0.2,
+        "auto_down": None, "gain": 0.1,
+        "curve": [
+            {"strength": strength, "cost": {"kl": 3 * strength * strength, "perplexity": 8 + abs(strength)}}
+            for strength in (-0.4, -0.1, 0.1, 0.2)
+        ],
+        "baseline_inviting": share(6), "baseline_neutral": share(1), "baseline": share(3, 48),
+        "points": [evaluated_point(-0.1, 0.02), evaluated_point(0.2, 0.4, verdict="steers", q_value=0.004)],
+        "unrelated": 5,
+        "answers": [
+            {"kind": "inviting", "prompt": "is tea good?", "base": "tea is fine", "up": "yes", "down": None},
+        ],
+        "others": {"behaviour:1": -0.4, "behaviour:2": 0.01},
+    }  # fmt: skip
+    return {**told, **changes}
+
+
+def evaluated_point(strength: float, shift: float, **changes: Any) -> dict[str, Any]:
+    chance = {"shifts": [0.01] * 20, "costs": [0.1] * 20, "percentile_95": 0.05, "p_value": 0.001}
+    told = {
+        "strength": strength, "cost": {"kl": 0.12, "perplexity": 8.2}, "inviting": share(12),
+        "neutral": share(3), "overall": share(15, 48), "shift": shift, "selection_shift": shift,
+        "within_budget": True, "equal_norm": {"match": "norm", **chance},
+        "equal_kl": {"match": "kl", **chance, "percentile_95": 0.07}, "unrelated": share(3, 48),
+        "q_value": 0.5, "verdict": "indistinguishable from random",
+    }  # fmt: skip
+    return {**told, **changes}
+
+
+def share(hits: int, n: int = 24) -> dict[str, Any]:
+    value = hits / n
+    return {"value": value, "low": value / 2, "high": (1 + value) / 2, "n": n, "hits": hits}
+
+
 def event(sequence: int, type_: str, **data: Any) -> dict[str, Any]:
     told = {"id": an_id("evt", sequence), "audit_id": AUDIT, "sequence": sequence, "type": type_}
     return {**told, "data": data, "created_at": NOW}

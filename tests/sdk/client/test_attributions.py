@@ -9,7 +9,7 @@ import pytest
 
 import atomscope
 from atomscope import UsageError
-from atomscope.client import _attributions
+from atomscope.client import _jobs
 from tests.sdk.client.samples import AUDIT, an_id, attribution, attribution_result, audit
 from tests.sdk.client.scenario import Ask
 from tests.sdk.client.server import Answer, ScriptedServer, problem
@@ -21,8 +21,7 @@ MESSAGES = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_attributions, "_FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(_attributions, "_LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(_jobs, "FIRST_PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -68,7 +67,7 @@ def test_a_failed_attribution_raises_with_its_faults(audited: ScriptedServer, as
     with pytest.raises(atomscope.AttributionFailed, match=r"failed \(bad_row\)") as caught:
         _attribute(ask, "p", "c")
     assert (caught.value.code, caught.value.errors) == ("bad_row", [fault])
-    assert caught.value.attribution_id == an_id("atr")
+    assert caught.value.job_id == an_id("atr")
 
 
 def test_a_wait_that_runs_out_leaves_the_attribution_alone(audited: ScriptedServer, ask: Ask) -> None:
