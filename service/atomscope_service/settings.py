@@ -60,6 +60,8 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     """How long an upload stays open and its part URLs valid."""
     link_seconds: Annotated[float, msgspec.Meta(gt=0, le=7 * 86_400)] = 3_600.0
     """How long a download link is valid."""
+    gradient_days: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Days after an audit's end when its gradients expire; 0: never. All else of it stays."""
     idempotency_seconds: Seconds = 86_400.0
     """How long the answer to an `Idempotency-Key` is kept."""
     event_poll_seconds: Seconds = 0.5

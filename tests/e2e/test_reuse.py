@@ -243,6 +243,26 @@ def test_what_cannot_be_refitted_is_refused_by_name(site: Site, first: atomscope
         first.refit(config={"max_length": 64})
 
 
+def test_without_gradients_findings_stay_and_refits_are_refused(site: Site, first: atomscope.Audit) -> None:
+    """Of an audit that let go of them, and of one that kept none."""
+    expired, kept_none = site.audit(chat_template="zephyr"), site.audit(gradients="none")
+    assert set(site.shards()) == {first.id, expired.id}
+    assert site.gradient_files(kept_none.id) == []
+    assert expired.delete_gradients().resource.gradients == "expired"
+    assert soon(lambda: list(site.shards()) == [first.id])
+    for audit, code in ((expired, "gradients_expired"), (kept_none, "gradients_not_kept")):
+        assert audit.refresh().resource.gradients == ("none" if audit is kept_none else "expired")
+        with pytest.raises(atomscope.ConflictError) as refused:
+            audit.refit(config={"seed": 5})
+        assert refused.value.code == code
+        bundle = atomscope.open(site.download(audit))
+        left = [] if audit is kept_none else [layout.gradient_shard(0), layout.gradient_shard(1)]
+        assert bundle.verify() == left
+        assert bundle.gradients_kept == audit.resource.gradients
+        assert [atom.index for atom in bundle.atoms] == [atom.index for atom in audit.atoms]
+        audit.delete()
+
+
 def test_a_parent_is_kept_while_a_refit_reads_it_and_its_gradients_while_any_audit_does(
     site: Site, first: atomscope.Audit, refit: atomscope.Audit, fresh: dict[str, str]
 ) -> None:

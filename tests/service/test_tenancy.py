@@ -43,6 +43,7 @@ BY_ID = {
     "DELETE /v1/datasets/{dataset_id}",
     "GET /v1/audits/{audit_id}",
     "DELETE /v1/audits/{audit_id}",
+    "DELETE /v1/audits/{audit_id}/gradients",
     "POST /v1/audits/{audit_id}/cancel",
     "GET /v1/audits/{audit_id}/events",
     "GET /v1/audits/{audit_id}/atoms",

@@ -38,6 +38,12 @@ def register(registry: PluginRegistry, tree: CommandTree) -> None:
     add("audit wait", "wait for an audit and print its ranked behaviours and atoms", _configure_wait, _wait)
     add("audit download", "bring an audit's bundle into a folder", _configure_download, _download)
     add("audit delete", "delete an audit that has ended, and its bundle", _configure_one, _delete)
+    add(
+        "audit delete-gradients",
+        "let an ended audit go of its gradients, and keep all else of it",
+        _configure_one,
+        _delete_gradients,
+    )
 
 
 # ------------------------------------------------------------------ run
@@ -217,6 +223,13 @@ def _delete(args: Namespace, output: Output) -> int:
     return EXIT_DONE
 
 
+def _delete_gradients(args: Namespace, output: Output) -> int:
+    with connect(args) as client:
+        audit = client.audits.get(args.audit).delete_gradients()
+    output.result(audit.resource, f"{audit.id}: gradients {audit.resource.gradients}")
+    return EXIT_DONE
+
+
 def _card(audit: Audit) -> str:
     resource = audit.resource
     progress = resource.progress
@@ -235,6 +248,8 @@ def _card(audit: Audit) -> str:
         ("created", resource.created_at),
         ("started", resource.started_at),
         ("ended", resource.ended_at),
+        ("gradients", resource.gradients),
+        ("gradients expire", resource.gradients_expire_at),
         *((f"metadata {key}", value) for key, value in sorted(resource.metadata.items())),
         *(("warning", warning) for warning in resource.warnings),
         ("error", f"{resource.error.code}: {resource.error.detail}" if resource.error else None),

@@ -66,6 +66,11 @@ class AsyncAudit(AuditAttributes):
         """Delete it with its bundle; only once it has ended."""
         await _core.AUDITS.delete(self._service, self.id)
 
+    async def delete_gradients(self) -> Self:
+        """Let it go of its gradients now; atoms, vectors and report stay, refits and `exact` end."""
+        self.resource = await _core.delete_gradients(self._service, self.id)
+        return self
+
     async def events(self, after: int = 0) -> list[Event]:
         """What has happened so far, after a sequence number."""
         return await _audits.past_events(self._service, self.id, after)
@@ -171,10 +176,14 @@ class AsyncAudit(AuditAttributes):
         return await self.ask(query, timeout, progress)
 
     async def evaluation(
-        self, evaluation_id: str, timeout: float | None = None, progress: bool | None = None
+        self,
+        evaluation_id: str,
+        timeout: float | None = None,
+        progress: bool | None = None,
+        on_look: OnLook[Evaluation] | None = None,
     ) -> EvaluationResult:
         """The result of an evaluation that was asked before, waited for if need be."""
-        asked = finish_evaluation(self._service, self.id, evaluation_id, timeout, progress)
+        asked = finish_evaluation(self._service, self.id, evaluation_id, timeout, progress, on_look)
         return await asked
 
     @overload

@@ -232,6 +232,10 @@ async def cancel_audit(service: Service, audit_id: str) -> Audit:
     return parse(await service.send(Request("POST", f"v1/audits/{segment(audit_id)}/cancel")), Audit)
 
 
+async def delete_gradients(service: Service, audit_id: str) -> Audit:
+    return parse(await service.send(Request("DELETE", f"v1/audits/{segment(audit_id)}/gradients")), Audit)
+
+
 async def audit_report(service: Service, audit_id: str) -> AuditReport:
     return parse(await service.send(Request("GET", f"v1/audits/{segment(audit_id)}/report")), AuditReport)
 

@@ -68,6 +68,11 @@ class Audit(AuditAttributes):
         """Delete it with its bundle; only once it has ended."""
         run(_core.AUDITS.delete(self._service, self.id))
 
+    def delete_gradients(self) -> Self:
+        """Let it go of its gradients now; atoms, vectors and report stay, refits and `exact` end."""
+        self.resource = run(_core.delete_gradients(self._service, self.id))
+        return self
+
     def events(self, after: int = 0) -> list[Event]:
         """What has happened so far, after a sequence number."""
         return run(_audits.past_events(self._service, self.id, after))
@@ -203,10 +208,14 @@ class Audit(AuditAttributes):
         return self.ask(query, timeout, progress)
 
     def evaluation(
-        self, evaluation_id: str, timeout: float | None = None, progress: bool | None = None
+        self,
+        evaluation_id: str,
+        timeout: float | None = None,
+        progress: bool | None = None,
+        on_look: OnLook[Evaluation] | None = None,
     ) -> EvaluationResult:
         """The result of an evaluation that was asked before, waited for if need be."""
-        asked = finish_evaluation(self._service, self.id, evaluation_id, timeout, progress)
+        asked = finish_evaluation(self._service, self.id, evaluation_id, timeout, progress, on_look)
         return run(asked)
 
     @overload

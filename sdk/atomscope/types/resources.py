@@ -233,6 +233,10 @@ class Audit(msgspec.Struct, kw_only=True):
     ended_at: str | None
     parent: str | None = None
     """Of a refit: the audit whose gradients it reads, which may be deleted since."""
+    gradients: GradientsKept | None = None
+    """What is left of its gradients, once it has ended: without them there is no refit, and no `exact`."""
+    gradients_expire_at: str | None = None
+    """When they expire; null when they do not, or have."""
     object: Literal["audit"] = "audit"
 
 

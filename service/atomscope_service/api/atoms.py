@@ -236,14 +236,15 @@ class FindingsController(Controller):
 
     @get("/bundle", operation_id="getBundle", sync_to_thread=True)
     def read_bundle(self, tenant: CurrentTenant, audit_id: FromPath[str]) -> BundleListing:
-        """Every file of the bundle with a short-lived link, the manifest first."""
+        """Every file of the bundle with a short-lived link, the manifest first; no gradients once expired."""
         bundle, prefix = open_audit_bundle(tenant, audit_id)
         transfer = transfer_of(tenant.services)
         manifest = tenant.services.store.get_bytes(f"{prefix}{layout.MANIFEST}")
         digest = hashlib.sha256(manifest).hexdigest()
+        expired = set(bundle.manifest.shared or {}) if bundle.gradients_kept == "expired" else set[str]()
         entries = [
             FileEntry(path=layout.MANIFEST, size=len(manifest), sha256=digest),
-            *bundle.manifest.files,
+            *(entry for entry in bundle.manifest.files if entry.path not in expired),
         ]
         files = [
             BundleFile(

@@ -11,16 +11,21 @@ from litestar.params import FromPath, JSONBody
 from atomscope.store import ObjectStore
 from atomscope.types.attribution import AttributionQuery
 from atomscope.types.resources import Attribution, AttributionCreate, Deleted, Page
+from atomscope_service.api.audits import require_gradients
 from atomscope_service.api.conditional import conditional
 from atomscope_service.api.jobs import delete_job, list_jobs, queue_job, read_job, shown
 from atomscope_service.api.paging import DEFAULT_LIMIT, Cursor, Limit
 from atomscope_service.api.services import CurrentTenant
-from atomscope_service.db.models import JobRow
+from atomscope_service.db.models import AuditRow, JobRow
 
 
 def render_attribution(row: JobRow, store: ObjectStore | None = None) -> Attribution:
     """A row as the API shows it; with its result when a store is given."""
     return Attribution(query=msgspec.convert(row.request, AttributionQuery), **shown(row, store))
+
+
+def _check_exact(audit: AuditRow) -> None:
+    require_gradients(audit, "`exact`")
 
 
 class AttributionController(Controller):
@@ -32,7 +37,7 @@ class AttributionController(Controller):
         self, tenant: CurrentTenant, audit_id: FromPath[str], data: JSONBody[AttributionCreate]
     ) -> Response[Attribution]:
         """Trace a prompt and its completion to atoms, behaviours and documents."""
-        row = queue_job(tenant, audit_id, "attribution", data)
+        row = queue_job(tenant, audit_id, "attribution", data, _check_exact if data.exact else None)
         location = f"/v1/audits/{audit_id}/attributions/{row.id}"
         return Response(render_attribution(row), headers={"Location": location})
 

@@ -35,12 +35,13 @@ from atomscope_service.api.services import CurrentTenant, Tenant, found, referen
 from atomscope_service.api.times import rfc3339, rfc3339_or_none
 from atomscope_service.db import extractions
 from atomscope_service.db.events import append_event
+from atomscope_service.db.gradients import expires_at, gradients_of, let_go
 from atomscope_service.db.models import AuditRow
 from atomscope_service.db.repositories import Repositories
 from atomscope_service.ids import new_id
 
 
-def render_audit(row: AuditRow, progress: Progress | None) -> Audit:
+def render_audit(tenant: Tenant, row: AuditRow, progress: Progress | None = None) -> Audit:
     """A row as the API shows it."""
     return Audit(
         id=row.id,
@@ -61,6 +62,8 @@ def render_audit(row: AuditRow, progress: Progress | None) -> Audit:
         created_at=rfc3339(row.created_at),
         started_at=rfc3339_or_none(row.started_at),
         ended_at=rfc3339_or_none(row.ended_at),
+        gradients=gradients_of(row),
+        gradients_expire_at=rfc3339_or_none(expires_at(row, tenant.services.settings.gradient_days)),
     )
 
 
@@ -164,6 +167,34 @@ def delete_audit(tenant: Tenant, audit_id: str) -> None:
     announce(tenant.services.queue.deletions_added)
 
 
+def delete_gradients(tenant: Tenant, audit_id: str) -> AuditRow:
+    """Let an ended audit go of its gradients now; twice is no error.
+
+    Raises 409 `audit_not_ended`, and `resource_in_use` while an attribution may read them.
+    """
+    with tenant.write() as repositories:
+        row = found(repositories.audits, audit_id, "audit", lock=True)
+        if row.status not in TERMINAL:
+            raise ProblemError(409, "audit_not_ended", f"This audit is {row.status}: its end comes first.")
+        asked = repositories.jobs.live_of(audit_id, kind="attribution")
+        if asked and gradients_of(row) == "kept":
+            raise ProblemError(409, "resource_in_use", f"{asked[0]} has not ended and may read them.")
+        let_go(repositories.session, row, datetime.now(UTC))
+    announce(tenant.services.queue.deletions_added)
+    return row
+
+
+def require_gradients(row: AuditRow, what: str) -> None:
+    """Raise 409 `gradients_not_kept` or `gradients_expired` unless the audit has its gradients."""
+    kept = gradients_of(row)
+    if kept == "none":
+        detail = f"{what} reads gradients, and this audit was made with `gradients: none`: it kept none."
+        raise ProblemError(409, "gradients_not_kept", detail)
+    if kept == "expired":
+        detail = f"{what} reads gradients, and this audit's have expired: run a whole audit."
+        raise ProblemError(409, "gradients_expired", detail)
+
+
 class AuditController(Controller):
     path = "/v1/audits"
     tags = ["audits"]  # noqa: RUF012
@@ -172,7 +203,7 @@ class AuditController(Controller):
     def create(self, tenant: CurrentTenant, data: JSONBody[AuditCreate]) -> Response[Audit]:
         """Start an audit of a base model, an adapter and a data set."""
         row = create_audit(tenant, data)
-        return Response(render_audit(row, None), headers={"Location": f"/v1/audits/{row.id}"})
+        return Response(render_audit(tenant, row), headers={"Location": f"/v1/audits/{row.id}"})
 
     @get(operation_id="listAudits", sync_to_thread=True)
     def list_page(
@@ -187,7 +218,7 @@ class AuditController(Controller):
         return list_rows(
             tenant,
             lambda rows: rows.audits,
-            lambda row: render_audit(row, None),
+            lambda row: render_audit(tenant, row),
             limit=limit,
             cursor=cursor,
             **equal,
@@ -201,12 +232,17 @@ class AuditController(Controller):
         with tenant.read() as repositories:
             row = found(repositories.audits, audit_id, "audit")
             progress = repositories.audits.progress(row)
-        return conditional(request, render_audit(row, progress))
+        return conditional(request, render_audit(tenant, row, progress))
 
     @post("/{audit_id:str}/cancel", operation_id="cancelAudit", status_code=202, sync_to_thread=True)
     def cancel(self, tenant: CurrentTenant, audit_id: FromPath[str]) -> Audit:
         """Ask an audit to stop; it ends as `canceled` within a batch or so."""
-        return render_audit(*cancel_audit(tenant, audit_id))
+        return render_audit(tenant, *cancel_audit(tenant, audit_id))
+
+    @delete("/{audit_id:str}/gradients", operation_id="deleteGradients", status_code=200, sync_to_thread=True)
+    def remove_gradients(self, tenant: CurrentTenant, audit_id: FromPath[str]) -> Audit:
+        """Let an ended audit go of its gradients; its atoms, vectors and report stay."""
+        return render_audit(tenant, delete_gradients(tenant, audit_id))
 
     @delete("/{audit_id:str}", operation_id="deleteAudit", status_code=200, sync_to_thread=True)
     def remove(self, tenant: CurrentTenant, audit_id: FromPath[str]) -> Deleted:

@@ -16,7 +16,7 @@ from atomscope_service.api.paging import list_rows
 from atomscope_service.api.problems import ProblemError, not_found
 from atomscope_service.api.services import Tenant, found
 from atomscope_service.api.times import rfc3339, rfc3339_or_none
-from atomscope_service.db.models import JobRow
+from atomscope_service.db.models import AuditRow, JobRow
 from atomscope_service.db.repositories import Repositories
 from atomscope_service.ids import JOB_PREFIXES, new_id
 from atomscope_service.job_results import BadResult, read_result
@@ -30,13 +30,24 @@ _RETRY_SECONDS: dict[JobKind, int] = {"attribution": 5, "evaluation": 30}
 """When to ask again: about how soon one of them may end."""
 
 
-def queue_job(tenant: Tenant, audit_id: str, kind: JobKind, request: msgspec.Struct) -> JobRow:
-    """Queue a job; raises 404, 409 unless the audit has succeeded, and 429 when too many wait."""
+def queue_job(
+    tenant: Tenant,
+    audit_id: str,
+    kind: JobKind,
+    request: msgspec.Struct,
+    check: Callable[[AuditRow], None] | None = None,
+) -> JobRow:
+    """Queue a job; raises 404, 409 unless the audit has succeeded, and 429 when too many wait.
+
+    `check` may refuse the audit, which is locked, by an error of its own.
+    """
     now = datetime.now(UTC)
     with tenant.write() as repositories:
         audit = found(repositories.audits, audit_id, "audit", lock=True)
         if audit.status != "succeeded":
             raise ProblemError(409, "audit_not_succeeded", f"This audit is {audit.status}, not succeeded.")
+        if check is not None:
+            check(audit)
         if repositories.jobs.live(kind) >= MOST_LIVE[kind]:
             detail = f"{MOST_LIVE[kind]} {kind}s of this project wait or run: wait for one to end."
             headers = {"Retry-After": str(_RETRY_SECONDS[kind])}

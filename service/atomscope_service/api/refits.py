@@ -12,7 +12,7 @@ from atomscope.types.resources import Audit, Page, RefitCreate
 from atomscope.types.spec import AuditConfig
 from atomscope_service.api.announce import announce
 from atomscope_service.api.atoms import open_audit_bundle
-from atomscope_service.api.audits import queue_audit, render_audit, settings_named
+from atomscope_service.api.audits import queue_audit, render_audit, require_gradients, settings_named
 from atomscope_service.api.paging import DEFAULT_LIMIT, Cursor, Limit, list_rows
 from atomscope_service.api.problems import ProblemError
 from atomscope_service.api.services import CurrentTenant, Tenant, found, referenced
@@ -35,21 +35,25 @@ def require_stored(bundle: Bundle) -> None:
     if not bundle.holds(layout.TOKENS):
         raise ProblemError(409, "old_bundle", "This audit was made before there were refits: audit again.")
     if not bundle.holds(layout.gradient_shard(0)):
-        detail = "The gradients of this audit were not stored, or have expired: audit again."
+        detail = "The gradients of this audit are no longer in the store: audit again."
         raise ProblemError(409, "gradients_missing", detail)
 
 
 def create_refit(tenant: Tenant, audit_id: str, request: RefitCreate) -> AuditRow:
     """Queue a refit of an audit that has succeeded.
 
-    Raises 400 for an unknown preset or setting, 404, 409 `audit_not_succeeded`, `old_bundle` or
-    `gradients_missing`, 422 `needs_extraction`, `not_found` without the base model.
+    Raises 400 for an unknown preset or setting, 404, 409 `audit_not_succeeded`, `old_bundle`,
+    `gradients_not_kept`, `gradients_expired` or `gradients_missing`, 422 `needs_extraction`, `not_found`
+    without the base model.
     """
     bundle, _ = open_audit_bundle(tenant, audit_id)
+    with tenant.read() as repositories:
+        require_gradients(found(repositories.audits, audit_id, "audit"), "A refit")
     require_stored(bundle)
     with tenant.write() as repositories:
         # Locked: a deletion of the audit sees the refit, or the refit sees that the audit is gone.
         parent = found(repositories.audits, audit_id, "audit", lock=True)
+        require_gradients(parent, "A refit")
         config = settings_of(msgspec.convert(parent.config, AuditConfig), request)
         model = referenced(repositories.models, parent.base_model_id, "model", "base_model", lock=True)
         row = queue_audit(
@@ -76,7 +80,7 @@ class RefitController(Controller):
     ) -> Response[Audit]:
         """Fit an audit's stored gradients under other settings: a new audit, that extracts nothing."""
         row = create_refit(tenant, audit_id, data)
-        return Response(render_audit(row, None), headers={"Location": f"/v1/audits/{row.id}"})
+        return Response(render_audit(tenant, row), headers={"Location": f"/v1/audits/{row.id}"})
 
     @get(operation_id="listRefits", sync_to_thread=True)
     def list_page(
@@ -92,7 +96,7 @@ class RefitController(Controller):
         return list_rows(
             tenant,
             lambda rows: rows.audits,
-            lambda row: render_audit(row, None),
+            lambda row: render_audit(tenant, row),
             limit=limit,
             cursor=cursor,
             parent_id=audit_id,

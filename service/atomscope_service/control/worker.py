@@ -23,6 +23,7 @@ from atomscope_service.control.celery import (
     make_app,
 )
 from atomscope_service.control.deletions import forget_idempotency, remove_deleted
+from atomscope_service.control.expiry import expire_gradients
 from atomscope_service.control.hub import import_models
 from atomscope_service.control.job_scheduler import JobScheduler
 from atomscope_service.control.reports import handle_report
@@ -125,5 +126,6 @@ def _sweep(scheduler: Scheduler, jobs: JobScheduler) -> None:
 def _clean(scheduler: Scheduler) -> None:
     database, settings = scheduler.database, scheduler.settings
     expire_uploads(database, scheduler.store)
+    expire_gradients(database, settings.gradient_days)
     forget_idempotency(database, timedelta(seconds=settings.idempotency_seconds))
     remove_deleted(database, scheduler.store, 2 * timedelta(seconds=settings.lease_seconds))

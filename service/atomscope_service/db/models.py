@@ -145,6 +145,8 @@ class AuditRow(ProjectRow, Base):
     """Of a refit: the audit that it is a refit of, which may be deleted since."""
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
+    gradients_expired_at: Mapped[datetime | None]
+    """When it let go of its gradients; null while it has them."""
 
 
 class ExtractionUseRow(ProjectRow, Base):

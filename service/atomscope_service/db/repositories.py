@@ -110,9 +110,10 @@ class Jobs(Repository[JobRow]):
         query = query.where(JobRow.project_id == self.project_id, JobRow.ended_at.is_(None))
         return self.session.scalar(query) or 0
 
-    def live_of(self, audit_id: str) -> list[str]:
-        """Ids of an audit's jobs that have not ended."""
+    def live_of(self, audit_id: str, **equal: str) -> list[str]:
+        """Ids of an audit's jobs that have not ended; columns of `equal` match."""
         query = select(JobRow.id).where(JobRow.project_id == self.project_id, JobRow.audit_id == audit_id)
+        query = query.filter_by(**equal)
         return list(self.session.scalars(query.where(JobRow.ended_at.is_(None))))
 
 
