@@ -190,7 +190,7 @@ def test_a_bad_row_exits_with_2_and_is_told_by_file_line_and_field(site: Site, t
     done = _run(site.command(dataset, tmp_path / "out"))
     assert (done.returncode, done.stdout) == (2, "")
     first, second = done.stderr.splitlines()
-    assert first.startswith("atomscope: bad.jsonl: 1 problems, first line 4")
+    assert first.startswith("atomscope: bad.jsonl: 1 problem, first line 4")
     assert second.strip().startswith("file bad.jsonl, line 4, field messages[0].role: one of system,")
     assert not (tmp_path / "out").exists()
 
@@ -201,7 +201,7 @@ def test_nothing_to_audit_exits_with_3_and_says_why_in_json(site: Site, tmp_path
     assert (done.returncode, done.stderr) == (3, "")
     error = json.loads(done.stdout)["error"]
     assert error["code"] == "too_few_documents"
-    assert "one.jsonl leaves 1 documents to audit; at least 2 are needed" in error["detail"]
+    assert "one.jsonl leaves 1 document to audit; at least 2 are needed" in error["detail"]
 
 
 @pytest.mark.parametrize(
