@@ -3,10 +3,10 @@
     python benchmarks/dictionary.py [--documents 5000] [--columns 6800] [--atoms 500] [--alpha 0.1]
 
 Rows of unit norm: sparse sums of as many atoms as are fitted, half of their energy noise, so that their
-cosines are about those of whitened gradients. scikit-learn runs as the preset `paper` runs it. Both objectives are
-those of eq. 2 with codes of either sign, solved to the end for the finished dictionary. Ours is fitted anew
-with 1, 2, 3... rounds until its objective is no higher; the time is that of the last fit, whole: inner
-products, first atoms, rounds and final codes.
+cosines are about those of whitened gradients. scikit-learn runs as the preset `paper` runs it. Both
+objectives are those of eq. 2 with codes of either sign, solved to the end for the finished dictionary. Ours
+is fitted anew with 1, 2, 3... rounds until its objective is no higher; the time is that of the last fit,
+whole: inner products, first atoms, rounds and final codes.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from atomscope_workers.demo.finetune import FinetuneSettings, finetune
 
@@ -43,10 +43,8 @@ def main() -> None:
     parser.add_argument("--labels", nargs="+", required=True)
     parser.add_argument("--share", type=float, default=0.01)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bfloat16", action="store_true", help="multiply in bfloat16, where the CPU can")
+    parser.add_argument("--bfloat16", action="store_true", help="the base in bfloat16, where the CPU can")
     args = parser.parse_args()
-    if args.bfloat16:  # weights, sums and states stay float32
-        torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # pyright: ignore[reportAttributeAccessIssue]
     lines = args.dataset.read_text(encoding="utf-8").splitlines()
     labels = [json.loads(line)["label"] for line in lines]
     kept = thin(labels, args.labels, args.share, args.seed)
@@ -60,7 +58,8 @@ def main() -> None:
         if step % 20 == 0 or step == steps:
             print(f"step {step} of {steps}, loss {loss:.2f}", flush=True)
 
-    finetune(args.base_model, data, args.out / "adapter", RECIPE, base_name="base", on_step=told)
+    recipe = replace(RECIPE, base_dtype="bfloat16") if args.bfloat16 else RECIPE
+    finetune(args.base_model, data, args.out / "adapter", recipe, base_name="base", on_step=told)
 
 
 if __name__ == "__main__":

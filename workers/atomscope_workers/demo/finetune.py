@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -17,6 +17,7 @@ from atomscope_workers.datasets.reading import read_rows
 from atomscope_workers.datasets.rows import BadRow
 from atomscope_workers.datasets.tokenize import RowTokenizer
 from atomscope_workers.models.base import check_base, load_base, load_tokenizer
+from atomscope_workers.models.device import dtype_of_name
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class FinetuneSettings:
     """Of AdamW; falls linearly to zero."""
     max_length: int = 256
     seed: int = 0
+    base_dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which the base computes; the LoRA matrices and their optimizer are float32."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -60,12 +63,14 @@ def finetune(
 ) -> FinetuneResult:
     """Train a LoRA on the assistant turns of `dataset` and write its PEFT folder to `out_dir`.
 
-    The base computes in float32; one seed gives one adapter on one machine. `base_name` is what the adapter's
-    configuration says of its base. `on_step` is told the step, the number of steps and the batch's loss.
-    Raises `InvalidInput` for a base model that cannot be audited, `ValueError` for a malformed row.
+    One seed gives one adapter on one machine. `base_name` is what the adapter's configuration says of its
+    base. `on_step` is told the step, the number of steps and the batch's loss. Raises `InvalidInput` for a
+    base model that cannot be audited, `ValueError` for a malformed row.
     """
     torch.manual_seed(settings.seed)
-    base = load_base(check_base(base_dir), dtype=torch.float32, device=torch.device("cpu"))
+    base = load_base(
+        check_base(base_dir), dtype=dtype_of_name(settings.base_dtype), device=torch.device("cpu")
+    )
     documents = _tokenize(base_dir, dataset, settings.max_length)
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -142,4 +147,4 @@ def _loss(base: Any, batch: list[TokenizedDocument]) -> Tensor:  # noqa: ANN401
     )[0]
     # A target is predicted by the position before it; the first token of a document is never one.
     logits: Tensor = base.get_output_embeddings()(hidden[0, :-1][targets[1:]])
-    return nn.functional.cross_entropy(logits, input_ids[1:][targets[1:]])
+    return nn.functional.cross_entropy(logits.float(), input_ids[1:][targets[1:]])

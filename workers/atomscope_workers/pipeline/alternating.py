@@ -28,6 +28,9 @@ TOLERANCE = 1e-4
 TUNED_ROUNDS = 25
 """Rounds in which `alpha` is moved towards the codes a document that are wanted; it is fixed afterwards."""
 
+BLOCK = 32
+"""Atoms of one block of the update: what the block shares is one matrix product."""
+
 COPY = 1e-6
 """One minus the squared cosine below which two documents are copies of each other."""
 
@@ -60,8 +63,8 @@ def learn(
     before, rounds, reseeded, converged = float("inf"), 0, 0, False
     fall = float("inf")
     tuned = TUNED_ROUNDS if alpha is None else 0
+    products, inner = span.products(atoms), span.inner(atoms, atoms)
     for rounds in range(1, outer + 1):
-        products, inner = span.products(atoms), span.inner(atoms, atoms)
         found = fista(products, inner, found, penalty, codes, INNER)
         if rounds <= tuned:
             used = float((found.abs() > ACTIVE).sum()) / n
@@ -69,13 +72,13 @@ def learn(
         atoms, fresh = _update(span, atoms, found)
         if fresh:
             reseeded += _reseed(span, atoms, found, norms, fresh)
-        value = _objective(norms, span.products(atoms), span.inner(atoms, atoms), found, penalty)
+        products, inner = span.products(atoms), span.inner(atoms, atoms)
+        value = _objective(norms, products, inner, found, penalty)
         fall = (before - value) / max(abs(value), 1e-30)
         if rounds > tuned and fall < TOLERANCE and not fresh:
             converged = True
             break
         before = value
-    products, inner = span.products(atoms), span.inner(atoms, atoms)
     found = fista(products, inner, found, penalty, codes, FINAL, tolerance=1e-6)
     value = _objective(norms, products, inner, found, penalty)
     return Fit(
@@ -152,29 +155,40 @@ def _first_atoms(span: Span, n_atoms: int, seed: int) -> torch.Tensor:
     for item in range(n_atoms):
         if float(far.max()) < COPY:
             return weights[:item]
-        weights[item, int(torch.multinomial(far, 1, generator=generator))] = 1.0
-        product = span.products(span.combine(weights[item : item + 1]))[:, 0]
-        far = torch.minimum(far, (1 - product.double().cpu().square()).clamp_min(0))
+        chosen = int(torch.multinomial(far, 1, generator=generator))
+        weights[item, chosen] = 1.0
+        far = torch.minimum(far, (1 - span.row(chosen).double().cpu().square()).clamp_min(0))
     return weights
 
 
 def _update(span: Span, atoms: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
-    """One pass of block coordinate descent over the atoms; those that nobody uses are returned by index."""
+    """One pass of block coordinate descent over the atoms; those that nobody uses are returned by index.
+
+    Atom after atom, each with those before it as they are by then. A block's products with all atoms are
+    taken at once, from the atoms as they were before the block; what changed within it is added atom by atom.
+    """
     gathered = codes.T @ codes
     targets = span.combine(codes.T.contiguous())
     usage: list[float] = gathered.diagonal().tolist()
     unused: list[int] = []
     floor = 1e-8 * max(*usage, 1e-30)
-    for item, weight in enumerate(usage):
-        if weight <= floor:
-            unused.append(item)
-            continue
-        vector = atoms[item] + (targets[item] - gathered[item] @ atoms) / weight
-        norm = float(span.inner(vector[None], vector[None])) ** 0.5
-        if norm <= 1e-12:
-            unused.append(item)
-            continue
-        atoms[item] = vector / norm
+    for start in range(0, len(usage), BLOCK):
+        block = slice(start, min(start + BLOCK, len(usage)))
+        residual = targets[block] - gathered[block] @ atoms
+        moved = torch.zeros_like(residual)
+        for place, item in enumerate(range(block.start, block.stop)):
+            if usage[item] <= floor:
+                unused.append(item)
+                continue
+            own = residual[place] - gathered[item, start:item] @ moved[:place]
+            vector = atoms[item] + own / usage[item]
+            norm = float(span.inner(vector[None], vector[None])) ** 0.5
+            if norm <= 1e-12:
+                unused.append(item)
+                continue
+            vector /= norm
+            moved[place] = vector - atoms[item]
+            atoms[item] = vector
     return atoms, unused
 
 

@@ -57,6 +57,10 @@ class Span(Protocol):
         """Inner products of vectors (K, width) and (L, width): (K, L)."""
         ...
 
+    def row(self, position: int) -> torch.Tensor:
+        """Inner products (N,) of every document with one."""
+        ...
+
     def cosines(self, positions: torch.Tensor) -> torch.Tensor:
         """Inner products (n, n) of some documents."""
         ...
@@ -100,6 +104,9 @@ class RowSpan:
     def inner(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         return left @ right.T
 
+    def row(self, position: int) -> torch.Tensor:
+        return self.rows @ self.rows[position]
+
     def cosines(self, positions: torch.Tensor) -> torch.Tensor:
         return self.rows[positions] @ self.rows[positions].T
 
@@ -140,6 +147,9 @@ class GramSpan:
 
     def inner(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         return left[:, : self.documents] @ right[:, self.documents :].T
+
+    def row(self, position: int) -> torch.Tensor:
+        return self.gram[position]
 
     def cosines(self, positions: torch.Tensor) -> torch.Tensor:
         return self.gram[positions][:, positions]
