@@ -267,7 +267,7 @@ class RandomDirections(msgspec.Struct, kw_only=True, frozen=True):
     match: Literal["norm", "kl"]
     """What they share with the target's step: its norm, or its cost on neutral documents."""
     shifts: list[float]
-    """Of each, the measure over all prompts less the baseline's, signed as the target's strength is:
+    """Of each, `overall` of the reported half less the baseline's, signed as the target's strength is:
     positive is in the direction that was asked for."""
     costs: list[float]
     """Of each, the mean KL."""
@@ -286,7 +286,8 @@ class EvaluationPoint(msgspec.Struct, kw_only=True, frozen=True):
     inviting: Measure
     neutral: Measure
     overall: Measure
-    """Of inviting and neutral prompts together."""
+    """Of inviting and neutral prompts together; of log-probabilities the inviting prompts' alone, since the
+    completions of the neutral ones do not hold the behaviour."""
     shift: float
     """`overall` less the baseline's, signed as the strength is: positive is in the direction asked for."""
     selection_shift: float
@@ -329,7 +330,8 @@ class TargetEvaluation(msgspec.Struct, kw_only=True, frozen=True):
     target: str
     name: str | None
     verdict: Verdict | None
-    """The better of the two directions'; None without a detector."""
+    """The better of the two directions'; None without a detector, and where no strength is within the
+    budget."""
     up: Chosen | None
     """None where no strength of this sign is within the budget."""
     down: Chosen | None
@@ -337,22 +339,23 @@ class TargetEvaluation(msgspec.Struct, kw_only=True, frozen=True):
     """Largest strength within the budget, up and down; None where even the least that was tried is not."""
     auto_down: float | None
     gain: float
-    """Mean log-probability per token of the target's own documents at the least strength up that was tried,
-    less that at the same strength down, in nats: above 0, up is more of the behaviour."""
+    """Mean log-probability per token of the target's own documents, up to 8, at the least strength up that
+    was tried, less that at the same strength down, in nats: above 0, up is more of the behaviour."""
     curve: list[CostPoint]
     """What steering costs, by rising strength: every strength that was measured."""
     baseline_inviting: Measure | None
     baseline_neutral: Measure | None
     baseline: Measure | None
-    """Of inviting and neutral prompts together."""
+    """`overall` of the unsteered model, on the half that is reported, as the two before it."""
     points: list[EvaluationPoint]
     """By rising strength; empty without a detector."""
     unrelated: int | None
     """Index of the unrelated atom."""
     answers: list[Answer]
     others: dict[str, float]
-    """Unlearning check: at the chosen strength down, how the mean log-probability per token of the documents
-    of every other behaviour changed, by its key `behaviour:3`, in nats."""
+    """Unlearning check: at the chosen strength down, how the mean log-probability per token of every other
+    behaviour changed, by its key `behaviour:3`, in nats: of its 8 strongest documents on which the target has
+    no strength. One that has none of these is left out, as is the behaviour of an atom."""
 
 
 class EvaluationResult(msgspec.Struct, kw_only=True, frozen=True):

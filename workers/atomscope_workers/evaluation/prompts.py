@@ -81,15 +81,20 @@ def document_prompts(
     count: int,
     longest: int,
 ) -> list[Asked]:
-    """Prompts of the first `count` of these documents that have one of at most `longest` tokens."""
+    """Prompts of the first `count` of these documents that have one of at most `longest` tokens.
+
+    None is taken twice: one prompt in both halves would be chosen and reported on alike.
+    """
     found: list[Asked] = []
+    seen: set[bytes] = set()
     for row in rows:
         if len(found) == count:
             break
         if row not in tokens or row not in records:
             continue
         asked = document_prompt(kind, f"{name}/{row}", tokens[row], records[row].messages)
-        if asked is not None and len(asked.ids) <= longest:
+        if asked is not None and len(asked.ids) <= longest and asked.ids.tobytes() not in seen:
+            seen.add(asked.ids.tobytes())
             found.append(asked)
     return found
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from atomscope.bundle import Bundle
 from atomscope.steering import Target
@@ -20,24 +21,18 @@ from atomscope.types.evaluation import (
     EvaluationPoint,
     EvaluationQuery,
     EvaluationTarget,
-    Measure,
     TargetEvaluation,
 )
-from atomscope_workers.datasets.documents import TokenizedDocument
 from atomscope_workers.evaluation.chance import Chance
-from atomscope_workers.evaluation.cost import NeutralCost, mean_log_probabilities
+from atomscope_workers.evaluation.cost import NeutralCost
 from atomscope_workers.evaluation.curve import Budget, Curve
 from atomscope_workers.evaluation.directions import Dial, make_dial, unrelated_atom
-from atomscope_workers.evaluation.documents import own_documents, touched
+from atomscope_workers.evaluation.material import FEWEST_PROMPTS
 from atomscope_workers.evaluation.passes import Passes
 from atomscope_workers.evaluation.probe import Probe, Said
 from atomscope_workers.evaluation.prompts import Asked, Halves, shown
-from atomscope_workers.evaluation.subject import Subject
+from atomscope_workers.evaluation.texts import Texts
 
-FEWEST_PROMPTS = 4
-"""Of each kind; from fewer nothing is told."""
-GAIN_DOCUMENTS = 8
-"""Of the target's own documents whose log-probability is measured, and of every other behaviour's."""
 _SHARES = (1.0, 0.5, 0.25)
 """Of the largest strength within the budget, that `auto` tries."""
 
@@ -48,10 +43,9 @@ class Bench:
 
     bundle: Bundle
     query: EvaluationQuery
-    subject: Subject
     neutral: NeutralCost
     budget: Budget
-    tokens: Mapping[int, TokenizedDocument]
+    texts: Texts
     passes: Passes
 
 
@@ -84,7 +78,7 @@ def evaluate_target(bench: Bench, invited: Invited) -> TargetEvaluation:
     strengths = sorted(listed or [share * end for end in (up, down) if end is not None for share in _SHARES])
     for strength in strengths:
         curve.at(strength)
-    gain = _gain(bench, invited.target, dial, strengths or list(curve.known))
+    gain = bench.texts.gain(invited.target, dial, strengths or list(curve.known))
     found = TargetEvaluation(
         target=invited.target.key,
         name=invited.asked.name,
@@ -119,6 +113,27 @@ class _Half:
     neutral: Said
 
 
+@dataclass(frozen=True)
+class _Sweep:
+    """One target's prompts, asked at any strength."""
+
+    probe: Probe
+    dial: Dial
+
+    def ask(self, prompts: tuple[list[Asked], list[Asked]], strength: float | None) -> _Half:
+        """Inviting and neutral prompts; None asks the unsteered model."""
+        step = None if strength is None else self.dial.step(strength * self.dial.unit)
+        return _Half(*(self.probe.of(part, step) for part in prompts))
+
+    def overall(self, half: _Half) -> NDArray[np.float64]:
+        return self.probe.overall(half.inviting.scores, half.neutral.scores)
+
+    def shift(self, half: _Half, base: _Half, strength: float) -> float:
+        """How far a strength moves the mean in its own direction."""
+        difference = float(self.overall(half).mean() - self.overall(base).mean())
+        return difference if strength > 0 else -difference
+
+
 def _measured(
     bench: Bench,
     invited: Invited,
@@ -127,30 +142,20 @@ def _measured(
     strengths: Sequence[float],
     found: TargetEvaluation,
 ) -> TargetEvaluation:
+    """The same with points, the chosen strengths, chance beside them, answers, and what else goes."""
     query, dial = bench.query, curve.dial
-
-    def ask(strength: float | None, inviting: list[Asked], neutral: list[Asked]) -> _Half:
-        step = None if strength is None else dial.step(strength * dial.unit)
-        return _Half(probe.of(inviting, step), probe.of(neutral, step))
-
-    def overall(half: _Half) -> Said:
-        return Said(probe.overall(half.inviting.scores, half.neutral.scores), [])
-
-    def shift(half: _Half, base: _Half, strength: float) -> float:
-        difference = float(overall(half).scores.mean() - overall(base).scores.mean())
-        return difference if strength > 0 else -difference
-
+    sweep = _Sweep(probe, dial)
     first = (invited.inviting.selection, invited.neutral.selection)
     second = (invited.inviting.report, invited.neutral.report)
-    base_first, base = ask(None, *first), ask(None, *second)
-    selection = {item: shift(ask(item, *first), base_first, item) for item in strengths}
-    chosen = {
-        sign: _chosen([item for item in strengths if item * sign > 0 and curve.within(item)], selection)
+    base = sweep.ask(first, None)
+    selection = {item: sweep.shift(sweep.ask(first, item), base, item) for item in strengths}
+    up, down = (
+        _chosen([item for item in strengths if item * sign > 0 and curve.within(item)], selection)
         for sign in (1, -1)
-    }
-    reported = {item: ask(item, *second) for item in strengths}
-    taken = [item for item in chosen.values() if item is not None]
-    tested = set(strengths if query.random_at == "points" else taken)
+    )
+    base = sweep.ask(second, None)
+    reported = {item: sweep.ask(second, item) for item in strengths}
+    tested = strengths if query.random_at == "points" else [item for item in (up, down) if item is not None]
     together = [*second[0], *second[1]] if probe.counts else second[0]
     chance = Chance(
         purpose=f"random/{invited.target.key}",
@@ -159,52 +164,48 @@ def _measured(
         curve=curve,
         probe=probe,
         asked=together,
-        baseline=float(overall(base).scores.mean()),
+        baseline=float(sweep.overall(base).mean()),
         passed=bench.passes.done,
     )
-    other = unrelated_atom(bench.bundle, invited.target, dial, query.seed) if tested else None
+    other = unrelated_atom(bench.bundle, invited.target, dial, query.seed)
     beside = None if other is None else make_dial(bench.bundle, Target("atom", other), query.power, "norm")
 
     def point(strength: float) -> EvaluationPoint:
         half, cost = reported[strength], curve.at(strength).cost
-        scores = overall(half).scores
-        moved, error = shift(half, base, strength), probe.error(scores, overall(base).scores)
+        scores, shift = sweep.overall(half), sweep.shift(half, base, strength)
+        error = probe.error(scores, sweep.overall(base))
         run = strength in tested
+        step = None if beside is None or not run else beside.step(strength * dial.unit)
         return EvaluationPoint(
             strength=strength,
             cost=cost,
             inviting=probe.measure(half.inviting.scores),
             neutral=probe.measure(half.neutral.scores),
             overall=probe.measure(scores),
-            shift=moved,
+            shift=shift,
             selection_shift=selection[strength],
             within_budget=bench.budget.holds(cost),
-            equal_norm=chance.equal_norm(strength, moved, error) if run else None,
-            equal_kl=chance.equal_kl(strength, moved, error) if run else None,
-            unrelated=unrelated(strength) if run else None,
+            equal_norm=chance.equal_norm(strength, shift, error) if run else None,
+            equal_kl=chance.equal_kl(strength, shift, error) if run else None,
+            unrelated=None if step is None else probe.measure(probe.of(together, step).scores),
             q_value=None,
             verdict=None,
         )
 
-    def unrelated(strength: float) -> Measure | None:
-        if beside is None:
-            return None
-        return probe.measure(probe.of(together, beside.step(strength * dial.unit)).scores)
-
     points = [point(strength) for strength in strengths]
-    sides = [None if item is None else reported[item] for item in (chosen[1], chosen[-1])]
+    sides = [None if item is None else reported[item] for item in (up, down)]
     return replace(
         found,
-        up=_taken(chosen[1], points),
-        down=_taken(chosen[-1], points),
+        up=_taken(up, points),
+        down=_taken(down, points),
         curve=curve.points(),
         baseline_inviting=probe.measure(base.inviting.scores),
         baseline_neutral=probe.measure(base.neutral.scores),
-        baseline=probe.measure(overall(base).scores),
+        baseline=probe.measure(sweep.overall(base)),
         points=points,
         unrelated=other,
         answers=_answers(second, base, sides[0], sides[1], query.answers) if probe.counts else [],
-        others=_others(bench, invited.target, dial, chosen[-1]),
+        others={} if down is None else bench.texts.others(invited.target, dial, down),
     )
 
 
@@ -241,55 +242,3 @@ def _answers(
                 )
             )
     return found
-
-
-# ----------------------------------------------------------- what documents say
-
-
-def _gain(bench: Bench, target: Target, dial: Dial, strengths: Sequence[float]) -> float:
-    """Mean log-probability of the target's own documents at the least strength up, less that down."""
-    documents = _first(bench, own_documents(bench.bundle, target))
-    least = min([item for item in strengths if item > 0] or [abs(item) for item in strengths], default=0.0)
-    if not documents or least == 0:
-        return 0.0
-    means: list[float] = []
-    for strength in (least, -least):
-        step = dial.step(strength * dial.unit)
-        means.append(float(mean_log_probabilities(bench.subject, documents, step).mean()))
-        bench.passes.done()
-    return means[0] - means[1]
-
-
-def _others(bench: Bench, target: Target, dial: Dial, strength: float | None) -> dict[str, float]:
-    """How the log-probability of every other behaviour's documents changes at a strength down.
-
-    Of the first documents of each on which the target has no strength; a behaviour without any is left out,
-    and so is the one that an atom belongs to.
-    """
-    if strength is None:
-        return {}
-    own = touched(bench.bundle, target)
-    documents: dict[str, list[TokenizedDocument]] = {}
-    for item in bench.bundle.behaviours:
-        key = Target("behaviour", item.index)
-        if key == target or (target.kind == "atom" and target.index in item.behaviour.atoms):
-            continue
-        rows = [row for row in own_documents(bench.bundle, key) if row not in own]
-        if chosen := _first(bench, rows):
-            documents[key.key] = chosen
-    rows = {item.document: item for part in documents.values() for item in part}
-    if not rows:
-        return {}
-    listed = list(rows.values())
-    before = mean_log_probabilities(bench.subject, listed, None)
-    bench.passes.done()
-    after = mean_log_probabilities(bench.subject, listed, dial.step(strength * dial.unit))
-    bench.passes.done()
-    change = dict(zip(rows, (after - before).tolist(), strict=True))
-    return {key: float(np.mean([change[item.document] for item in part])) for key, part in documents.items()}
-
-
-def _first(bench: Bench, rows: Sequence[int]) -> list[TokenizedDocument]:
-    """The first of these documents that have a target."""
-    held = [bench.tokens[row] for row in rows if row in bench.tokens]
-    return [item for item in held if item.target_mask.any()][:GAIN_DOCUMENTS]
