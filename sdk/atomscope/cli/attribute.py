@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from atomscope.bundle import Bundle
 from atomscope.cli.connect import number
-from atomscope.cli.plugins import is_missing_extra
-from atomscope.cli.registry import EXIT_DONE, LocalRunner, Output
+from atomscope.cli.in_process import add_base_model, check_base_model, in_process
+from atomscope.cli.registry import EXIT_DONE, Output
 from atomscope.cli.tables import card
 from atomscope.cli.targets import add_target, opened
 from atomscope.cli.tree import CommandTree, PluginRegistry
 from atomscope.client._attributions import make_query
-from atomscope.client._progress import StageBars
-from atomscope.errors import MissingExtra, UsageError
-from atomscope.text import visible
-from atomscope.types.attribution import AttributionQuery, AttributionResult
-from atomscope.types.resources import Progress
+from atomscope.errors import UsageError
+from atomscope.text import counted, visible
+from atomscope.types.attribution import AttributionResult
 
 _ATOMS = 8
 _BEHAVIOURS = 5
@@ -52,10 +48,7 @@ def _configure(parser: ArgumentParser) -> None:
         help="rank every document by the cosine of whitened gradients, which reads all of them",
     )
     parser.add_argument("--documents", type=number(int, 0), default=10, help="documents to list (default 10)")
-    parser.add_argument(
-        "--base-model", type=Path, metavar="DIR", help="of a bundle: the base model that was audited"
-    )
-    parser.add_argument("--timeout", type=number(float, 0), help="of an audit: seconds to wait")
+    add_base_model(parser)
 
 
 def _run(args: Namespace, output: Output, *, tree: CommandTree) -> int:
@@ -67,46 +60,16 @@ def _run(args: Namespace, output: Output, *, tree: CommandTree) -> int:
         documents=args.documents,
     )
     with opened(args) as target:
+        check_base_model(args, target)
         if isinstance(target, Bundle):
-            if args.timeout is not None:
-                raise UsageError("--timeout has no meaning for a bundle")
-            if args.base_model is None:
-                raise UsageError("a bundle needs --base-model DIR, the base model that was audited")
-            found = _locally(target, args.base_model, query, tree.load_runner, output)
-        elif args.base_model is not None:
-            raise UsageError("--base-model is for a bundle: the service has the base model of its audits")
+            with in_process(tree.load_runner, "attribute", output) as (runner, on_progress):
+                found = runner.attribute(target, args.base_model, query, on_progress)
         else:
             found = target.ask(query, args.timeout)
     for warning in found.warnings:
         output.note(f"warning: {warning}")
     output.result(found, _shown(found))
     return EXIT_DONE
-
-
-def _locally(
-    bundle: Bundle,
-    base: Path,
-    query: AttributionQuery,
-    load: Callable[[], LocalRunner] | None,
-    output: Output,
-) -> AttributionResult:
-    bars = StageBars() if sys.stderr.isatty() and not output.json else None
-
-    def on_progress(progress: Progress) -> None:
-        if bars is not None:
-            bars.update("attribute", progress.done, progress.total, progress.unit)
-
-    try:
-        if load is None:
-            raise MissingExtra("attribute BUNDLE", "workers")
-        return load().attribute(bundle, base, query, on_progress)
-    except ModuleNotFoundError as error:
-        if not is_missing_extra(error):
-            raise
-        raise MissingExtra("attribute BUNDLE", "workers") from error
-    finally:
-        if bars is not None:
-            bars.close()
 
 
 def _text(given: str | None, option: str) -> str | None:
@@ -142,7 +105,7 @@ def _shown(found: AttributionResult) -> str:
     tokens = max(1, found.n_target_tokens)
     head = card(
         [
-            ("completion", f"{found.n_target_tokens} tokens"),
+            ("completion", counted(found.n_target_tokens, "token")),
             (
                 "loss",
                 f"{found.loss / tokens:.3f} nats a token, {found.base_loss / tokens:.3f} under the base",

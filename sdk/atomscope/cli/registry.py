@@ -115,6 +115,10 @@ class Output(Protocol):
         """A line for people, on standard error; nothing with `--json`."""
         ...
 
+    def complain(self, text: str) -> None:
+        """A line on standard error, with `--json` too."""
+        ...
+
 
 Run = Callable[[Namespace, Output], int]
 """Runs a parsed command and returns the exit status."""

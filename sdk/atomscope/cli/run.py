@@ -15,6 +15,7 @@ from atomscope.cli import (
     audit_refit,
     behaviours,
     bundle,
+    evaluate,
     inputs,
     keys,
     presets,
@@ -53,7 +54,8 @@ def _main(argv: Sequence[str] | None) -> int:
     warnings = StreamOutput(sys.stdout, sys.stderr, json=False)
     tree = CommandTree()
     own = PluginRegistry(tree, None)
-    for part in (audit, audit_refit, presets, atoms, behaviours, attribute, steer, inputs, keys, bundle):
+    parts = (audit, audit_refit, presets, atoms, behaviours, attribute, steer, evaluate, inputs, keys, bundle)
+    for part in parts:
         part.register(own, tree)
     load_plugins(tree, warnings.complain)
     parser = build_parser(tree, warnings.complain)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,6 @@ import msgspec
 import pytest
 
 from atomscope.bundle import Bundle
-from atomscope.cli import plugins
 from atomscope.client import _jobs
 from atomscope.errors import InvalidInput
 from atomscope.types.attribution import AttributionQuery, AttributionResult
@@ -183,31 +179,6 @@ class Runner:
         if self.error is not None:
             raise self.error
         return msgspec.convert(attribution_result(exact=True), AttributionResult)
-
-
-@pytest.fixture
-def local(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """`local(runner)` makes it the pipeline; without one there is none."""
-    points: list[EntryPoint] = []
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def entry_points(group: str) -> list[EntryPoint]:
-        return points
-
-    monkeypatch.setattr(plugins, "entry_points", entry_points)
-    module = f"runner_of_test_{abs(hash(str(tmp_path)))}"
-    (tmp_path / f"{module}.py").write_text(
-        "from atomscope.cli import plugins\n"
-        "def register(registry):\n    registry.add_local_runner(lambda: plugins.RUNNER_OF_TEST)"
-    )
-
-    def use(runner: Runner) -> Runner:
-        monkeypatch.setattr(plugins, "RUNNER_OF_TEST", runner, raising=False)
-        points.append(EntryPoint(name="workers", value=f"{module}:register", group=plugins.GROUP))
-        return runner
-
-    yield use
-    sys.modules.pop(module, None)
 
 
 def test_a_bundle_is_asked_in_process(run: Run, local: Any, bundle: Path) -> None:

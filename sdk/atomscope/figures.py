@@ -1,0 +1,182 @@
+"""Figures of evaluations, as PNG: what each strength does, beside what random directions do, and its cost.
+
+Needs the extra `figures` (matplotlib), which is imported when a figure is drawn.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atomscope.errors import MissingExtra
+from atomscope.text import visible
+from atomscope.types.evaluation import (
+    EvaluationPoint,
+    EvaluationResult,
+    Measure,
+    RandomDirections,
+    TargetEvaluation,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INCHES = (7.0, 6.0)
+_DOTS = 120
+_BAND = (5.0, 95.0)
+"""Percentiles of the random directions between which the bands lie."""
+_BANDS = (("equal_norm", "random, equal norm", "tab:gray"), ("equal_kl", "random, equal KL", "tab:olive"))
+_BEYOND = 4.0
+"""Times the budget that the cost is drawn up to."""
+
+
+def require_matplotlib() -> None:
+    """Raise `MissingExtra` unless figures can be drawn."""
+    try:
+        import matplotlib.figure  # noqa: F401, PLC0415  # pyright: ignore[reportUnusedImport]
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        raise MissingExtra("drawing figures", "figures") from error
+
+
+def plot_evaluation(
+    result: EvaluationResult, folder: str | Path, kl_budget: float | None = None
+) -> list[Path]:
+    """One PNG for each target in `folder`, which is made: `behaviour-3.png`, `atom-7.png`.
+
+    Above, what the detector says of inviting, neutral and all prompts against the strength, with 95%
+    intervals, and bands from the 5th to the 95th percentile of random directions, comparable with all
+    prompts; below, the cost at every strength that was measured, and the budget where it is given.
+    Raises `MissingExtra`, and `OSError` where nothing can be written.
+    """
+    require_matplotlib()
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths: list[Path] = []
+    for target in result.targets:
+        kind = "" if ":" in target.target else "atom-"
+        paths.append(folder / f"{kind}{target.target.replace(':', '-')}.png")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of characters that the font lacks
+            _figure(target, kl_budget).savefig(paths[-1], dpi=_DOTS, metadata={"Software": None})
+    return paths
+
+
+def _figure(target: TargetEvaluation, kl_budget: float | None) -> Figure:
+    from matplotlib.figure import Figure  # noqa: PLC0415  (without pyplot: no display, nothing global)
+
+    figure = Figure(figsize=_INCHES, layout="constrained")
+    if target.points:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        _draw_measures(above, target)
+    else:
+        above = below = figure.subplots()
+    title = " ".join(part for part in (target.target, target.name) if part)
+    verdict = "" if target.verdict is None else f": {target.verdict}"
+    above.set_title(visible(f"{title}{verdict}", 80), parse_math=False)
+    _draw_cost(below, target, kl_budget)
+    return figure
+
+
+def _draw_measures(axes: Axes, target: TargetEvaluation) -> None:
+    strengths = np.array([point.strength for point in target.points])
+    base = target.baseline
+    if base is not None:
+        for name, label, colour in _BANDS:
+            _draw_band(
+                axes, target.points, base.value, lambda point, of=name: getattr(point, of), label, colour
+            )
+    series = (
+        ("inviting", target.baseline_inviting, "tab:red", "o-"),
+        ("neutral", target.baseline_neutral, "tab:blue", "s-"),
+        ("overall", target.baseline, "black", "d--"),
+    )
+    for name, unsteered, colour, form in series:
+        measures: list[Measure] = [getattr(point, name) for point in target.points]
+        places = strengths
+        if unsteered is not None:
+            place = int(np.searchsorted(strengths, 0.0))
+            measures.insert(place, unsteered)
+            places = np.insert(strengths, place, 0.0)
+        values = np.array([measure.value for measure in measures])
+        if name == "overall":  # the intervals of its two parts are there already
+            axes.plot(places, values, form, color=colour, label="all prompts", markersize=4)
+            continue
+        ends = np.array([[measure.low for measure in measures], [measure.high for measure in measures]])
+        errors = np.abs(ends - values)
+        axes.errorbar(
+            places,
+            values,
+            yerr=errors,
+            fmt=form,
+            color=colour,
+            label=f"{name} prompts",
+            capsize=2,
+            markersize=4,
+        )
+    shares = all(point.overall.hits is not None for point in target.points)
+    axes.set_ylabel("share with the behaviour" if shares else "log-probability, nats per token")
+    if shares:
+        axes.set_ylim(-0.03, 1.03)
+    _mark(
+        axes, [side.strength for side in (target.up, target.down) if side is not None], "chosen", "tab:green"
+    )
+    axes.legend(fontsize="small")
+
+
+def _draw_band(
+    axes: Axes,
+    points: Sequence[EvaluationPoint],
+    base: float,
+    of: Callable[[EvaluationPoint], RandomDirections | None],
+    label: str,
+    colour: str,
+) -> None:
+    """The band on each side of 0, from the unsteered measure on; shifts are signed as the strength is."""
+    for sign in (-1.0, 1.0):
+        ends: list[tuple[float, NDArray[np.float64]]] = [(0.0, np.array([base, base]))]
+        for point in points:
+            random = of(point)
+            if random is not None and random.shifts and point.strength * sign > 0:
+                low, high = np.percentile(random.shifts, _BAND)
+                ends.append((point.strength, np.sort(base + sign * np.array([low, high]))))
+        if len(ends) < 2:
+            continue
+        ends.sort(key=lambda end: end[0])
+        band = np.array([end[1] for end in ends])
+        told = label if sign > 0 or all(point.strength < 0 for point in points) else None
+        axes.fill_between(
+            [end[0] for end in ends], band[:, 0], band[:, 1], color=colour, alpha=0.3, label=told
+        )
+
+
+def _draw_cost(axes: Axes, target: TargetEvaluation, kl_budget: float | None) -> None:
+    strengths = [0.0, *(point.strength for point in target.curve)]
+    costs = [0.0, *(point.cost.kl for point in target.curve)]
+    order = np.argsort(strengths)
+    axes.plot(np.array(strengths)[order], np.array(costs)[order], "k.-")
+    if kl_budget is not None:
+        axes.axhline(kl_budget, color="tab:red", linestyle="--", label="budget")
+        axes.set_ylim(0.0, 1.05 * max(min(max(costs), _BEYOND * kl_budget), kl_budget))
+    autos = [strength for strength in (target.auto_up, target.auto_down) if strength is not None]
+    _mark(axes, autos, "largest within the budget", "tab:purple")
+    if target.points:
+        tried = [*autos, *(point.strength for point in target.points)]
+        reach = 1.1 * max(abs(strength) for strength in tried)
+        axes.set_xlim(-reach if min(tried) < 0 else -0.05 * reach, reach if max(tried) > 0 else 0.05 * reach)
+    axes.set_xlabel("strength")
+    axes.set_ylabel("KL, nats per token")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small")
+
+
+def _mark(axes: Axes, strengths: Sequence[float], label: str, colour: str) -> None:
+    for place, strength in enumerate(strengths):
+        axes.axvline(strength, color=colour, linestyle=":", label=label if place == 0 else None)
