@@ -1,6 +1,6 @@
 """Sums for the Kronecker factors of every module: inputs A = sum x x^T, output gradients S = sum s s^T.
 
-Each batch's product is a float32 GEMM; batches are added up in float64. Modules that read one and the same
+Each batch's product is in float32; batches are added up in float64. Modules that read one and the same
 tensor (the `lora_A` of q, k and v) share one input sum, kept under the name of the first of them.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from atomscope.errors import AtomscopeError
+from atomscope_workers.pipeline.products import outer_sum
 
 
 class FactorMismatch(AtomscopeError):  # noqa: N818
@@ -54,8 +55,7 @@ class FactorSums:
 
 
 def _add(sums: dict[str, torch.Tensor], name: str, rows: torch.Tensor) -> None:
-    rows = rows.float()
-    product = rows.T @ rows
+    product = outer_sum(rows)
     if name in sums:
         sums[name] += product
     else:
