@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from functools import partial
 
 from atomscope.bundle import Bundle
+from atomscope.cli.auto_strength import Auto, add_budget, parse_strength, settled
 from atomscope.cli.connect import out_folder
 from atomscope.cli.registry import EXIT_DONE, Output
 from atomscope.cli.targets import add_target, opened
@@ -16,7 +17,9 @@ from atomscope.types.steering import FORMATS, UNITS
 
 
 def register(registry: PluginRegistry, tree: CommandTree) -> None:
-    registry.add_command("steer", "write an adapter with behaviours turned up or down", _configure, _run)
+    registry.add_command(
+        "steer", "write an adapter with behaviours turned up or down", _configure, partial(_run, tree=tree)
+    )
 
 
 def _configure(parser: ArgumentParser) -> None:
@@ -27,7 +30,7 @@ def _configure(parser: ArgumentParser) -> None:
         type=_strength,
         metavar="TARGET=STRENGTH",
         help="an atom (7) or a behaviour (behaviour:3), in units of the adapter's norm: 7=0.1 gives more of "
-        "atom 7, 7=-0.1 less",
+        "atom 7, 7=-0.1 less; 7=auto and 7=-auto: as much as costs no more than --kl-budget",
     )
     parser.add_argument("--out", type=out_folder, required=True, metavar="DIR", help="folder that is written")
     parser.add_argument(
@@ -49,34 +52,34 @@ def _configure(parser: ArgumentParser) -> None:
         help="power of the curvature in the unprojection (--power=-1/2); by default the audit's",
     )
     parser.add_argument("--name", help="its name on the service")
+    add_budget(parser)
 
 
-def _run(args: Namespace, output: Output) -> int:
-    strengths = {target.key: strength for target, strength in args.strengths}
-    if len(strengths) != len(args.strengths):
+def _run(args: Namespace, output: Output, *, tree: CommandTree) -> int:
+    asked: dict[str, float | Auto] = {target.key: strength for target, strength in args.strengths}
+    if len(asked) != len(args.strengths):
         raise UsageError("an atom or a behaviour was given two strengths")
     how = {"format": args.format, "unit": args.unit, "power": args.power}
     with opened(args) as target:
-        if not isinstance(target, Bundle):
-            folder = target.steer(strengths, name=args.name, **how).save(args.out)
-        elif args.name is not None:
+        if isinstance(target, Bundle) and args.name is not None:
             raise UsageError("--name is for a steered adapter of the service")
-        else:
+        strengths = settled(target, asked, args, tree.load_runner, output)
+        if isinstance(target, Bundle):
             folder = target.steer(strengths, **how).save(args.out)
+        else:
+            folder = target.steer(strengths, name=args.name, **how).save(args.out)
     output.result({"adapter": str(folder), "strengths": strengths, **how}, str(folder))
     return EXIT_DONE
 
 
-def _strength(text: str) -> tuple[Target, float]:
+def _strength(text: str) -> tuple[Target, float | Auto]:
     name, _, strength = text.partition("=")
     try:
         target = parse_target(name)
     except SteeringError as error:
         raise ArgumentTypeError(str(error)) from error
     try:
-        value = float(strength)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ArgumentTypeError(f"not TARGET=STRENGTH, such as 7=-0.1 or behaviour:3=0.1: {text!r}")
-    return target, value
+        return target, parse_strength(strength)
+    except ValueError as error:
+        told = f"not TARGET=STRENGTH, such as 7=-0.1, behaviour:3=0.1 or 7=auto: {text!r}"
+        raise ArgumentTypeError(told) from error

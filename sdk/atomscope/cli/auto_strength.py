@@ -1,0 +1,78 @@
+"""`TARGET=auto`: the largest strength whose cost on neutral documents is within the budget."""
+
+from __future__ import annotations
+
+import math
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from typing import Literal
+
+from atomscope.bundle import Bundle
+from atomscope.cli.connect import number
+from atomscope.cli.in_process import Load, add_base_model, check_base_model, in_process
+from atomscope.cli.registry import Output
+from atomscope.client import Audit
+from atomscope.client._evaluations import make_evaluation
+from atomscope.errors import SteeringError, UsageError
+
+Auto = Literal["auto", "-auto"]
+"""As far up, or down, as the budget allows."""
+
+
+def add_budget(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--kl-budget",
+        type=number(float, 0),
+        help="of a strength of auto: nats per token on neutral documents that it may cost (default 0.5)",
+    )
+    add_base_model(parser)
+
+
+def parse_strength(text: str) -> float | Auto:
+    """A finite number, or how far the budget allows; raises `ValueError`."""
+    if text in ("auto", "+auto", "-auto"):
+        return "-auto" if text == "-auto" else "auto"
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"not a finite number: {text!r}")
+    return value
+
+
+def settled(
+    target: Audit | Bundle, strengths: Mapping[str, float | Auto], args: Namespace, load: Load, output: Output
+) -> dict[str, float]:
+    """The strengths with numbers in the place of `auto`, each found by itself, by an evaluation without a
+    detector.
+
+    Raises `SteeringError` where even the least strength that was tried costs too much, and `UsageError`.
+    """
+    autos = [key for key, strength in strengths.items() if isinstance(strength, str)]
+    if not autos:
+        for option in ("kl_budget", "base_model", "timeout"):
+            if getattr(args, option) is not None:
+                raise UsageError(f"--{option.replace('_', '-')} is for a strength of auto")
+        return {key: float(strength) for key, strength in strengths.items()}
+    check_base_model(args, target)
+    given = {} if args.kl_budget is None else {"kl_budget": args.kl_budget}
+    query = make_evaluation(autos, unit=args.unit, power=args.power, **given)
+    if isinstance(target, Bundle):
+        with in_process(load, "steer", output) as (runner, on_progress):
+            found = runner.evaluate(target, args.base_model, query, on_progress)
+    else:
+        found = target.ask(query, args.timeout, False if output.json else None)
+    for warning in found.warnings:
+        output.note(f"warning: {warning}")
+    largest = dict(zip(autos, found.targets, strict=True))
+    numbers: dict[str, float] = {}
+    for key, strength in strengths.items():
+        if not isinstance(strength, str):
+            numbers[key] = strength
+            continue
+        end = largest[key].auto_up if strength == "auto" else largest[key].auto_down
+        if end is None:
+            raise SteeringError(
+                f"{key}={strength}: no strength costs as little as {query.kl_budget:g} nats per token"
+            )
+        output.note(f"{key}={strength} is {end:.6g}")
+        numbers[key] = end
+    return numbers
