@@ -11,8 +11,8 @@ from atomscope.bundle import open_bundle
 from atomscope.cli.registry import Estimate, LocalRun
 from atomscope.errors import InvalidInput, NothingToAudit
 from atomscope.types.spec import AuditConfig
-from atomscope_workers.estimate import Shapes, bundle_bytes
 from atomscope_workers.local import InProcess, run_local
+from atomscope_workers.stages.sizes import Shapes, bundle_bytes
 from tests.fixtures.corpus import write_corpus
 
 CONFIG = AuditConfig(shard_documents=16, token_budget=256, components=6, n_atoms=8, dtype="float32")

@@ -87,6 +87,25 @@ def test_the_bundle_refers_to_gradients_by_the_size_and_digest_of_their_entry(
     assert shared[layout.gradient_shard(0)].sha256 == "a" * 64
 
 
+def test_an_audit_that_keeps_no_gradients_stores_no_shard_and_refers_to_none(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    """Its gradients lie with its other work, which is removed when it ends."""
+    prefix = layout.unit_prefix(WORK, "validate", 0, 1)
+    store.put_bytes(f"{prefix}{layout.SHARDS}", b"[]")
+    store.put_bytes(f"{prefix}{layout.PLAN}", b"{}")
+    for index, fence in ((0, 1), (1, 2)):
+        ctx = context(store, tmp_path, "extract", index, fence)
+        ctx.write_bytes(layout.gradient_shard(index), b"gradients")
+        ctx.commit()
+    ctx = context(store, tmp_path, "curvature", extract=[1, 2])
+    own = layout.unit_prefix(WORK, "extract", 1, 2)
+    assert ctx.sources()[layout.gradient_shard(1)] == f"{own}{layout.gradient_shard(1)}"
+    assert ctx.read(layout.gradient_shard(0)).read_bytes() == b"gradients"
+    assert context(store, tmp_path, "report", extract=[1, 2]).shared() == {}
+    assert not list(store.list(OWN))
+
+
 def test_only_committed_shards_of_the_extractions_it_may_use_are_known(
     store: LocalStore, tmp_path: Path
 ) -> None:

@@ -34,7 +34,7 @@ from atomscope.types.work import (
     cancel_key,
     live_fence_key,
 )
-from atomscope_workers import celery_context
+from atomscope_workers import worker_cache
 from atomscope_workers.failures import describe
 from atomscope_workers.pulse import Pulse, unit_lease
 from atomscope_workers.stages.context import StageContext, UnitResult
@@ -327,7 +327,7 @@ class RemoteStore(LocalStore):
 def test_inputs_are_fetched_once_into_a_cache_and_their_digest_is_checked(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(celery_context.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(worker_cache.CACHE_VARIABLE, str(tmp_path / "cache"))
     remote = RemoteStore(tmp_path / "store")
     remote.put_bytes("models/m/config.json", b"{}")
     remote.put_bytes("models/m/model.safetensors", b"w")

@@ -21,9 +21,9 @@ from atomscope.types.spec import AuditSpec, InputRef, ParentRef
 from atomscope.types.work import STAGES, Stage, UnitOrder
 from atomscope_workers.opened_audit import FinishedAudit
 from atomscope_workers.stages.context import KnownShard, Parent
+from atomscope_workers.worker_cache import cache_folder
 
 MAX_ROWS_VARIABLE = "ATOMSCOPE_MAX_ROWS"
-CACHE_VARIABLE = "ATOMSCOPE_CACHE"
 
 
 class UnitRecord(msgspec.Struct, kw_only=True):
@@ -254,7 +254,7 @@ def fetched_input(store: ObjectStore, ref: InputRef) -> Path:
 
 def _fetched(store: ObjectStore, ref: InputRef) -> Path:
     """The input in a local cache keyed by its digest, fetched once; raises `InvalidInput` if it differs."""
-    root = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "atomscope") / "inputs"
+    root = cache_folder() / "inputs"
     name = ref.location.rsplit("/", 1)[-1]
     # The ending of a data set says how the same bytes are read.
     target = root / (f"{ref.sha256}-{name}" if name else ref.sha256)

@@ -27,19 +27,18 @@ from atomscope_workers.datasets.documents import TokenizedDocument, load_tokens
 from atomscope_workers.models.load import adapter_disabled
 from atomscope_workers.models.lora import LoraModel
 from atomscope_workers.pipeline.batches import collate
-from atomscope_workers.pipeline.dictionary import dictionary_size, fit
+from atomscope_workers.pipeline.dictionary import fit
 from atomscope_workers.pipeline.factors import FactorSums
 from atomscope_workers.pipeline.gradients import document_losses, gradient_pass
 from atomscope_workers.pipeline.minibatch import BATCH, learner
 from atomscope_workers.pipeline.plan import loss_sample, padded_tokens, padding_facts
 from atomscope_workers.pipeline.span import unit_rows
-from atomscope_workers.pipeline.storage import DTYPES, GradientDtype, gradient_bytes
+from atomscope_workers.pipeline.storage import DTYPES, gradient_bytes
 from atomscope_workers.stages import validate
 from atomscope_workers.stages.context import StageContext
 from atomscope_workers.stages.inputs import lora_model, plan_gradient_dtype, read_plan
-from atomscope_workers.stages.retention import keeps_gradients
 from atomscope_workers.stages.rows import ROWS
-from atomscope_workers.stages.space import Space, space_of
+from atomscope_workers.stages.sizes import Shapes, bundle_bytes, shapes_of
 
 PROBE_TOKENS = 1024
 """Padded tokens of the probe's batch, or one document where all are longer."""
@@ -49,47 +48,6 @@ MINIBATCH_STEPS = 40
 
 SPAN_COPIES = 10
 """Float32 copies of the whitened rows, or of the Gram matrix, that the dictionary stage holds at its peak."""
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """What the audit's bytes follow from."""
-
-    documents: int
-    parameters: dict[str, tuple[int, int]]
-    """Parameter name -> (d_out, d_in)."""
-    groups: dict[str, str]
-    """Parameter name -> name of its input group."""
-    atoms: int
-    components: int
-    space: Space = "components"
-    sketch_columns: int = 0
-    gradients: GradientDtype = "float32"
-    """In what they are stored."""
-    keeps_gradients: bool = True
-
-    @property
-    def gradient(self) -> int:
-        """d, the LoRA parameters."""
-        return sum(rows * columns for rows, columns in self.parameters.values())
-
-    @property
-    def kept(self) -> int:
-        """k_total: components kept over all modules; none where none are cut."""
-        if self.space != "components":
-            return 0
-        return sum(min(self.components, rows * columns) for rows, columns in self.parameters.values())
-
-    @property
-    def whitened(self) -> int:
-        """Columns of the matrix in which the documents are compared."""
-        return {"components": self.kept, "gram": self.documents, "sketch": self.sketch_columns}[self.space]
-
-    @property
-    def bases(self) -> list[int]:
-        """Sizes of the eigendecompositions: one a module's output and one an input group."""
-        inputs = {self.groups[name]: shape[1] for name, shape in self.parameters.items()}
-        return [*(shape[0] for shape in self.parameters.values()), *inputs.values()]
 
 
 @dataclass(frozen=True)
@@ -125,16 +83,12 @@ def estimate_audit(spec: AuditSpec, context: Callable[[AuditSpec, Path], StageCo
         probe = probe_model(lora, _probe_batch(plan, tokens))
         rows_bytes = ctx.read(ROWS).stat().st_size
         adapter_bytes = ctx.read(layout.ADAPTER_WEIGHTS).stat().st_size
-    shapes = Shapes(
-        documents=plan.n_documents,
-        parameters={item.name: item.shape for item in lora.parameters},
-        groups=probe.groups,
-        atoms=dictionary_size(spec.config.n_atoms, plan.n_documents),
-        components=spec.config.components,
-        space=space_of(spec.config, plan.n_documents),
-        sketch_columns=spec.config.sketch_columns,
-        gradients=plan_gradient_dtype(plan),
-        keeps_gradients=keeps_gradients(spec.config),
+    shapes = shapes_of(
+        spec.config,
+        plan.n_documents,
+        {item.name: item.shape for item in lora.parameters},
+        probe.groups,
+        plan_gradient_dtype(plan),
     )
     lengths = {row: len(item.input_ids) for row, item in tokens.items()}
     seconds = {
@@ -190,22 +144,6 @@ def probe_model(lora: LoraModel, documents: list[TokenizedDocument]) -> ModelPro
         activations=max(0, peak - resident) / padded,
         groups=factors.groups,
     )
-
-
-def bundle_bytes(shapes: Shapes) -> dict[str, int]:
-    """Bytes of the bundle's arrays, by folder; every one but the vectors' is exact but for its headers."""
-    bases = sum(size * size * 4 + size * 8 for size in shapes.bases)
-    lambdas = 8 * shapes.gradient
-    return {
-        "gradients": gradient_bytes(
-            shapes.gradients, shapes.documents, shapes.gradient, len(shapes.parameters)
-        )
-        * shapes.keeps_gradients,
-        "projected": 4 * shapes.documents * shapes.whitened,
-        "curvature": bases + lambdas + shapes.kept * (16 + 8),
-        "dictionary": 4 * shapes.atoms * (shapes.kept or shapes.documents),
-        "vectors": 4 * shapes.atoms * shapes.gradient,
-    }
 
 
 def _probe_batch(plan: Plan, tokens: dict[int, TokenizedDocument]) -> list[TokenizedDocument]:

@@ -19,8 +19,8 @@ from atomscope_workers.datasets.documents import TokenizedDocument
 from atomscope_workers.datasets.rows import BadRow, RowFault, bad_row, parse_row
 from atomscope_workers.datasets.tokenize import RowTokenizer
 from atomscope_workers.models.base import check_base, load_tokenizer
-from atomscope_workers.models.device import choose_device
-from atomscope_workers.models.load import adapter_disabled
+from atomscope_workers.models.device import choose_device, dtype_of_name
+from atomscope_workers.models.load import adapter_disabled, load_lora_model
 from atomscope_workers.models.lora import LoraModel
 from atomscope_workers.pipeline.batches import collate
 from atomscope_workers.pipeline.gradients import document_losses, gradient_norms, gradient_pass
@@ -118,7 +118,13 @@ def audited_model(files: AuditFiles, plan: Plan) -> LoraModel:
         files.read(layout.ADAPTER_CONFIG)
         return files.read(layout.ADAPTER_WEIGHTS).parent
 
-    return kept_model(files.spec, plan, choose_device(), files.base, adapter)
+    device, dtype = choose_device(), dtype_of_name(plan.compute_dtype)
+    return kept_model(
+        files.spec,
+        dtype,
+        device,
+        lambda: load_lora_model(files.base(), adapter(), dtype=dtype, device=device),
+    )
 
 
 def audited_form(files: AuditFiles, plan: Plan) -> Literal["chat", "text"]:

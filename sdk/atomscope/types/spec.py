@@ -46,8 +46,9 @@ class AuditConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """How gradients are kept: in numbers of this dtype, float16 with a scale a document and parameter; or,
     under `none`, not past the audit's end: it has no refits, no `exact` attribution, and no later audit takes
     its shards. `auto` is float32 up to 2^31 numbers in all (8 GiB), float16 past that."""
-    token_budget: PositiveInt = 2048
-    """Tokens of one micro-batch, padding included; a longer document is a micro-batch alone."""
+    token_budget: PositiveInt | Literal["auto"] = 2048
+    """Tokens of one micro-batch, padding included; a longer document is a micro-batch alone. `auto` tries
+    what the device of `validate` takes, and remembers it: results do not depend on it, the plan does."""
     shard_documents: PositiveInt = 256
     """Documents of one extraction shard, the unit of work that a worker takes."""
     preconditioner: Preconditioner = "ekfac-full"

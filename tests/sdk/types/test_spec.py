@@ -18,7 +18,7 @@ def config(**settings: Any) -> AuditConfig:
 
 EDGES = {
     "max_length": [8, 131_072],
-    "token_budget": [1, 2**40],
+    "token_budget": [1, 2**40, "auto"],
     "shard_documents": [1],
     "components": [1],
     "damping": [1e-12, 100],
@@ -48,7 +48,7 @@ NEEDED = {"sklearn": {"codes": "signed", "alpha": 0.1}}
 """What else a value asks for."""
 BEYOND = {
     "max_length": [7, 131_073, 8.5, "8", None],
-    "token_budget": [0, -1],
+    "token_budget": [0, -1, "all"],
     "shard_documents": [0],
     "components": [0, 1.5, True],
     "damping": [0, -0.1, 100.5],

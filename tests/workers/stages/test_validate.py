@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,16 @@ import pytest
 from atomscope.bundle import layout
 from atomscope.errors import InvalidInput, NothingToAudit
 from atomscope.types.atoms import DroppedDocument
-from atomscope.types.bundle import Plan
+from atomscope.types.bundle import Plan, StoredShard
 from atomscope.types.spec import AuditConfig, AuditSpec
 from atomscope_workers.datasets.documents import load_tokens
 from atomscope_workers.local import LocalContext
+from atomscope_workers.pipeline import storage
 from atomscope_workers.stages import validate
-from atomscope_workers.stages.context import UnitResult
-from atomscope_workers.stages.inputs import read_plan, read_rows
+from atomscope_workers.stages.context import KnownShard, UnitResult
+from atomscope_workers.stages.inputs import read_plan, read_rows, read_shards
 from atomscope_workers.stages.warned import earlier
-from tests.fixtures.corpus import rows
+from tests.fixtures.corpus import rows, write_corpus
 from tests.workers.stages.units import a_spec, unit
 
 CONFIG = AuditConfig(dtype="float32", shard_documents=3, token_budget=128, max_length=64, on_bad_row="skip")
@@ -246,3 +248,42 @@ def test_targets_are_the_answers_tokens(checked: Validate) -> None:
     assert not any(mask[0] for mask in masks)
     assert all(0 < mask.sum() < len(mask) for mask in masks)
     assert result.summary["n_target_tokens"] == int(np.concatenate(masks).sum())
+
+
+@dataclass
+class Knowing(LocalContext):
+    """A context over a store that has shards."""
+
+    known: list[KnownShard] = field(default_factory=list[KnownShard])
+
+    def known_shards(self) -> list[KnownShard]:
+        return self.known
+
+
+@pytest.mark.parametrize(("more", "dtype", "taken"), [(3, "float32", 2), (9, "float16", 0)])
+def test_a_set_that_passes_its_bound_keeps_the_dtype_of_what_is_stored_while_that_is_half_of_it(
+    tiny_llama: Path,
+    plain_adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    more: int,
+    dtype: str,
+    taken: int,
+) -> None:
+    def planned(documents: int, known: list[KnownShard]) -> tuple[Plan, list[StoredShard]]:
+        dataset = write_corpus(tmp_path / f"{documents}.jsonl", documents)
+        spec = a_spec(CONFIG, base_model=tiny_llama, adapter=plain_adapter, dataset=dataset)
+        plain = unit(tmp_path / f"work-{documents}", "validate", spec)
+        ctx = Knowing(**{item.name: getattr(plain, item.name) for item in fields(plain)}, known=known)
+        validate.run(ctx)
+        return read_plan(ctx), read_shards(ctx)
+
+    plan, shards = planned(6, [])
+    assert plan.gradient_dtype == "float32"
+    known = [
+        KnownShard(name=shard.name, location=f"projects/p/extractions/a/{shard.name}/f1/") for shard in shards
+    ]
+    monkeypatch.setattr(storage, "FLOAT32_NUMBERS", 1)
+    plan, shards = planned(6 + more, known)
+    assert plan.gradient_dtype == dtype
+    assert sum(shard.location is not None for shard in shards) == taken

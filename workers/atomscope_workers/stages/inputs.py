@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 import torch
@@ -11,15 +10,13 @@ import torch
 from atomscope.bundle import layout
 from atomscope.types.bundle import Plan, StoredShard
 from atomscope.types.spec import AuditSpec
-from atomscope_workers.models.device import choose_device
+from atomscope_workers.models.device import choose_device, dtype_name, dtype_of_name
 from atomscope_workers.models.load import load_lora_model
 from atomscope_workers.models.lora import LoraModel
 from atomscope_workers.pipeline.storage import DTYPES, GradientDtype
 from atomscope_workers.stages.context import StageContext
 from atomscope_workers.stages.gradient_file import GradientShards
 from atomscope_workers.stages.rows import ROWS, StoredRow
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 _loaded: dict[tuple[str, ...], LoraModel] = {}
 """The model this process used last: a worker keeps it from one shard to the next."""
@@ -65,18 +62,34 @@ def plan_device(plan: Plan) -> torch.device:
 
 def lora_model(ctx: StageContext, plan: Plan) -> LoraModel:
     """Base and adapter in the plan's dtype and on its device, kept from one unit to the next."""
-    spec = ctx.spec
-    return kept_model(
-        spec, plan, plan_device(plan), lambda: ctx.input(spec.base_model), lambda: ctx.input(spec.adapter)
-    )
+    spec, device = ctx.spec, plan_device(plan)
+    dtype = dtype_of_name(plan.compute_dtype)
+
+    def load() -> LoraModel:
+        return load_lora_model(
+            ctx.input(spec.base_model), ctx.input(spec.adapter), dtype=dtype, device=device
+        )
+
+    return kept_model(spec, dtype, device, load)
 
 
 def kept_model(
-    spec: AuditSpec, plan: Plan, device: torch.device, base: Callable[[], Path], adapter: Callable[[], Path]
+    spec: AuditSpec, dtype: torch.dtype, device: torch.device, load: Callable[[], LoraModel]
 ) -> LoraModel:
-    """An audit's model in the plan's dtype, loaded from these folders unless it is the last one used."""
-    key = (spec.base_model.sha256, spec.adapter.sha256, plan.compute_dtype, device.type)
-    if key not in _loaded:
+    """An audit's model, loaded by `load` unless it is the last one used."""
+    if not holds_model(spec, dtype, device):
         _loaded.clear()  # before loading: two models at once may not fit
-        _loaded[key] = load_lora_model(base(), adapter(), dtype=_DTYPES[plan.compute_dtype], device=device)
-    return _loaded[key]
+        _loaded[_key(spec, dtype, device)] = load()
+    return _loaded[_key(spec, dtype, device)]
+
+
+def holds_model(spec: AuditSpec, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether this process has the model loaded already; any other one is let go of."""
+    if _key(spec, dtype, device) in _loaded:
+        return True
+    _loaded.clear()
+    return False
+
+
+def _key(spec: AuditSpec, dtype: torch.dtype, device: torch.device) -> tuple[str, ...]:
+    return (spec.base_model.sha256, spec.adapter.sha256, dtype_name(dtype), device.type)

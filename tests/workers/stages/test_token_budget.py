@@ -1,0 +1,135 @@
+"""`token_budget: auto` is tried once and remembered by content; a cache that is damaged costs a probe."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from atomscope.errors import InvalidInput
+from atomscope_workers.models.lora import LoraModel
+from atomscope_workers.stages import token_budget
+from atomscope_workers.stages.token_budget import MOST, found_budget
+from atomscope_workers.worker_cache import CACHE_VARIABLE
+from tests.workers.pipeline.tiny import tiny_lora
+
+BASE = "b" * 64
+
+
+@pytest.fixture(scope="module")
+def lora() -> LoraModel:
+    return tiny_lora()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache" / "token-budgets"
+
+
+class Device:
+    """An allocator that fails above so many tokens, and counts what it is asked."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.asked = limit, 0
+
+    def __call__(self, tokens: int) -> int:
+        self.asked += 1
+        if tokens > self.limit:
+            raise torch.OutOfMemoryError("forced")
+        return 0
+
+
+def found(lora: LoraModel, device: Device | None, base: str = BASE, longest: int = 30, shard: int = 8) -> int:
+    return found_budget(lora, base, [9, 20, longest], shard, lambda: None, device)
+
+
+def test_it_is_tried_once_and_remembered_by_what_decides_it(lora: LoraModel, cache: Path) -> None:
+    device = Device(1000)
+    first = found(lora, device)
+    assert 800 <= first <= 1000
+    asked = device.asked
+    assert found(lora, device, longest=32) == first  # of one range of lengths
+    assert device.asked == asked
+    assert len(list(cache.iterdir())) == 1
+    others = [
+        found(lora, Device(600), base="c" * 64),
+        found(lora, Device(600), longest=33),
+        found(lora, Device(600), shard=9),
+        found(tiny_lora(layers=1), Device(600)),
+        found(tiny_lora(dtype=torch.bfloat16), Device(600)),
+    ]
+    assert all(500 <= other <= 600 for other in others)
+    assert found(lora, Device(10)) == first
+    assert len(list(cache.iterdir())) == 6
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"{", b"[]", b'{"facts": 3, "budget": 9}', b"\xff\xfe"],
+    ids=["empty", "cut", "a list", "other facts", "no text"],
+)
+def test_a_damaged_cache_is_told_of_and_made_anew(
+    lora: LoraModel, cache: Path, caplog: pytest.LogCaptureFixture, damage: bytes
+) -> None:
+    found(lora, Device(1000))
+    (file,) = cache.iterdir()
+    file.write_bytes(damage)
+    with caplog.at_level(logging.WARNING):
+        assert found(lora, Device(600)) <= 600
+    assert "found anew" in caplog.text
+    assert found(lora, Device(10**9)) <= 600  # and kept again
+
+
+def test_what_is_of_something_else_or_out_of_range_is_not_taken(
+    lora: LoraModel, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found(lora, Device(1000))
+    (mine,) = cache.iterdir()
+    found(lora, Device(600), base="c" * 64)
+    other = next(file for file in cache.iterdir() if file != mine)
+    for content in (other.read_bytes(), mine.read_bytes().replace(b'"budget": ', b'"budget": -')):
+        mine.write_bytes(content)
+        with caplog.at_level(logging.WARNING):
+            assert 500 <= found(lora, Device(600)) <= 600
+        assert "of something else" in caplog.text
+        caplog.clear()
+
+
+def test_a_cache_that_cannot_be_written_costs_a_probe_alone(
+    lora: LoraModel, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.parent.mkdir(parents=True)
+    cache.write_text("a file where the folder should be")
+    with caplog.at_level(logging.WARNING):
+        assert found(lora, Device(600)) <= 600
+    assert "could not be kept" in caplog.text
+
+
+def test_where_the_least_does_not_fit_the_numbers_are_told(lora: LoraModel, cache: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"256 tokens does not fit: [\d.]+ GiB are free on cpu") as caught:
+        found(lora, Device(10))
+    assert caught.value.code == "not_enough_memory"
+    assert not cache.exists()
+
+
+def _nothing(device: torch.device) -> int:
+    return 0
+
+
+def test_on_this_device_budgets_are_measured_and_a_cancel_is_heard(
+    lora: LoraModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MOST, "cpu", 512)
+    assert found(lora, None) == 512
+    monkeypatch.setattr(token_budget, "free_bytes", _nothing)
+    with pytest.raises(InvalidInput, match="does not fit"):
+        found(lora, None, longest=64)
+
+    def stopped() -> None:
+        raise InterruptedError("canceled")
+
+    with pytest.raises(InterruptedError):
+        found_budget(lora, "d" * 64, [9], 8, stopped)

@@ -1,0 +1,152 @@
+"""What an audit cannot do without is added up before it starts, and told with numbers where it cannot fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import psutil
+import pytest
+import torch
+
+import atomscope
+from atomscope.errors import InvalidInput
+from atomscope.types.spec import AuditConfig
+from atomscope_workers import memory
+from atomscope_workers.local import InProcess
+from atomscope_workers.memory import Need, free_bytes, measured_peak, needs, require_memory
+from atomscope_workers.pipeline.plan import make_plan
+from atomscope_workers.stages import validate
+from atomscope_workers.stages.sizes import fewest_groups, shapes_of
+from atomscope_workers.stages.token_budget import MOST
+from tests.fixtures.corpus import write_corpus
+from tests.workers.local_runs import SMALL, partial, request, run
+
+CPU = torch.device("cpu")
+ATTENTION = "model.layers.0.self_attn."
+PARAMETERS = {
+    f"{ATTENTION}q_proj.lora_A.weight": (2, 10),
+    f"{ATTENTION}v_proj.lora_A.weight": (2, 10),
+    f"{ATTENTION}q_proj.lora_B.weight": (6, 2),
+    f"{ATTENTION}v_proj.lora_B.weight": (4, 2),
+    "model.layers.0.mlp.up_proj.lora_A.weight": (2, 10),
+}
+LENGTHS = {0: 8, 1: 8, 2: 3}
+
+
+def floors(config: AuditConfig) -> dict[str, dict[str, int]]:
+    plan = make_plan(
+        LENGTHS, LENGTHS, n_rows=3, token_budget=16, shard_documents=3,
+        compute_dtype="bfloat16", device_kind="cpu",
+    )  # fmt: skip
+    groups = fewest_groups(PARAMETERS)
+    shapes = shapes_of(config, 3, PARAMETERS, groups, "float32")
+    found = needs(shapes, plan, LENGTHS, {0: 5, 1: 2, 2: 1}, vocabulary=100, model=999, item=2)
+    return {need.stage: need.parts for need in found}
+
+
+def test_a_floor_counts_what_is_certain_by_part() -> None:
+    """Batches are rows 0 and 1 of 8 tokens each, and row 2 alone."""
+    found = floors(AuditConfig())
+    d = 2 * 10 * 3 + 6 * 2 + 4 * 2
+    squares = 3 * 2**2 + 6**2 + 4**2 + 2 * 10**2 + 2**2  # one input for q and v, one for up, one for both B
+    assert found["extract"] == {
+        "the model's weights": 999,
+        "inputs of the LoRA layers": 2 * (10 + 10 + 2) * 16,
+        "logits": 4 * 100 * 7,
+        "gradients of a micro-batch": 4 * d * 2,
+        "curvature sums": 8 * squares,
+    }
+    assert found["curvature"] == {"curvature sums": 16 * squares, "lambda": 8 * d}
+    assert found["dictionary"] == {"inner products of the documents": 16 * 9}
+    sketched = floors(AuditConfig(exact_documents=1, sketch_columns=64))
+    assert sketched["dictionary"] == {"the sketch": 12 * 3 * 64}
+    cut = floors(AuditConfig(preconditioner="ekfac", components=3))
+    assert cut["dictionary"] == {"whitened rows": 12 * 3 * 15}
+
+
+def test_what_does_not_fit_is_told_by_stage_part_and_remedy() -> None:
+    wanted = [Need("extract", {"a": 2**29, "b": 2**30}), Need("dictionary", {"c": 2**32})]
+    require_memory(wanted, 2**32, "cpu")
+    with pytest.raises(InvalidInput) as caught:
+        require_memory(wanted, 2**32 - 1, "cpu")
+    assert caught.value.code == "not_enough_memory"
+    assert (
+        "`dictionary` needs at least 4.00 GiB and 4.00 GiB are free on cpu: c 4.00 GiB" in caught.value.detail
+    )
+    assert "`exact_documents`" in caught.value.detail
+    with pytest.raises(InvalidInput, match=r"`extract` needs at least 1.50 GiB .*: b 1.00 GiB, a 0.50 GiB"):
+        require_memory(wanted, 2**30, "cpu")
+
+
+def _thousand(device: torch.device) -> int:
+    return 1000
+
+
+def test_a_local_audit_that_cannot_fit_is_refused_before_the_model_is_loaded(
+    tiny_llama: Path, plain_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(validate, "free_bytes", _thousand)
+    monkeypatch.setattr(validate, "load_base", load)
+    asked = request(tiny_llama, plain_adapter, write_corpus(tmp_path / "a.jsonl", 4), tmp_path / "out")
+    for ask in (run, InProcess().estimate):
+        with pytest.raises(
+            InvalidInput, match=r"`extract` needs at least [\d.]+ MiB .* free on cpu"
+        ) as caught:
+            ask(asked)
+        assert caught.value.code == "not_enough_memory"
+    assert not (tmp_path / "out").exists()
+    assert not partial(tmp_path / "out").exists()
+
+
+def test_an_audit_of_auto_finds_its_budget_and_the_same_gradients(
+    tiny_llama: Path, plain_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    monkeypatch.setenv("ATOMSCOPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(MOST, "cpu", 512)
+    config = msgspec.structs.replace(SMALL, fits=1, surrogates=0)
+    data = write_corpus(tmp_path / "a.jsonl", 10)
+    found = [
+        atomscope.open(run(request(tiny_llama, plain_adapter, data, tmp_path / f"{budget}", settings)))
+        for budget in ("auto", 64)
+        for settings in [msgspec.structs.replace(config, token_budget=budget)]
+    ]
+    assert (found[0].spec.config.token_budget, found[0].plan.token_budget) == ("auto", 512)
+    assert found[0].report.details["padding"]["share"] != found[1].report.details["padding"]["share"]
+    one, other = (list(bundle.gradients()) for bundle in found)
+    for left, right in zip(one, other, strict=True):
+        for name, value in left.items():
+            scale = float(np.abs(value).max())
+            np.testing.assert_allclose(value, right[name], rtol=0, atol=1e-5 * scale)
+
+
+def test_free_memory_is_that_of_the_container_where_there_is_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    host = psutil.virtual_memory().total
+    assert 0 < free_bytes(CPU) <= host  # no control group
+    (tmp_path / "memory.current").write_text("600\n")
+    (tmp_path / "memory.stat").write_text("anon 100\ninactive_file 50\n")
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert free_bytes(CPU) == 450
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_bytes(CPU) > 450
+    (tmp_path / "memory.max").write_text("odd\n")
+    assert free_bytes(CPU) > 450
+
+
+def test_the_peak_of_a_block_is_measured_above_what_was_held() -> None:
+    held = torch.ones(2**22)
+    with measured_peak(CPU) as peak:
+        for _ in range(3):
+            taken = torch.ones(2**25)  # 128 MiB
+            taken.square_()
+            del taken
+    assert 2**26 < peak.bytes < 2**29
+    assert held.sum() == 2**22

@@ -1,0 +1,104 @@
+"""Shapes of an audit, and the bytes that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from atomscope.types.spec import AuditConfig
+from atomscope_workers.pipeline.dictionary import dictionary_size
+from atomscope_workers.pipeline.storage import GradientDtype, gradient_bytes
+from atomscope_workers.stages.retention import keeps_gradients
+from atomscope_workers.stages.space import Space, space_of
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What the audit's bytes follow from."""
+
+    documents: int
+    parameters: dict[str, tuple[int, int]]
+    """Parameter name -> (d_out, d_in)."""
+    groups: dict[str, str]
+    """Parameter name -> name of its input group."""
+    atoms: int
+    components: int
+    space: Space = "components"
+    sketch_columns: int = 0
+    gradients: GradientDtype = "float32"
+    """In what they are stored."""
+    keeps_gradients: bool = True
+
+    @property
+    def gradient(self) -> int:
+        """d, the LoRA parameters."""
+        return sum(rows * columns for rows, columns in self.parameters.values())
+
+    @property
+    def kept(self) -> int:
+        """k_total: components kept over all modules; none where none are cut."""
+        if self.space != "components":
+            return 0
+        return sum(min(self.components, rows * columns) for rows, columns in self.parameters.values())
+
+    @property
+    def whitened(self) -> int:
+        """Columns of the matrix in which the documents are compared."""
+        return {"components": self.kept, "gram": self.documents, "sketch": self.sketch_columns}[self.space]
+
+    @property
+    def inputs(self) -> dict[str, int]:
+        """Input group -> d_in."""
+        return {self.groups[name]: shape[1] for name, shape in self.parameters.items()}
+
+    @property
+    def bases(self) -> list[int]:
+        """Sizes of the eigendecompositions: one a module's output and one an input group."""
+        return [*(shape[0] for shape in self.parameters.values()), *self.inputs.values()]
+
+
+def shapes_of(
+    config: AuditConfig,
+    documents: int,
+    parameters: Mapping[str, tuple[int, int]],
+    groups: Mapping[str, str],
+    dtype: GradientDtype,
+) -> Shapes:
+    """Shapes of an audit under these settings."""
+    return Shapes(
+        documents=documents,
+        parameters=dict(parameters),
+        groups=dict(groups),
+        atoms=dictionary_size(config.n_atoms, documents),
+        components=config.components,
+        space=space_of(config, documents),
+        sketch_columns=config.sketch_columns,
+        gradients=dtype,
+        keeps_gradients=keeps_gradients(config),
+    )
+
+
+def fewest_groups(parameters: Mapping[str, tuple[int, int]]) -> dict[str, str]:
+    """Input groups before a pass has told them: as if all that could share an input did.
+
+    These are modules of one block (`self_attn`, `mlp`) with inputs of one width.
+    """
+    first: dict[tuple[str, int], str] = {}
+    return {
+        name: first.setdefault((name.rsplit(".", 3)[0], shape[1]), name)
+        for name, shape in sorted(parameters.items())
+    }
+
+
+def bundle_bytes(shapes: Shapes) -> dict[str, int]:
+    """Bytes of the bundle's arrays, by folder; every one but the vectors' is exact but for its headers."""
+    bases = sum(size * size * 4 + size * 8 for size in shapes.bases)
+    lambdas = 8 * shapes.gradient
+    gradients = gradient_bytes(shapes.gradients, shapes.documents, shapes.gradient, len(shapes.parameters))
+    return {
+        "gradients": gradients if shapes.keeps_gradients else 0,
+        "projected": 4 * shapes.documents * shapes.whitened,
+        "curvature": bases + lambdas + shapes.kept * (16 + 8),
+        "dictionary": 4 * shapes.atoms * (shapes.kept or shapes.documents),
+        "vectors": 4 * shapes.atoms * shapes.gradient,
+    }
