@@ -25,6 +25,8 @@ SMALL = AuditConfig(
     alpha=0.3,
     min_active=2,
     top_documents=4,
+    fits=2,
+    surrogates=1,
 )
 """Several micro-batches a shard; float32, since `auto` asks the clock."""
 

@@ -21,7 +21,7 @@ from atomscope_workers.stages import extract
 from tests.fixtures.corpus import write_corpus
 from tests.workers.local_runs import SMALL, Recorder, contents, partial, quiet, request, run
 
-CONFIG = msgspec.structs.replace(SMALL, fits=2, surrogates=1)
+CONFIG = SMALL
 DOCUMENTS = 14
 OWN = {layout.MANIFEST, layout.SPEC, layout.REPORT}
 """Files that name the audit."""

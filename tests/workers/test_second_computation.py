@@ -41,6 +41,8 @@ CONFIG = AuditConfig(
     alpha=0.1,
     min_active=3,
     top_documents=5,
+    fits=1,
+    surrogates=0,
 )
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "down_proj")
 

@@ -24,7 +24,16 @@ from tests.workers.stages.units import (
     random_gradients,
 )
 
-CONFIG = AuditConfig(shard_documents=5, components=50, n_atoms=4, alpha=0.1, min_active=2, top_documents=4)
+CONFIG = AuditConfig(
+    shard_documents=5,
+    components=50,
+    n_atoms=4,
+    alpha=0.1,
+    min_active=2,
+    top_documents=4,
+    fits=2,
+    surrogates=1,
+)
 UP_TO: tuple[Stage, ...] = ("curvature", "project", "dictionary", "evidence", "vectors", "characterise")
 CLUSTERS = [0, 1, 2, 3] * 5
 WORDS = ["apple", "pear", "plum", "fig"]

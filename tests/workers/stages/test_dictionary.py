@@ -25,7 +25,9 @@ from tests.workers.stages.units import (
     random_gradients,
 )
 
-CONFIG = AuditConfig(shard_documents=5, components=50, n_atoms=4, alpha=0.1, min_active=2)
+CONFIG = AuditConfig(
+    shard_documents=5, components=50, n_atoms=4, alpha=0.1, min_active=2, fits=2, surrogates=1
+)
 COMPONENTS = msgspec.structs.replace(CONFIG, preconditioner="ekfac", solver="sklearn", codes="signed")
 """The paper's way: rows of kept components, scikit-learn's solver."""
 

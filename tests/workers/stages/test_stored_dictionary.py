@@ -32,6 +32,8 @@ def test_stored_atoms_and_codes_explain_the_stored_rows(
         min_active=2,
         top_documents=4,
         shard_documents=16,
+        fits=1,
+        surrogates=0,
     )
     out = run_local(
         LocalRun(

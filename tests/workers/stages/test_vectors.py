@@ -19,7 +19,16 @@ from atomscope.types.spec import AuditConfig, VectorPower
 from atomscope_workers.stages import vectors
 from tests.workers.stages.units import SHAPES, Audit, clustered_gradients, extracted, random_gradients, unit
 
-CONFIG = AuditConfig(shard_documents=5, components=50, n_atoms=4, alpha=0.1, min_active=2, top_documents=4)
+CONFIG = AuditConfig(
+    shard_documents=5,
+    components=50,
+    n_atoms=4,
+    alpha=0.1,
+    min_active=2,
+    top_documents=4,
+    fits=2,
+    surrogates=1,
+)
 
 
 SPACES: dict[str, dict[str, Any]] = {
