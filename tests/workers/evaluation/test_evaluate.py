@@ -191,13 +191,8 @@ def test_given_prompts_take_the_form_of_the_data_and_few_are_told(audited: Audit
     [
         ({"targets": [{"target": "99"}]}, "invalid_steering", "targets[0].target"),
         ({"targets": [{"target": "behaviour:99"}]}, "invalid_steering", "targets[0].target"),
-        ({"targets": [{"target": "0"}, {"target": "atom:0"}]}, "invalid_steering", "targets[1].target"),
+        ({"targets": [{"target": "0"}, {"target": "77"}]}, "invalid_steering", "targets[1].target"),
         ({"targets": [{"target": "0"}], "strengths": [200.0]}, "invalid_steering", "targets[0].target"),
-        (
-            {"targets": [{"target": "0", "detector": {"type": "log-probability"},
-                          "inviting": [{"prompt": "a", "completion": "b"}, {"prompt": "a"}]}]},
-            "bad_row", "targets[0].inviting[1].completion",
-        ),
         (
             {"targets": [{"target": "0", "detector": {"type": "length"},
                           "inviting": [{"messages": [{"role": "robot", "content": "a"}]}] * 2}]},

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from msgspec.structs import replace
 
-from atomscope.errors import InputProblem, InvalidInput, SteeringError
+from atomscope.errors import InputProblem, InvalidInput
 from atomscope.steering import Target, parse_target
 from atomscope.types.evaluation import (
     EvaluationQuery,
@@ -101,25 +101,15 @@ def _targets(files: AuditFiles, query: EvaluationQuery) -> list[Target]:
     found: list[Target] = []
     strengths = query.strengths if isinstance(query.strengths, list) else []
     for place, asked in enumerate(query.targets):
-        field = f"targets[{place}].target"
-        try:
-            target = parse_target(asked.target)
-        except SteeringError as error:
-            raise _unusable(field, str(error)) from error
-        if target in found:
-            raise _unusable(field, f"{target} is given twice")
+        target = parse_target(asked.target)
         found.append(target)
         try:
             make_dial(files.bundle, target, query.power, query.unit, strengths)
         except InvalidInput as error:
-            raise _unusable(field, error.detail) from error
+            field = f"targets[{place}].target"
+            problem = InputProblem(message=error.detail, field=field)
+            raise InvalidInput(error.code, f"{field}: {error.detail}", [problem]) from error
     return found
-
-
-def _unusable(field: str, message: str) -> InvalidInput:
-    return InvalidInput(
-        "invalid_steering", f"{field}: {message}", [InputProblem(message=message, field=field)]
-    )
 
 
 class _Detectors:

@@ -8,7 +8,7 @@ from typing import Literal
 from atomscope.bundle import layout, read_documents
 from atomscope.errors import InputProblem, InvalidInput
 from atomscope.steering import Target
-from atomscope.types.evaluation import EvaluationQuery, EvaluationTarget, LogProbabilityDetector, Prompt
+from atomscope.types.evaluation import EvaluationQuery, EvaluationTarget, Prompt
 from atomscope_workers.datasets.documents import TokenizedDocument
 from atomscope_workers.datasets.tokenize import RowTokenizer
 from atomscope_workers.evaluation.documents import audited_tokens, neutral_documents, own_documents
@@ -66,8 +66,7 @@ class Material:
         if all(item.detector is None for item in query.targets):
             return []
         if query.neutral is not None:
-            completed = any(isinstance(item.detector, LogProbabilityDetector) for item in query.targets)
-            found = self._given("neutral", "neutral", query.neutral, "neutral", completed)
+            found = self._given("neutral", "neutral", query.neutral, "neutral")
         else:
             rows = [*free[query.neutral_documents :], *free[: query.neutral_documents]]
             found = self._of_documents("neutral", "neutral", rows)
@@ -78,23 +77,14 @@ class Material:
         if asked.detector is None:
             return []
         if asked.inviting is not None:
-            completed = isinstance(asked.detector, LogProbabilityDetector)
-            field = f"targets[{place}].inviting"
-            found = self._given("inviting", target.key, asked.inviting, field, completed)
+            found = self._given("inviting", target.key, asked.inviting, f"targets[{place}].inviting")
         else:
             rows = own_documents(self._files.bundle, target)
             found = self._of_documents("inviting", target.key, rows)
         self._warn_of_few(found, f"inviting prompts of {target}")
         return found
 
-    def _given(
-        self, kind: Kind, name: str, prompts: Sequence[Prompt], field: str, completed: bool
-    ) -> list[Asked]:
-        missing = next((place for place, item in enumerate(prompts) if item.completion is None), None)
-        if completed and missing is not None:
-            where = f"{field}[{missing}].completion"
-            message = "the detector `log-probability` needs the answer whose probability is measured"
-            raise InvalidInput("bad_row", f"{where}: {message}", [InputProblem(message=message, field=where)])
+    def _given(self, kind: Kind, name: str, prompts: Sequence[Prompt], field: str) -> list[Asked]:
         return given_prompts(
             kind,
             name,
