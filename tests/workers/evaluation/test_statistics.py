@@ -152,7 +152,7 @@ def noise(random: np.random.Generator, prompts: int, share: float, counted: bool
 )
 def test_noise_is_called_steering_no_more_often_than_the_rate(counted: bool, share: float) -> None:
     """All targets of an evaluation are noise: in at most 5% of evaluations is any called `steers`."""
-    random, evaluations = np.random.default_rng(7), 300
+    random, evaluations = np.random.default_rng(7), 150
     wrong = sum(
         any(
             item.verdict == "steers"
@@ -160,8 +160,8 @@ def test_noise_is_called_steering_no_more_often_than_the_rate(counted: bool, sha
         )
         for _ in range(evaluations)
     )
-    # Expected are at most 15; 25 or more would come of one time in a hundred.
-    assert wrong < 25
+    # Expected are at most 7.5; 16 or more would come of fewer than one time in a hundred.
+    assert wrong < 16
 
 
 @settings(max_examples=25, deadline=None)
