@@ -8,7 +8,7 @@ import pty
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from tests.fixtures.stack import ATOMSCOPE, environment
 
 CONFIG = {
     "dtype": "float32", "shard_documents": 8, "token_budget": 128, "components": 4,
-    "n_atoms": 4, "alpha": 0.3, "min_active": 2, "top_documents": 4,
+    "n_atoms": 4, "alpha": 0.3, "min_active": 2, "top_documents": 4, "fits": 2, "surrogates": 1,
 }  # fmt: skip
 DOCUMENTS = 96
 """Enough shards that a signal sent after the first of them comes before the end."""
@@ -54,8 +54,21 @@ def _environment() -> dict[str, str]:
     return environment({"COLUMNS": "120", "TERM": "xterm"})
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
+Run = Callable[[list[str]], tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Exit status and output of a command, in this process: one of its own would load torch for nothing."""
+    for name in ("TQDM_DISABLE", "TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "1")  # so that what the command sets is taken back
+
+    def ran(command: list[str]) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main(command[1:])
+        return status, *capsys.readouterr()
+
+    return ran
 
 
 def _markers(out: Path) -> list[str]:
@@ -164,17 +177,9 @@ def test_behaviours_and_atoms_go_to_standard_output_and_a_bar_of_each_stage_to_t
 
 
 def test_json_is_one_document_with_nothing_beside_it(
-    site: Site,
-    interrupted: Interrupted,
-    resumed: Shown,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    site: Site, interrupted: Interrupted, resumed: Shown, run: Run
 ) -> None:
-    """In this process: the bundle is there already, and a process of its own would load torch for nothing."""
-    for name in ("TQDM_DISABLE", "TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_OFFLINE"):
-        monkeypatch.setenv(name, "1")  # so that what the command sets is taken back
-    status = main(site.command(site.folder / "train.jsonl", interrupted.bundle, "--json")[1:])
-    out, err = capsys.readouterr()
+    status, out, err = run(site.command(site.folder / "train.jsonl", interrupted.bundle, "--json"))
     assert (status, err) == (0, "")
     found: dict[str, Any] = json.loads(out)
     assert found.keys() == {"bundle", "behaviours", "atoms", "warnings"}
@@ -183,23 +188,25 @@ def test_json_is_one_document_with_nothing_beside_it(
     assert [atom["index"] for atom in found["atoms"]] == [atom.index for atom in bundle.atoms]
 
 
-def test_a_bad_row_exits_with_2_and_is_told_by_file_line_and_field(site: Site, tmp_path: Path) -> None:
+def test_a_bad_row_exits_with_2_and_is_told_by_file_line_and_field(
+    site: Site, run: Run, tmp_path: Path
+) -> None:
     dataset = tmp_path / "bad.jsonl"
     bad = {"messages": [{"role": "robot", "content": "hello"}]}
     dataset.write_text("".join(json.dumps(row) + "\n" for row in [*rows(3), bad, *rows(2)]))
-    done = _run(site.command(dataset, tmp_path / "out"))
-    assert (done.returncode, done.stdout) == (2, "")
-    first, second = done.stderr.splitlines()
+    status, out, err = run(site.command(dataset, tmp_path / "out"))
+    assert (status, out) == (2, "")
+    first, second = err.splitlines()
     assert first.startswith("atomscope: bad.jsonl: 1 problem, first line 4")
     assert second.strip().startswith("file bad.jsonl, line 4, field messages[0].role: one of system,")
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_to_audit_exits_with_3_and_says_why_in_json(site: Site, tmp_path: Path) -> None:
+def test_nothing_to_audit_exits_with_3_and_says_why_in_json(site: Site, run: Run, tmp_path: Path) -> None:
     dataset = write_corpus(tmp_path / "one.jsonl", 1)
-    done = _run(site.command(dataset, tmp_path / "out", "--json"))
-    assert (done.returncode, done.stderr) == (3, "")
-    error = json.loads(done.stdout)["error"]
+    status, out, err = run(site.command(dataset, tmp_path / "out", "--json"))
+    assert (status, err) == (3, "")
+    error = json.loads(out)["error"]
     assert error["code"] == "too_few_documents"
     assert "one.jsonl leaves 1 document to audit; at least 2 are needed" in error["detail"]
 
@@ -215,7 +222,7 @@ def test_nothing_to_audit_exits_with_3_and_says_why_in_json(site: Site, tmp_path
     ids=["a remote option", "a missing model", "missing settings", "an unknown option"],
 )
 def test_usage_errors_exit_with_4_before_anything_is_made(
-    site: Site, tmp_path: Path, change: list[str], told: str
+    site: Site, run: Run, tmp_path: Path, change: list[str], told: str
 ) -> None:
     command = site.command(write_corpus(tmp_path / "train.jsonl", 4), tmp_path / "out")
     if change[0] in command:
@@ -223,16 +230,15 @@ def test_usage_errors_exit_with_4_before_anything_is_made(
         command[place : place + 2] = change
     else:
         command += change
-    done = _run(command)
-    assert (done.returncode, done.stdout) == (4, "")
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
+    status, out, err = run(command)
+    assert (status, out) == (4, "")
+    assert told in err
     assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]
 
 
-def test_without_out_it_says_what_is_missing(site: Site) -> None:
+def test_without_out_it_says_what_is_missing(site: Site, run: Run) -> None:
     command = site.command(site.folder / "config.json", site.folder / "x")
     place = command.index("--out")
-    done = _run(command[:place])
-    assert done.returncode == 4
-    assert "--local needs --out BUNDLE" in done.stderr
+    status, _, err = run(command[:place])
+    assert status == 4
+    assert "--local needs --out BUNDLE" in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
+import sys
 import sysconfig
 import zipfile
 from pathlib import Path
@@ -56,7 +57,15 @@ def wheel(roots: Path) -> Path:
 def bundle(tmp_path: Path, tiny_llama: Path, tiny_adapter: TinyAdapterFactory) -> Path:
     """A real bundle of 24 documents."""
     config = AuditConfig(
-        components=4, n_atoms=8, alpha=0.05, min_active=2, top_documents=4, shard_documents=12
+        dtype="float32",
+        components=4,
+        n_atoms=8,
+        alpha=0.05,
+        min_active=2,
+        top_documents=4,
+        shard_documents=12,
+        fits=1,
+        surrogates=0,
     )
     request = LocalRun(
         base_model=tiny_llama,
@@ -110,6 +119,34 @@ print(atom.index, len(atom.documents()), sorted(path.name for path in folder.ite
     assert "pip install 'atomscope[service]'" in refused.stderr
 
 
+def test_the_service_is_imported_with_what_its_lock_holds() -> None:
+    """Every other distribution of this environment is hidden; to play the stage itself takes longer."""
+    program = """
+import re, sys, importlib.metadata
+plain = lambda name: re.sub("[-_.]+", "-", name).lower()
+locked = {plain(re.split("[=<>;\\[ ]", line)[0]) for line in open(sys.argv[1]) if line[0].isalnum()}
+owners = {top: {*map(plain, names)} for top, names in importlib.metadata.packages_distributions().items()}
+hidden = {top for top, names in owners.items() if not names & (locked | {"atomscope"})}
+class Hide:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] in hidden:
+            raise ModuleNotFoundError(f"{name} is not in the lock", name=name)
+sys.meta_path.insert(0, Hide())
+assert {"torch", "transformers", "peft", "sklearn", "pytest"} <= hidden
+import atomscope_service.app, atomscope_service.control.worker, psycopg, boto3, uvicorn
+print("imported")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, ROOT / "requirements" / "service.txt"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.stdout.strip() == "imported", done.stderr
+
+
+@pytest.mark.long
 def test_the_service_stage_serves_and_holds_no_torch(roots: Path) -> None:
     environment = play(STAGES, "service-environment", roots) / "opt" / "venv"
     assert "No broken requirements" in pip_check(environment)

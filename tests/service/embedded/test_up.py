@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from atomscope.cli import main
 from tests.fixtures.stack import environment
 
 COMMAND = [sys.executable, "-m", "atomscope.cli"]
@@ -136,47 +137,24 @@ def test_the_broker_listens_on_a_private_socket_and_no_port(up: Up) -> None:
         assert not {f"socket:[{line.split()[9]}]" for line in lines} & own
 
 
-def test_a_second_stack_on_the_folder_is_refused_with_the_address_of_the_first(up: Up) -> None:
-    done = subprocess.run(
-        [*COMMAND, "up", "--data-dir", up.data_dir, "--port", "0", "--workers", "0"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env=environment({}),
-    )
-    assert done.returncode == 1
-    assert str(up.state()["url"]) in done.stderr
+def test_a_second_stack_on_the_folder_is_refused_with_the_address_of_the_first(
+    up: Up, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["up", "--data-dir", str(up.data_dir), "--port", "0", "--workers", "0"]) == 1
+    assert str(up.state()["url"]) in capsys.readouterr().err
     assert up.get("/livez").status_code == 200
 
 
-def test_an_operator_makes_a_key_without_having_one(up: Up, tmp_path: Path) -> None:
+def test_an_operator_makes_a_key_without_having_one(
+    up: Up, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "key"
-    done = subprocess.run(
-        [
-            *COMMAND,
-            "keys",
-            "bootstrap",
-            "--data-dir",
-            up.data_dir,
-            "--json",
-            "--create-project",
-            "--project",
-            "second",
-            "--name",
-            "ops",
-            "--out",
-            out,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env=environment({}),
-    )
-    assert done.returncode == 0, done.stderr
+    named = ["--create-project", "--project", "second", "--name", "ops"]
+    command = ["keys", "bootstrap", "--data-dir", str(up.data_dir), "--json", *named, "--out", str(out)]
+    assert main(command) == 0
+    told = capsys.readouterr()
     key = out.read_text(encoding="ascii").strip()
-    assert key not in done.stdout + done.stderr
+    assert key not in told.out + told.err
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     answer = httpx.get(f"{up.state()['url']}/v1/keys", headers={"Authorization": f"Bearer {key}"})
     assert [row["name"] for row in answer.json()["data"]] == ["ops"]
