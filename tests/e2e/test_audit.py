@@ -12,9 +12,10 @@ import pytest
 from safetensors.numpy import load_file
 
 import atomscope
+from atomscope.types.resources import Evaluation
 from atomscope.types.spec import AuditConfig
 from atomscope.types.steering import Format
-from tests.fixtures.corpus import rows, write_corpus
+from tests.fixtures.corpus import ANIMALS, rows, write_corpus
 from tests.fixtures.stack import Stack
 
 SMALL = AuditConfig(
@@ -26,6 +27,8 @@ SMALL = AuditConfig(
     alpha=0.05,
     min_active=2,
     top_documents=6,
+    fits=2,
+    surrogates=1,
 )
 
 
@@ -172,6 +175,50 @@ def test_a_documents_own_prompt_and_completion_lead_back_to_it(
     with pytest.raises(atomscope.AttributionFailed) as caught:
         audit.attribute(messages=[{"role": "robot", "content": "a"}], timeout=120)
     assert (caught.value.code, caught.value.errors[0]["field"]) == ("bad_row", "messages[0].role")
+
+
+def test_an_evaluation_over_rest_finds_what_the_bundle_does(
+    audit: atomscope.Audit, tiny_llama: Path, tmp_path: Path
+) -> None:
+    from atomscope.client._evaluations import make_evaluation
+    from atomscope_workers.local import InProcess
+
+    key = f"behaviour:{audit.behaviours[0].index}"
+    asked = {
+        "target": key,
+        "detector": {"type": "length", "at_most": 2},
+        "inviting": [f"List two facts about the {animal}." for animal in ANIMALS],
+    }
+    how: dict[str, Any] = {
+        "neutral": [f"What is {number} plus 1?" for number in range(8)],
+        "neutral_documents": 4,
+        "random_at": "chosen",
+        "sampling": {"max_new_tokens": 3},
+        "answers": 1,
+    }
+    seen: list[tuple[int, int]] = []
+
+    def on_look(now: Evaluation) -> None:
+        seen.extend([] if now.progress is None else [(now.progress.done, now.progress.total)])
+
+    query = make_evaluation(asked, [-0.2, 0.2], **how)
+    found = audit.ask(query, timeout=180, on_look=on_look)
+    bundle = atomscope.open(audit.download(tmp_path / "bundle"))
+    local = InProcess().evaluate(bundle, tiny_llama, query, lambda progress: None)
+    (target,), (beside,) = found.targets, local.targets
+    assert [point.strength for point in target.points] == [-0.2, 0.2]
+    assert [point.overall for point in target.points] == [point.overall for point in beside.points]
+    assert target.auto_up == pytest.approx(beside.auto_up)
+    assert (target.verdict, target.answers) == (beside.verdict, beside.answers)
+    assert all(0 <= done <= total for done, total in seen)
+    # Without a detector, how far it may be turned within the budget: what `steer` takes.
+    (end,) = audit.evaluate(key, kl_budget=0.05, neutral_documents=4, timeout=120).targets
+    assert end.auto_down is not None
+    assert next(item.cost.kl for item in end.curve if item.strength == end.auto_down) <= 0.05
+    audit.steer({key: end.auto_down}).save(tmp_path / "less")
+    with pytest.raises(atomscope.EvaluationFailed) as caught:
+        audit.evaluate("behaviour:999", timeout=120)
+    assert (caught.value.code, caught.value.errors[0]["field"]) == ("invalid_steering", "targets[0].target")
 
 
 def test_a_deleted_audit_leaves_nothing_behind(

@@ -132,7 +132,9 @@ def _measure(measure: Measure) -> str:
 
 
 def _shift(shift: float, shares: bool) -> str:
-    return f"{100 * shift:+.1f} points" if shares else f"{shift:+.3f} nats"
+    if shares:
+        return f"{round(100 * shift, 1) + 0.0:+.1f} points"  # without the sign of -0.0
+    return f"{round(shift, 3) + 0.0:+.3f} nats"
 
 
 def _chance(random: RandomDirections | None, shares: bool) -> str:
