@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from atomscope.bundle import layout
-from atomscope.store import LocalStore
+from atomscope.store import LocalStore, ObjectStore
 from atomscope.types.bundle import StoredShard
 from atomscope.types.spec import AuditSpec
 from atomscope.types.work import Stage, UnitOrder
@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> LocalStore:
 
 
 def context(
-    store: LocalStore, folder: Path, stage: Stage, index: int = 0, fence: int = 1, **winners: list[int]
+    store: ObjectStore, folder: Path, stage: Stage, index: int = 0, fence: int = 1, **winners: list[int]
 ) -> StoreContext:
     order = UnitOrder(
         project_id="prj_1", audit_id="aud_1", attempt=1, unit_id="unt_1", stage=stage,

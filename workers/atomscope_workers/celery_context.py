@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,7 @@ from atomscope.types.spec import AuditSpec, InputRef, ParentRef
 from atomscope.types.work import STAGES, Stage, UnitOrder
 from atomscope_workers.opened_audit import FinishedAudit
 from atomscope_workers.stages.context import KnownShard, Parent
+from atomscope_workers.uploads import BackgroundUploads
 from atomscope_workers.worker_cache import cache_folder
 
 MAX_ROWS_VARIABLE = "ATOMSCOPE_MAX_ROWS"
@@ -58,6 +60,9 @@ class StoreContext:
         self._entry: dict[str, StoredFile] = {}
         self._found: dict[Stage, dict[str, str]] = {}
         self._inputs = scratch / "inputs"
+        self._outbox = scratch / "outbox"
+        self._numbers = itertools.count()
+        self._uploads = BackgroundUploads()
         self.scratch = scratch / "outputs"
         self.scratch.mkdir()
         self.spec = msgspec.json.decode(store.get_bytes(order.spec_key), type=AuditSpec)
@@ -163,7 +168,8 @@ class StoreContext:
         return found
 
     def own_sources(self) -> dict[str, str]:
-        """The same for what this unit has written."""
+        """The same for what this unit has written, once that is in the store."""
+        self._uploads.finish()
         return {path: self._own + path for path in self._written}
 
     def input(self, ref: InputRef) -> Path:
@@ -193,11 +199,28 @@ class StoreContext:
     def write(self, path: str, source: Path) -> None:
         name = self._stored_name(path)
         if name is None:
-            self._store.put_file(self._own + path, source)
+            key = self._own + path
             self._written.append(path)
         else:
-            self._store.put_file(f"{self._shard_prefix(self.index, self._order.fence)}{name}", source)
+            key = f"{self._shard_prefix(self.index, self._order.fence)}{name}"
+        if self._store.local_path(key) is not None:
+            self._send(key, source, name)
+            return
+        self._uploads.add(partial(self._send, key, self._taken(source), name))
+
+    def _taken(self, source: Path) -> Path:
+        """The file out of the stage's reach, which may write another one of its name; inputs stay."""
+        if not source.is_relative_to(self.scratch):
+            return source
+        self._outbox.mkdir(exist_ok=True)
+        return source.rename(self._outbox / str(next(self._numbers)))
+
+    def _send(self, key: str, source: Path, name: str | None) -> None:
+        self._store.put_file(key, source)
+        if name is not None:
             self._entry[name] = StoredFile(size=source.stat().st_size, sha256=file_digest(source))
+        if source.is_relative_to(self._outbox):
+            source.unlink()
 
     def write_bytes(self, path: str, data: bytes) -> None:
         name = self._stored_name(path)
@@ -232,11 +255,19 @@ class StoreContext:
         self._checkpoint()
 
     def commit(self) -> None:
-        """Write `unit.json`, and `entry.json` of a shard: the outputs are whole."""
+        """Write `unit.json`, and `entry.json` of a shard, once all outputs are in the store.
+
+        Raises `StoreError` when one of them could not be written; nothing is committed then.
+        """
+        self._uploads.finish()
         if self._entry:
             key = f"{self._shard_prefix(self.index, self._order.fence)}{layout.ENTRY}"
             self._store.put_bytes(key, msgspec.json.encode(Entry(files=self._entry)))
         self._store.put_bytes(self._own + layout.UNIT, msgspec.json.encode(UnitRecord(paths=self._written)))
+
+    def close(self) -> None:
+        """Send nothing more; waits for what is being sent."""
+        self._uploads.close()
 
 
 def fetched_input(store: ObjectStore, ref: InputRef) -> Path:

@@ -8,6 +8,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -181,8 +182,11 @@ def run_order(
 def _run(
     store: ObjectStore, order: UnitOrder, pulse: Pulse, stages: Mapping[Stage, StageFunction]
 ) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="atomscope-unit-") as scratch:
-        ctx = StoreContext(store, order, Path(scratch), pulse.progress, pulse.checkpoint)
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="atomscope-unit-"))
+        ctx = stack.enter_context(
+            closing(StoreContext(store, order, Path(scratch), pulse.progress, pulse.checkpoint))
+        )
         pulse.checkpoint()
         result = stages[order.stage](ctx)
         pulse.checkpoint()

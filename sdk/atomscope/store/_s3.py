@@ -55,8 +55,9 @@ class S3Store:
 
     def put_file(self, key: str, path: Path) -> None:
         at = self._at(key)
-        with told(key), path.open("rb") as source:
-            self._client.upload_fileobj(source, **at, Config=self._moves)
+        with told(key):
+            # By name rather than as a stream: parts are then read piece by piece, not into memory.
+            self._client.upload_file(str(path), **at, Config=self._moves)
 
     def get_bytes(self, key: str) -> bytes:
         at = self._at(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import httpx
 import pytest
 
 from atomscope.store import ObjectNotFound, StoreError, open_store
-from atomscope.store._s3 import S3Store
+from atomscope.store._s3 import _PART, S3Store
 from tests.fixtures.s3 import S3Server
 
 
@@ -95,6 +96,32 @@ def test_an_upload_in_parts_joins_them_in_order(s3_store: S3Store) -> None:
     s3_store.complete_multipart("up/load", upload, sorted(etags))
     with s3_store.open_read("up/load") as stream:
         assert hashlib.file_digest(stream, "sha256").digest() == hashlib.sha256(b"".join(parts)).digest()
+
+
+def _large(folder: Path) -> Path:
+    """One byte more than a part, told apart by their ends."""
+    path = folder / "large"
+    with path.open("wb") as file:
+        file.write(b"begin")
+        file.seek(_PART)
+        file.write(b"e")
+    return path
+
+
+def test_a_large_file_goes_in_parts_and_comes_back_whole(s3_store: S3Store, tmp_path: Path) -> None:
+    source = _large(tmp_path)
+    s3_store.put_file("large", source)
+    head = s3_store._client.head_object(**s3_store._at("large"))
+    assert head["ETag"].strip('"').endswith("-2")
+    s3_store.get_file("large", tmp_path / "back")
+    assert filecmp.cmp(source, tmp_path / "back", shallow=False)
+    s3_store.put_file("small", _small(tmp_path))
+    assert "-" not in s3_store._client.head_object(**s3_store._at("small"))["ETag"]
+
+
+def _small(folder: Path) -> Path:
+    (folder / "small").write_bytes(b"small")
+    return folder / "small"
 
 
 def test_an_empty_file_is_one_empty_part(s3_store: S3Store) -> None:

@@ -107,7 +107,10 @@ class StageContext(Protocol):
         ...
 
     def write(self, path: str, source: Path) -> None:
-        """Store `source` (a file in `scratch`) as this unit's output `path`."""
+        """Store `source` (a file in `scratch`) as this unit's output `path`; it may be gone afterwards.
+
+        Where it goes over a network, the unit goes on meanwhile: an error is told later, by the end at last.
+        """
         ...
 
     def write_bytes(self, path: str, data: bytes) -> None:
