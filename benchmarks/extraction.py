@@ -48,6 +48,8 @@ from atomscope_workers.stages.arrays import save_factors
 from atomscope_workers.stages.gradient_file import GradientWriter
 
 BUDGETS = (512, 1024, 2048, 4096)
+BUDGET = 2048
+"""Token budget of an audit's defaults."""
 PEERS = Path(__file__).parent / "peers"
 
 
@@ -203,7 +205,7 @@ def in_turn(
         batches = batched(documents, budget, lora)
         passes.append(timed(lambda batches=batches: bare(lora, batches)))
         lora.base.set_attn_implementation("sdpa")
-        batches = batched(documents, AuditConfig().token_budget, lora)
+        batches = batched(documents, BUDGET, lora)
         extractions.append(timed(lambda batches=batches: extraction(lora, batches, folder)))
     return passes, extractions
 
@@ -277,13 +279,13 @@ def main() -> None:
         if not args.no_peers:
             common = for_peers(args, documents, folder)
             python, threads = args.peers / "bin" / "python", str(args.threads)
-            budget = str(AuditConfig().token_budget)
+            budget = str(BUDGET)
             found = peer(python, "bergson_build.py", [*common, budget, threads, str(folder / "bergson")])
             row("`bergson build`", found["seconds"])
             found = peer(python, "kronfluence_ekfac.py", [*common, "8", threads, str(folder / "kronfluence")])
             row("the paper's loop, then kronfluence's EKFAC", loop + found["seconds"])
         lora.base.set_attn_implementation("sdpa")
-        batches = batched(documents[:: max(1, len(documents) // 32)], AuditConfig().token_budget, lora)
+        batches = batched(documents[:: max(1, len(documents) // 32)], BUDGET, lora)
         share, largest = matmul_share(lambda: extraction(lora, batches, folder))
     speed, peak = flops(lora, documents) / ours, matmul_peak(dtype)
     print(f"\nmatrix products take {share:.0%} of the operators' time")

@@ -10,7 +10,7 @@ from atomscope_service.api.problems import ProblemError, invalid
 
 
 def check_parameters(request: Request[Any, Any, Any]) -> None:
-    """Litestar's `before_request` hook: raise 400 for a query parameter that is unknown here, or given twice."""
+    """Litestar's `before_request` hook: raise 400 for a query parameter unknown here, or given twice."""
     known = request.route_handler.parsed_fn_signature.parameters.keys()
     unknown = sorted(name for name in request.query_params if name not in known)
     if unknown:
