@@ -131,7 +131,7 @@ class _Sweep:
     def shift(self, half: _Half, base: _Half, strength: float) -> float:
         """How far a strength moves the mean in its own direction."""
         difference = float(self.overall(half).mean() - self.overall(base).mean())
-        return difference if strength > 0 else -difference
+        return difference if strength > 0 else 0.0 - difference
 
 
 def _measured(
