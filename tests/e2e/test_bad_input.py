@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import atomscope
@@ -14,7 +15,17 @@ from atomscope.types.spec import AuditConfig
 from tests.fixtures.corpus import rows, write_corpus
 from tests.fixtures.stack import Stack
 
-CONFIG = AuditConfig(shard_documents=8, components=4, n_atoms=4, min_active=2, max_length=64)
+CONFIG = AuditConfig(
+    dtype="float32",
+    shard_documents=8,
+    components=4,
+    n_atoms=4,
+    alpha=0.1,
+    min_active=2,
+    max_length=64,
+    fits=1,
+    surrogates=0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +112,7 @@ def test_skipped_rows_are_listed_and_documents_keep_their_physical_row(
     stack: Stack, tiny: str, plain_adapter: Path, tmp_path: Path
 ) -> None:
     dataset = _jsonl(tmp_path / "train.jsonl", [*rows(4), {"prompt": 3}, *rows(8)])
-    config = AuditConfig(
-        shard_documents=8, components=4, n_atoms=4, min_active=2, max_length=64, on_bad_row="skip"
-    )
+    config = msgspec.structs.replace(CONFIG, on_bad_row="skip")
     with stack.client() as client:
         audit = client.audits.create(base_model=tiny, adapter=plain_adapter, dataset=dataset, config=config)
         audit.wait(timeout=120)
@@ -170,7 +179,7 @@ def test_hostile_text_is_stored_as_it_is_and_shown_escaped(
         for n in range(12)
     ]
     dataset = _jsonl(tmp_path / "train.jsonl", documents)
-    config = AuditConfig(shard_documents=8, components=4, n_atoms=4, min_active=2, max_length=512)
+    config = msgspec.structs.replace(CONFIG, max_length=512)
     with stack.client() as client:
         audit = client.audits.create(base_model=tiny, adapter=plain_adapter, dataset=dataset, config=config)
         audit.wait(timeout=120)

@@ -8,17 +8,27 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 import atomscope
 from atomscope.types.spec import AuditConfig
 from tests.fixtures.corpus import write_corpus
-from tests.fixtures.stack import Stack, running_stack
+from tests.fixtures.stack import Stack
 
-DOCUMENTS = 40
+DOCUMENTS = 24
 SLOW = AuditConfig(
-    shard_documents=20, token_budget=128, components=8, n_atoms=8, alpha=0.05, min_active=2, top_documents=6
+    dtype="float32",
+    shard_documents=12,
+    token_budget=128,
+    components=8,
+    n_atoms=8,
+    alpha=0.05,
+    min_active=2,
+    top_documents=6,
+    fits=1,
+    surrogates=0,
 )
 """Many micro-batches a shard, so that there is a middle to be killed in."""
 
@@ -36,10 +46,11 @@ def _wait_for_extraction(audit: atomscope.Audit, seconds: float = 90.0) -> None:
 
 
 def test_a_worker_killed_in_mid_extraction_costs_no_document(
-    smollm2: Path, smollm2_adapter: Path, tmp_path: Path
+    stack: Stack, smollm2: Path, smollm2_adapter: Path, tmp_path: Path
 ) -> None:
+    """It is started again, so that the stack is left as it was."""
     dataset = write_corpus(tmp_path / "train.jsonl", documents=DOCUMENTS)
-    with running_stack(workers=1) as stack, stack.client() as client:
+    with stack.client() as client:
         model = stack.register_model("smollm2", smollm2)
         audit = client.audits.create(base_model=model, adapter=smollm2_adapter, dataset=dataset, config=SLOW)
         _wait_for_extraction(audit)
@@ -64,7 +75,11 @@ def test_cancel_stops_a_running_audit(
     dataset = write_corpus(tmp_path / "train.jsonl", documents=DOCUMENTS)
     with stack.client() as client:
         model = stack.register_model("smollm2-cancel", smollm2)
-        audit = client.audits.create(base_model=model, adapter=smollm2_adapter, dataset=dataset, config=SLOW)
+        # Another template, so that it does not take what another test of the stack has extracted.
+        config = msgspec.structs.replace(SLOW, chat_template="zephyr")
+        audit = client.audits.create(
+            base_model=model, adapter=smollm2_adapter, dataset=dataset, config=config
+        )
         _wait_for_extraction(audit)
         asked = time.monotonic()
         audit.cancel()

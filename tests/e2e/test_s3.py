@@ -21,7 +21,16 @@ from tests.fixtures.stack import Stack, running_stack
 MIB = 1 << 20
 DOCUMENTS = 16
 CONFIG = AuditConfig(
-    shard_documents=8, token_budget=512, components=8, n_atoms=8, alpha=0.05, min_active=2, top_documents=6
+    dtype="float32",
+    shard_documents=8,
+    token_budget=512,
+    components=8,
+    n_atoms=8,
+    alpha=0.05,
+    min_active=2,
+    top_documents=6,
+    fits=2,
+    surrogates=1,
 )
 COMPUTED = (
     "gradients/",
