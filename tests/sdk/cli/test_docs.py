@@ -15,6 +15,7 @@ from atomscope.cli import (
     audit_refit,
     behaviours,
     bundle,
+    evaluate,
     inputs,
     keys,
     presets,
@@ -41,7 +42,19 @@ SNIPPETS = [
 @pytest.fixture(scope="module")
 def parser() -> UsageParser:
     tree = CommandTree()
-    for part in (audit, audit_refit, presets, atoms, behaviours, attribute, steer, inputs, keys, bundle):
+    for part in (
+        audit,
+        audit_refit,
+        presets,
+        atoms,
+        behaviours,
+        attribute,
+        steer,
+        evaluate,
+        inputs,
+        keys,
+        bundle,
+    ):
         part.register(PluginRegistry(tree, None), tree)
     return build_parser(tree, pytest.fail)
 

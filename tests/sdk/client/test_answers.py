@@ -155,7 +155,7 @@ def test_the_environment_says_where_and_with_which_key(
         ({"base_url": "ftp://host"}, "http"),
         ({"base_url": "http://"}, "host"),
         ({"base_url": "http://host:port"}, "base URL"),
-        ({"base_url": "http://user:secret@host"}, "api_key"),
+        ({"base_url": "http://user:secret@host"}, "apart from it"),
         ({"base_url": "http://host/?a=1"}, "query"),
         ({"api_key": ""}, "key"),
         ({"api_key": "ask_1\nX-Evil: 1"}, "line break"),
