@@ -17,13 +17,13 @@ from atomscope.types.spec import AuditConfig
 from tests.fixtures.corpus import write_corpus
 from tests.fixtures.stack import Stack
 
-DOCUMENTS = 24
+DOCUMENTS = 12
 SLOW = AuditConfig(
     dtype="float32",
-    shard_documents=12,
+    shard_documents=6,
     token_budget=128,
     components=8,
-    n_atoms=8,
+    n_atoms=4,
     alpha=0.05,
     min_active=2,
     top_documents=6,
