@@ -322,7 +322,7 @@ def test_progress_is_shown_while_it_runs_and_changes_the_etag(tenant: Tenant, au
     tenant.change(JobRow, made["id"], status="running", done=2, total=500)
     shown = tenant.get(path, headers={"If-None-Match": before})
     assert shown.status_code == 200
-    assert shown.json()["progress"] == {"done": 2, "total": 500, "unit": "steps"}
+    assert shown.json()["progress"] == {"done": 2, "total": 500, "unit": "passes"}
 
 
 def test_the_error_of_a_failed_one_is_shown(tenant: Tenant, audit: str) -> None:

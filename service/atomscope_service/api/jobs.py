@@ -28,6 +28,8 @@ MOST_LIVE: dict[JobKind, int] = {"attribution": 100, "evaluation": 20}
 """Jobs of a kind and a project that may wait or run at once."""
 _RETRY_SECONDS: dict[JobKind, int] = {"attribution": 5, "evaluation": 30}
 """When to ask again: about how soon one of them may end."""
+_UNITS: dict[str, str] = {"attribution": "steps", "evaluation": "passes"}
+"""What a job's progress counts, by its kind."""
 
 
 def queue_job(
@@ -115,7 +117,7 @@ def shown(row: JobRow, store: ObjectStore | None = None) -> dict[str, Any]:
         "id": row.id,
         "audit": row.audit_id,
         "status": row.status,
-        "progress": Progress(done=row.done, total=row.total, unit="steps") if running else None,
+        "progress": Progress(done=row.done, total=row.total, unit=_UNITS[row.kind]) if running else None,
         "result": None if store is None else _result(row, store),
         # The fault of an attempt that is being made again is not shown.
         "error": msgspec.convert(row.error, AuditError) if row.status == "failed" else None,

@@ -17,6 +17,7 @@ from atomscope.types.spec import AuditConfig
 from atomscope.types.work import Stage
 from atomscope_workers.pipeline.evidence import DISCOVERY_RATE
 from tests.workers.stages.units import (
+    CONFIG,
     SHAPES,
     Audit,
     clustered_gradients,
@@ -24,16 +25,6 @@ from tests.workers.stages.units import (
     random_gradients,
 )
 
-CONFIG = AuditConfig(
-    shard_documents=5,
-    components=50,
-    n_atoms=4,
-    alpha=0.1,
-    min_active=2,
-    top_documents=4,
-    fits=2,
-    surrogates=1,
-)
 UP_TO: tuple[Stage, ...] = ("curvature", "project", "dictionary", "evidence", "vectors", "characterise")
 CLUSTERS = [0, 1, 2, 3] * 5
 WORDS = ["apple", "pear", "plum", "fig"]

@@ -15,21 +15,17 @@ from safetensors.numpy import load_file
 from atomscope.bundle import BehaviourAttributes, BehaviourList, directions, layout, read_coefficients
 from atomscope.steering import Target
 from atomscope.types.atoms import Behaviour
-from atomscope.types.spec import AuditConfig, VectorPower
+from atomscope.types.spec import VectorPower
 from atomscope_workers.stages import vectors
-from tests.workers.stages.units import SHAPES, Audit, clustered_gradients, extracted, random_gradients, unit
-
-CONFIG = AuditConfig(
-    shard_documents=5,
-    components=50,
-    n_atoms=4,
-    alpha=0.1,
-    min_active=2,
-    top_documents=4,
-    fits=2,
-    surrogates=1,
+from tests.workers.stages.units import (
+    CONFIG,
+    SHAPES,
+    Audit,
+    clustered_gradients,
+    extracted,
+    random_gradients,
+    unit,
 )
-
 
 SPACES: dict[str, dict[str, Any]] = {
     "gram": {},

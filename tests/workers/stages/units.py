@@ -33,6 +33,18 @@ SHAPES = {"layer.lora_A.weight": (2, 6), "layer.lora_B.weight": (5, 2)}
 
 PARAMETERS = 22
 
+CONFIG = AuditConfig(
+    shard_documents=5,
+    components=50,
+    n_atoms=4,
+    alpha=0.1,
+    min_active=2,
+    top_documents=4,
+    fits=2,
+    surrogates=1,
+)
+"""Of a small audit: a few atoms, each with a few documents."""
+
 
 def a_spec(config: AuditConfig | None = None, **inputs: Path) -> AuditSpec:
     """A spec whose inputs lie at the paths given; the others are nowhere."""
