@@ -3,7 +3,7 @@
     benchmarks/peers/install.sh
     python benchmarks/extraction.py --base-model BASE --adapter ADAPTER --dataset FILE [--documents 96]
 
-Every row works on the same documents, tokens and threads, in float32 unless the CPU multiplies bfloat16. The
+Every row works on the same documents, tokens and threads, in bfloat16 where the device multiplies it. The
 *bare pass* is the model's forward and backward alone: logits at targets, no weight gradient, the backward
 begun at the embeddings. The fastest of its attention kernels and token budgets is found first, on the same
 documents, and then measured in turn with extraction. *Extraction* is what a shard costs: the passes,
@@ -42,14 +42,14 @@ from atomscope_workers.models.load import load_lora_model
 from atomscope_workers.models.lora import LoraModel
 from atomscope_workers.pipeline.batches import Batch, collate
 from atomscope_workers.pipeline.factors import FactorSums
-from atomscope_workers.pipeline.gradients import gradient_norms, gradient_pass
 from atomscope_workers.pipeline.plan import micro_batches
 from atomscope_workers.stages.arrays import save_factors
+from atomscope_workers.stages.determinism import deterministic
+from atomscope_workers.stages.extract import write_gradients
 from atomscope_workers.stages.gradient_file import GradientWriter
 
-BUDGETS = (512, 1024, 2048, 4096)
-BUDGET = 2048
-"""Token budget of an audit's defaults."""
+BUDGETS = {"cpu": (512, 1024, 2048, 4096), "cuda": (4096, 8192, 16384, 32768)}
+"""Token budgets tried by the bare pass."""
 PEERS = Path(__file__).parent / "peers"
 
 
@@ -105,11 +105,8 @@ def extraction(lora: LoraModel, batches: list[Batch], folder: Path) -> None:
     documents = np.array(sorted(row for batch in batches for row in batch.documents), dtype=np.int64)
     shapes = {parameter.name: parameter.shape for parameter in lora.parameters}
     factors, path = FactorSums(), folder / "gradients.safetensors"
-    with gradient_pass(lora, factors) as run, GradientWriter(path, documents, shapes) as writer:
-        for batch in batches:
-            found = run(batch)
-            writer.write(list(batch.documents), found.gradients)
-            gradient_norms(found.gradients)
+    with GradientWriter(path, documents, shapes) as writer, deterministic(lora.device):
+        write_gradients(lora, batches, factors, writer, lambda documents, losses, norms: None)
     save_factors(factors, folder / "factors.safetensors")
     path.unlink()
 
@@ -128,7 +125,7 @@ def paper_loop(lora: LoraModel, documents: list[TokenizedDocument], folder: Path
             ).logits
             cross_entropy(logits[0][batch.predictors].float(), batch.targets, reduction="sum").backward()
             kept.append(
-                np.concatenate([weight.grad.float().flatten().numpy() for weight in weights.values()])
+                np.concatenate([weight.grad.float().flatten().cpu().numpy() for weight in weights.values()])
             )  # pyright: ignore[reportOptionalMemberAccess]
             for weight in weights.values():
                 weight.grad = None
@@ -141,6 +138,8 @@ def paper_loop(lora: LoraModel, documents: list[TokenizedDocument], folder: Path
 def timed(work: Callable[[], None]) -> float:
     start = time.perf_counter()
     work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
@@ -154,19 +153,27 @@ def peer(python: Path, script: str, arguments: list[str]) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def matmul_peak(dtype: torch.dtype) -> float:
+def _multiply(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
+    torch.mm(a, b, out=out)
+
+
+def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
     """FLOP/s of a square product, the best of five."""
-    size = 2048
-    a, b = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
-    torch.mm(a, b)
-    return 2 * size**3 / min(timed(lambda: torch.mm(a, b) and None) for _ in range(5))
+    size = 2048 if device.type == "cpu" else 8192
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    out = torch.mm(a, b)
+    return 2 * size**3 / min(timed(lambda: _multiply(a, b, out)) for _ in range(5))
 
 
-def matmul_share(work: Callable[[], None]) -> tuple[float, list[tuple[str, float]]]:
-    """Share of the operators' own time that is matrix multiplication, and the largest of the others."""
-    with profile(activities=[ProfilerActivity.CPU]) as found:
+def matmul_share(work: Callable[[], None], device: torch.device) -> tuple[float, list[tuple[str, float]]]:
+    """Share of the operators' own time on the device that is matrix products, and the largest of all."""
+    kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+    with profile(activities=kinds) as found:
         work()
-    times = {item.key: item.self_cpu_time_total for item in found.key_averages()}
+    spent = "self_cpu_time_total" if device.type == "cpu" else "self_device_time_total"
+    # On a GPU an operator and its kernels are both listed, each with the kernels' time.
+    rows = [item for item in found.key_averages() if item.key.startswith("aten::")]
+    times = {item.key: getattr(item, spent) for item in rows}
     total = sum(times.values())
     products = sum(time for key, time in times.items() if key in ("aten::mm", "aten::addmm", "aten::bmm"))
     others = sorted(((key, time / total) for key, time in times.items()), key=lambda item: -item[1])
@@ -174,12 +181,15 @@ def matmul_share(work: Callable[[], None]) -> tuple[float, list[tuple[str, float
 
 
 def fastest_bare(lora: LoraModel, documents: list[TokenizedDocument]) -> tuple[str, int]:
-    """Attention kernel and token budget with which the bare pass over a part of the documents is quickest."""
-    part = documents[:: max(1, len(documents) // 32)]
+    """Attention kernel and token budget with which the bare pass over the documents is quickest.
+
+    Every third of them stands for all.
+    """
+    part = documents[::3]
     found: dict[tuple[str, int], float] = {}
     for attention in ("sdpa", "eager"):
         lora.base.set_attn_implementation(attention)
-        for budget in BUDGETS:
+        for budget in BUDGETS[lora.device.type]:
             batches = batched(part, budget, lora)
             bare(lora, batches[:1])
             taken = timed(lambda batches=batches: bare(lora, batches))
@@ -193,6 +203,7 @@ def in_turn(
     lora: LoraModel,
     documents: list[TokenizedDocument],
     bare_choice: tuple[str, int],
+    own_budget: int,
     rounds: int,
     folder: Path,
 ) -> tuple[list[float], list[float]]:
@@ -205,7 +216,7 @@ def in_turn(
         batches = batched(documents, budget, lora)
         passes.append(timed(lambda batches=batches: bare(lora, batches)))
         lora.base.set_attn_implementation("sdpa")
-        batches = batched(documents, BUDGET, lora)
+        batches = batched(documents, own_budget, lora)
         extractions.append(timed(lambda batches=batches: extraction(lora, batches, folder)))
     return passes, extractions
 
@@ -238,7 +249,7 @@ def flops(lora: LoraModel, documents: list[TokenizedDocument]) -> float:
     return 4.0 * (body * tokens + head.numel() * targets)
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -246,11 +257,17 @@ def main() -> None:
     parser.add_argument("--adapter", type=Path, required=True)
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--documents", type=int, default=96)
+    parser.add_argument("--budget", type=int, default=2048, help="token budget of extraction")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--loop-every", type=int, default=1, help="documents of which the loop takes one")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--peers", type=Path, default=Path(".bench/peers"), help="their environment")
     parser.add_argument("--no-peers", action="store_true")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     torch.set_num_threads(args.threads)
     documents = tokenized(args.base_model, args.dataset, args.documents)
     device = choose_device()
@@ -262,7 +279,7 @@ def main() -> None:
     choice = fastest_bare(lora, documents)
     with tempfile.TemporaryDirectory(prefix="atomscope-extraction-") as name:
         folder = Path(name)
-        passes, extractions = in_turn(lora, documents, choice, args.rounds, folder)
+        passes, extractions = in_turn(lora, documents, choice, args.budget, args.rounds, folder)
         ours = statistics.median(extractions)
         ratio = statistics.median(own / bare for own, bare in zip(extractions, passes, strict=True))
         print("\n| row | seconds | documents/s | extraction takes of it |\n|---|---|---|---|")
@@ -274,20 +291,21 @@ def main() -> None:
         row("extraction: passes, gradients, sums, files", ours)
         row(f"bare pass ({choice[0]}, {choice[1]} tokens)", statistics.median(passes), ratio)
         lora.base.set_attn_implementation("eager")
-        loop = timed(lambda: paper_loop(lora, documents, folder))
+        part = documents[:: args.loop_every]
+        loop = timed(lambda: paper_loop(lora, part, folder)) * len(documents) / len(part)
         row("the paper's loop", loop)
         if not args.no_peers:
             common = for_peers(args, documents, folder)
             python, threads = args.peers / "bin" / "python", str(args.threads)
-            budget = str(BUDGET)
+            budget = str(args.budget)
             found = peer(python, "bergson_build.py", [*common, budget, threads, str(folder / "bergson")])
             row("`bergson build`", found["seconds"])
             found = peer(python, "kronfluence_ekfac.py", [*common, "8", threads, str(folder / "kronfluence")])
             row("the paper's loop, then kronfluence's EKFAC", loop + found["seconds"])
         lora.base.set_attn_implementation("sdpa")
-        batches = batched(documents[:: max(1, len(documents) // 32)], BUDGET, lora)
-        share, largest = matmul_share(lambda: extraction(lora, batches, folder))
-    speed, peak = flops(lora, documents) / ours, matmul_peak(dtype)
+        batches = batched(documents[:: max(1, len(documents) // 32)], args.budget, lora)
+        share, largest = matmul_share(lambda: extraction(lora, batches, folder), device)
+    speed, peak = flops(lora, documents) / ours, matmul_peak(dtype, device)
     print(f"\nmatrix products take {share:.0%} of the operators' time")
     told = f"{speed / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s ({speed / peak:.0%})"
     print(f"the model's own products alone run at {told}")

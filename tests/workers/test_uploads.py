@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-import time
 from pathlib import Path
 
 import msgspec
@@ -15,8 +13,7 @@ from atomscope.store import ObjectStore, StoreError, open_store
 from atomscope.store._s3 import S3Store
 from atomscope.store._s3_client import MIB
 from atomscope.types.bundle import StoredShard
-from atomscope_workers.celery_context import Entry, StoreContext
-from atomscope_workers.uploads import AT_ONCE, WAITING, BackgroundUploads
+from atomscope_workers.celery_context import UPLOADS_AT_ONCE, UPLOADS_WAITING, Entry, StoreContext
 from tests.fixtures.s3 import S3Server
 from tests.workers.test_stored_shards import OWN, SPEC, WORK, context
 
@@ -46,12 +43,12 @@ def written(ctx: StoreContext, path: str, content: bytes) -> None:
 
 def test_every_output_is_there_whole_once_committed(store: ObjectStore, tmp_path: Path) -> None:
     """A stage uses one name of a file again and again: what was written first is not lost to the next."""
-    ctx = context(store, tmp_path, "extract", 0)
+    ctx, many = context(store, tmp_path, "extract", 0), UPLOADS_AT_ONCE + UPLOADS_WAITING + 5
     contents = {
         layout.gradient_shard(0): b"gradients" * 1000,
         layout.shard_losses(0): b"losses",
         "work/other": b"other",
-        **{layout.vector(index): f"vector {index}".encode() for index in range(AT_ONCE + WAITING + 5)},
+        **{layout.vector(index): f"vector {index}".encode() for index in range(many)},
     }
     for path, content in contents.items():
         written(ctx, path, content)
@@ -91,51 +88,3 @@ def test_a_store_that_fails_is_told_of_and_nothing_is_committed(
     left = {item.key for item in store.list(OWN)} | {item.key for item in store.list(f"{WORK}units/extract/")}
     assert left == {f"{OWN}mine/f1/losses.safetensors"}  # no entry, no unit: nobody will read it
     assert not other.list_multipart_uploads(Bucket=bucket).get("Uploads")
-
-
-def test_an_error_is_raised_by_the_next_call_and_what_waits_is_not_sent() -> None:
-    uploads, sent = BackgroundUploads(), list[int]()
-
-    def fail() -> None:
-        raise StoreError("full")
-
-    def add_for_long() -> None:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            uploads.add(lambda: sent.append(1))
-            time.sleep(0.01)
-
-    uploads.add(fail)
-    with pytest.raises(StoreError, match="full"):
-        add_for_long()
-    uploads.finish()
-    uploads.close()
-    assert len(sent) < 1000
-
-
-def test_whoever_adds_more_than_may_wait_waits_and_closing_waits_for_what_is_sent() -> None:
-    uploads, go, sent = BackgroundUploads(), threading.Event(), list[int]()
-
-    def send() -> None:
-        go.wait(10)
-        sent.append(1)
-
-    added: list[int] = []
-
-    def add() -> None:
-        for number in range(AT_ONCE + WAITING + 3):
-            uploads.add(send)
-            added.append(number)
-
-    thread = threading.Thread(target=add)
-    thread.start()
-    deadline = time.monotonic() + 10
-    while len(added) < AT_ONCE + WAITING and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.1)
-    assert len(added) == AT_ONCE + WAITING
-    go.set()
-    thread.join(10)
-    uploads.finish()
-    uploads.close()
-    assert len(sent) == len(added) == AT_ONCE + WAITING + 3

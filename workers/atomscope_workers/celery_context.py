@@ -20,12 +20,15 @@ from atomscope.store import ObjectNotFound, ObjectStore
 from atomscope.types.bundle import FileEntry, Plan, StoredFile, StoredShard
 from atomscope.types.spec import AuditSpec, InputRef, ParentRef
 from atomscope.types.work import STAGES, Stage, UnitOrder
+from atomscope_workers.background import BackgroundCalls
 from atomscope_workers.opened_audit import FinishedAudit
 from atomscope_workers.stages.context import KnownShard, Parent
-from atomscope_workers.uploads import BackgroundUploads
 from atomscope_workers.worker_cache import cache_folder
 
 MAX_ROWS_VARIABLE = "ATOMSCOPE_MAX_ROWS"
+UPLOADS_AT_ONCE = 2
+"""Each large file goes in parts, four at a time."""
+UPLOADS_WAITING = 8
 
 
 class UnitRecord(msgspec.Struct, kw_only=True):
@@ -62,7 +65,7 @@ class StoreContext:
         self._inputs = scratch / "inputs"
         self._outbox = scratch / "outbox"
         self._numbers = itertools.count()
-        self._uploads = BackgroundUploads()
+        self._uploads = BackgroundCalls("upload", at_once=UPLOADS_AT_ONCE, waiting=UPLOADS_WAITING)
         self.scratch = scratch / "outputs"
         self.scratch.mkdir()
         self.spec = msgspec.json.decode(store.get_bytes(order.spec_key), type=AuditSpec)

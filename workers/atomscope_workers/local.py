@@ -91,7 +91,11 @@ class LocalContext:
         return file
 
     def write(self, path: str, source: Path) -> None:
-        LocalStore(self.work / FILES).put_file(path, source)
+        store = LocalStore(self.work / FILES)
+        if source.is_relative_to(self.scratch):
+            store.move_file(path, source)
+        else:
+            store.put_file(path, source)
         self.written.append(path)
 
     def write_bytes(self, path: str, data: bytes) -> None:

@@ -62,6 +62,10 @@ class LocalStore:
         # Bytes are copied, never linked: the file stays its owner's, who may go on writing to it.
         self._write(key, lambda temporary: _copy_synced(path, temporary))
 
+    def move_file(self, key: str, path: Path) -> None:
+        """The same as `put_file` of a file that its owner gives up: it is gone afterwards."""
+        self._write(key, lambda temporary: _move_synced(path, temporary))
+
     def get_bytes(self, key: str) -> bytes:
         with self.open_read(key) as source, _told("read", key):
             return source.read()
@@ -211,6 +215,18 @@ def _copy_synced(source: Path, target: Path) -> None:
     with source.open("rb") as origin, target.open("xb") as sink:
         shutil.copyfileobj(origin, sink, _BLOCK)
         _sync(sink)
+
+
+def _move_synced(source: Path, target: Path) -> None:
+    with source.open("rb") as origin:
+        os.fsync(origin.fileno())
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        _copy_synced(source, target)
+    source.unlink()
 
 
 def _link(origin: Path, target: Path) -> None:

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from atomscope.errors import InvalidInput
 from atomscope.steering import Source, Target, norm, read_tensors, steer_folder
 from atomscope.steering.names import peft_name
+from atomscope_workers.models.attention import attention_of
 from atomscope_workers.models.base import ARCHITECTURES as ACCEPTED
-from atomscope_workers.models.base import attention_of, check_base
+from atomscope_workers.models.base import check_base
 from atomscope_workers.models.load import load_lora_model
 from atomscope_workers.models.positions import length_boundary
 from atomscope_workers.pipeline.batches import collate

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from atomscope.text import counted
+from atomscope_workers.models.attention import attention_of
 from atomscope_workers.models.folder import check_folder, check_no_remote_code, read_json_object, refuse
 from atomscope_workers.models.headers import TensorInfo, read_header
 from atomscope_workers.models.positions import check_positions
@@ -77,15 +78,6 @@ def check_base(folder: Path) -> CheckedBase:
             "invalid_config", f"transformers cannot read it ({_first_line(error)})", file="config.json"
         ) from error
     return CheckedBase(folder=folder, config=config, tensors=tensors)
-
-
-def attention_of(config: PretrainedConfig) -> str:
-    """Which attention of transformers runs a model: `sdpa`, or `eager` where scores are soft-capped.
-
-    The fused kernels of `sdpa` have no soft cap: transformers refuses it, and has ignored it before.
-    """
-    capped = config.model_type == "gemma2" or getattr(config, "attn_logit_softcapping", None) is not None
-    return "eager" if capped else "sdpa"
 
 
 def load_base(base: CheckedBase, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import cache
 from time import perf_counter
+from types import TracebackType
+from typing import Self
 
 import torch
 
@@ -53,3 +56,33 @@ def dtype_of_name(name: str) -> torch.dtype:
     if name not in dtypes:
         raise ValueError(f"not a compute dtype: {name!r}")
     return dtypes[name]
+
+
+class Computed:
+    """What a device has been asked to compute so far, to be read in another thread.
+
+    As a context there, work on the device begins once that is done, and does not wait for what is asked for
+    meanwhile. Tensors made before may be read within it, and none of them changed.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._event: torch.cuda.Event | None = None
+        self._inside = ExitStack()
+        if device.type == "cuda":
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(device))
+
+    def __enter__(self) -> Self:
+        if self._event is not None:
+            stream = torch.cuda.Stream(self._device)
+            stream.wait_event(self._event)
+            self._inside.enter_context(torch.cuda.stream(stream))
+            # Memory of the tensors that are read is given back by its owner alone, who does not know of this.
+            self._inside.callback(stream.synchronize)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._inside.close()

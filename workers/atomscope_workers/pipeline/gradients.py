@@ -23,6 +23,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from atomscope.errors import AtomscopeError
+from atomscope_workers.models.attention import fastest_attention
 from atomscope_workers.models.lora import LoraModel
 from atomscope_workers.models.positions import length_boundary
 from atomscope_workers.pipeline.batches import Batch
@@ -143,12 +144,13 @@ def target_logits(lora: LoraModel, batch: Batch) -> torch.Tensor:
 
     handle = head.register_forward_pre_hook(pick)
     try:
-        output = lora.base(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            use_cache=False,
-        )
+        with fastest_attention(lora, batch.input_ids.shape[1]):
+            output = lora.base(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                position_ids=batch.position_ids,
+                use_cache=False,
+            )
     finally:
         handle.remove()
     logits: torch.Tensor = output.logits

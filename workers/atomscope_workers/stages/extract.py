@@ -1,11 +1,15 @@
 """Extraction of one shard: gradients, factor sums and losses, from the plan's micro-batches in their order.
 
-A batch costs one forward and one backward pass for its gradients and sums. A sample of the shard is run
-forward once more, with the adapter off, for its losses under the base alone.
+A batch costs one forward and one backward pass for its gradients and sums; they are checked and written in a
+thread while the next batch is run. A sample of the shard is run forward once more, with the adapter off, for
+its losses under the base alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,11 +20,19 @@ from numpy.typing import NDArray
 from atomscope.bundle import layout
 from atomscope.errors import InvalidInput
 from atomscope.types.bundle import ShardPlan
+from atomscope_workers.background import BackgroundCalls
 from atomscope_workers.datasets.documents import load_tokens
+from atomscope_workers.models.device import Computed
 from atomscope_workers.models.load import adapter_disabled
-from atomscope_workers.pipeline.batches import collate
+from atomscope_workers.models.lora import LoraModel
+from atomscope_workers.pipeline.batches import Batch, collate
 from atomscope_workers.pipeline.factors import FactorSums
-from atomscope_workers.pipeline.gradients import document_losses, gradient_norms, gradient_pass
+from atomscope_workers.pipeline.gradients import (
+    BatchGradients,
+    document_losses,
+    gradient_norms,
+    gradient_pass,
+)
 from atomscope_workers.pipeline.plan import loss_sample
 from atomscope_workers.stages.arrays import Losses, save_factors, save_losses
 from atomscope_workers.stages.context import StageContext, UnitResult
@@ -52,30 +64,30 @@ def run(ctx: StageContext) -> UnitResult:
     scratch = ctx.scratch / "gradients.safetensors"
     losses, base_losses, norms = np.zeros(total), np.full(total, np.nan), np.zeros(total)
     factors = FactorSums()
-    done = 0
-    with (
-        deterministic(lora.device),
-        gradient_pass(lora, factors) as differentiate,
-        GradientWriter(scratch, physical, shapes, dtype) as gradients,
-    ):
+    written: list[int] = []
+
+    def batches() -> Iterator[Batch]:
         for documents in shard.micro_batches:
             ctx.checkpoint()
-            batch = collate([tokens[document] for document in documents], lora.device)
-            rows = np.searchsorted(physical, documents)
-            found = differentiate(batch)
-            losses[rows] = _numpy(found.losses)
-            norms[rows] = _numpy(gradient_norms(found.gradients))
-            _check_finite(documents, losses[rows], norms[rows])
-            gradients.write(documents, found.gradients)
-            done += len(documents)
-            ctx.progress(done, total, "documents")
+            ctx.progress(len(written), total, "documents")
+            yield collate([tokens[document] for document in documents], lora.device)
+
+    def keep(documents: list[int], summed: NDArray[np.float64], lengths: NDArray[np.float64]) -> None:
+        _check_finite(documents, summed, lengths)
+        rows = np.searchsorted(physical, documents)
+        losses[rows], norms[rows] = summed, lengths
+        written.extend(documents)
+
+    with GradientWriter(scratch, physical, shapes, dtype) as gradients, deterministic(lora.device):
+        write_gradients(lora, batches(), factors, gradients, keep)
         for documents in loss_sample(shard):
             ctx.checkpoint()
             with adapter_disabled(lora):
-                found = document_losses(lora, collate([tokens[row] for row in documents], lora.device))
+                under_base = document_losses(lora, collate([tokens[row] for row in documents], lora.device))
             rows = np.searchsorted(physical, documents)
-            base_losses[rows] = _numpy(found)
+            base_losses[rows] = _numpy(under_base)
             _check_finite(documents, base_losses[rows])
+    ctx.progress(total, total, "documents")
     ctx.write(layout.gradient_shard(ctx.index), scratch)
     facts = {"documents": total, "dtype": dtype, "shapes": shapes}
     ctx.write_bytes(layout.shard_facts(ctx.index), msgspec.json.encode(facts))
@@ -87,6 +99,34 @@ def run(ctx: StageContext) -> UnitResult:
     save_factors(factors, scratch)
     ctx.write(layout.factor_sums(ctx.index), scratch)
     return UnitResult(documents=total)
+
+
+def write_gradients(
+    lora: LoraModel,
+    batches: Iterable[Batch],
+    factors: FactorSums,
+    gradients: GradientWriter,
+    keep: Callable[[list[int], NDArray[np.float64], NDArray[np.float64]], None],
+) -> None:
+    """One forward and one backward pass a batch; its gradients go to the file, its tokens into the sums.
+
+    `keep` is given each batch's documents, their losses and the norms of their gradients before these are
+    written, in a thread beside the next pass; what it raises is raised here, and ends the work.
+    """
+    with (
+        gradient_pass(lora, factors) as differentiate,
+        closing(BackgroundCalls("gradients", at_once=1, waiting=0)) as writing,
+    ):
+
+        def write(documents: list[int], found: BatchGradients, computed: Computed) -> None:
+            with computed:
+                keep(documents, _numpy(found.losses), _numpy(gradient_norms(found.gradients)))
+                gradients.write(documents, found.gradients)
+
+        for batch in batches:
+            found = differentiate(batch)
+            writing.add(partial(write, list(batch.documents), found, Computed(lora.device)))
+        writing.finish()
 
 
 def _numpy(values: torch.Tensor) -> NDArray[np.float64]:

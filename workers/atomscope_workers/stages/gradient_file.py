@@ -2,13 +2,14 @@
 
 The file is safetensors: `document` (int64) and one tensor a LoRA parameter in float32, bfloat16 or float16;
 beside float16, `scale/<parameter>` (float32, rows), by which a row is to be multiplied. Its shapes are known
-before the first pass, so it is laid out at once and rows go to their places through a memory map: a worker
-holds one micro-batch of gradients, not a shard of them.
+before the first pass, so it is laid out at once and every row is written to its place: a worker holds
+micro-batches of gradients, not a shard of them.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,12 +25,13 @@ from atomscope.bundle.layout import DOCUMENT, SCALE
 from atomscope_workers.pipeline.storage import DTYPES, GradientDtype, from_half, to_half
 
 _NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+_BYTES = {"I64": 8, "F32": 4, "BF16": 2, "F16": 2}
 _ALIGN = 8
 """Bytes to which safetensors pads its header."""
 
 
 class GradientWriter:
-    """A shard being written; a context manager that flushes on leaving. A row never written is zero."""
+    """A shard being written; a context manager that closes the file. A row never written is zero."""
 
     def __init__(
         self,
@@ -50,37 +52,37 @@ class GradientWriter:
         self._dtype: GradientDtype = dtype
         rows = len(documents)
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        places: dict[str, tuple[int, int, np.dtype[Any], tuple[int, ...]]] = {}
+        starts: dict[str, int] = {}
         end = 0
         # The widest first, so that each tensor lies at a multiple of its item's size.
         scales = sorted(shapes) if dtype == "float16" else []
-        for name, kind, item, shape in (
-            (DOCUMENT, "I64", np.dtype(np.int64), (rows,)),
-            *((SCALE + name, "F32", np.dtype(np.float32), (rows,)) for name in scales),
-            *((name, _NAMES[dtype], _memory(dtype), (rows, *shapes[name])) for name in sorted(shapes)),
+        for name, kind, shape in (
+            (DOCUMENT, "I64", (rows,)),
+            *((SCALE + name, "F32", (rows,)) for name in scales),
+            *((name, _NAMES[dtype], (rows, *shapes[name])) for name in sorted(shapes)),
         ):
-            start, end = end, end + int(np.prod(shape)) * item.itemsize
+            start, end = end, end + int(np.prod(shape)) * _BYTES[kind]
             header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
-            places[name] = (start, end, item, shape)
+            starts[name] = start
         encoded = json.dumps(header, separators=(",", ":")).encode()
         encoded += b" " * (-len(encoded) % _ALIGN)
         begin = 8 + len(encoded)
-        with path.open("xb") as file:
-            file.write(struct.pack("<Q", len(encoded)) + encoded)
-            file.truncate(begin + end)
-        self._map = np.memmap(path, dtype=np.uint8, mode="r+", offset=begin, shape=(end,))
-        self._map[: 8 * rows] = documents.view(np.uint8)
-        self._tensors: dict[str, NDArray[Any]] = {
-            name: self._map[start:end].view(item).reshape(shape)
-            for name, (start, end, item, shape) in places.items()
-            if name != DOCUMENT
-        }
+        self._starts = {name: begin + start for name, start in starts.items()}
         self._shapes = dict(shapes)
+        self._file = path.open("xb", buffering=0)
+        try:
+            self._put(0, struct.pack("<Q", len(encoded)) + encoded)
+            self._file.truncate(begin + end)
+            self._put(self._starts[DOCUMENT], documents.tobytes())
+        except BaseException:
+            self._file.close()
+            raise
 
     def write(self, documents: Sequence[int], gradients: Mapping[str, torch.Tensor]) -> None:
         """Put the gradients (len(documents), d_out, d_in) of these physical rows in their places.
 
-        Raises `KeyError` when a parameter is missing or unknown, or a row is not the shard's.
+        Raises `KeyError` when a parameter is missing or unknown, or a row is not the shard's, `OSError` when
+        the file cannot be written.
         """
         if gradients.keys() != self._shapes.keys():
             wrong = sorted(gradients.keys() ^ self._shapes.keys())
@@ -93,11 +95,21 @@ class GradientWriter:
             values = tensor.float()
             if self._dtype == "float16":
                 values, scale = to_half(values)
-                self._tensors[SCALE + name][rows] = scale.cpu().numpy()
-            stored = values.to(DTYPES[self._dtype]).cpu()
-            if self._dtype != "float32":
-                stored = stored.view(torch.int16)
-            self._tensors[name][rows] = stored.numpy()
+                self._put_rows(SCALE + name, rows, scale)
+            self._put_rows(name, rows, values.to(DTYPES[self._dtype]))
+
+    def _put_rows(self, name: str, rows: NDArray[np.int64], values: torch.Tensor) -> None:
+        """Row i of `values` to place `rows[i]` of a tensor."""
+        stored: NDArray[np.uint8] = values.reshape(len(rows), -1).cpu().contiguous().view(torch.uint8).numpy()
+        start, size = self._starts[name], stored.shape[1]
+        for row, data in zip(rows.tolist(), stored, strict=True):
+            self._put(start + row * size, data.data)
+
+    def _put(self, offset: int, data: bytes | memoryview) -> None:
+        left = memoryview(data)
+        while left:
+            written = os.pwrite(self._file.fileno(), left, offset)
+            left, offset = left[written:], offset + written
 
     def __enter__(self) -> Self:
         return self
@@ -105,14 +117,7 @@ class GradientWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._tensors.clear()
-        self._map.flush()
-        del self._map
-
-
-def _memory(dtype: GradientDtype) -> np.dtype[Any]:
-    """The type as which the file's memory is written: numpy has no bfloat16, so two bytes are two bytes."""
-    return np.dtype(np.float32 if dtype == "float32" else np.int16)
+        self._file.close()
 
 
 class GradientShards:

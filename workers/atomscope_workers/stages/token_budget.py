@@ -136,7 +136,12 @@ def _on_device(lora: LoraModel, facts: _Facts, checkpoint: Callable[[], None]) -
                     deterministic(lora.device),
                     gradient_pass(lora, factors) as differentiate,
                 ):
+                    before = [  # the gradients of the batch before, which are being written meanwhile
+                        torch.ones(len(documents), *item.shape, device=lora.device)
+                        for item in lora.parameters
+                    ]
                     differentiate(collate(documents, lora.device))
+                    del before
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 raise
