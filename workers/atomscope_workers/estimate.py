@@ -236,7 +236,8 @@ def _peak_bytes(shapes: Shapes, plan: Plan, lengths: Mapping[int, int], probe: M
     widest = max(padded_tokens([batch], lengths) for shard in plan.shards for batch in shard.micro_batches)
     most = max(len(batch) for shard in plan.shards for batch in shard.micro_batches)
     sums = 8 * sum(size * size for size in shapes.bases)
-    extract = probe.activations * widest + 4 * most * shapes.gradient + sums
+    # The gradients of one batch are written while the next ones are made.
+    extract = probe.activations * widest + 2 * 4 * most * shapes.gradient + sums
     shard = 4 * max(len(shard.documents) for shard in plan.shards)
     module = max(rows * columns for rows, columns in shapes.parameters.values())
     curvature = 3 * sums + 8 * shapes.gradient + 3 * shard * module

@@ -121,6 +121,35 @@ def test_a_copy_is_a_link_and_leaves_no_rubbish(local_store: LocalStore, root: P
     assert sorted(path.name for path in root.iterdir()) == ["a", "b"]
 
 
+def test_a_moved_file_is_the_object_and_is_gone(local_store: LocalStore, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "made").write_bytes(b"content")
+    local_store.put_bytes("a/b", b"old")
+    local_store.move_file("a/b", tmp_path / "made")
+    assert local_store.get_bytes("a/b") == b"content"
+    assert not (tmp_path / "made").exists()
+    assert [item.name for item in (root / "a").iterdir()] == ["b"]
+
+
+def test_a_file_that_cannot_be_moved_leaves_the_old_object(local_store: LocalStore, tmp_path: Path) -> None:
+    local_store.put_bytes("a/b", b"old")
+    with pytest.raises(StoreError):
+        local_store.move_file("a/b", tmp_path / "missing")
+    assert local_store.get_bytes("a/b") == b"old"
+
+
+def test_a_file_of_another_file_system_is_moved_too(
+    local_store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EXDEV, "another device")
+
+    (tmp_path / "made").write_bytes(b"content")
+    monkeypatch.setattr(os, "link", refuse)
+    local_store.move_file("a", tmp_path / "made")
+    assert local_store.get_bytes("a") == b"content"
+    assert not (tmp_path / "made").exists()
+
+
 def test_a_copy_works_where_links_do_not(
     local_store: LocalStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

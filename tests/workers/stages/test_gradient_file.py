@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 import struct
 import tempfile
 from collections.abc import Sequence
@@ -192,6 +194,20 @@ def test_what_was_written_before_a_failure_can_be_read(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="broken"):
         broken()
     assert load_file(tmp_path / "shard")["p"].ravel().tolist() == [0.0, 5.0]
+
+
+def test_a_full_disk_is_an_error_and_no_end_of_the_process(tmp_path: Path) -> None:
+    """In a file as large as a process may make it: the operating system refuses the same write."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signals = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with GradientWriter(tmp_path / "shard", np.array([0, 1]), {"p": (64, 64)}) as writer:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (16_384 + 4096, before[1]))
+            with pytest.raises(OSError, match="File too large"):
+                writer.write([0, 1], {"p": torch.ones(2, 64, 64)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, signals)
 
 
 def test_tensors_begin_at_multiples_of_eight_bytes(tmp_path: Path) -> None:

@@ -11,10 +11,9 @@ from transformers import PretrainedConfig
 from atomscope_workers.models.lora import LoraModel
 
 SHORT = 128
-"""Tokens, padding included, up to which plain matrix products pass the fused kernel in bfloat16.
+"""Tokens, padding included, up to which a CPU's plain matrix products pass its fused kernel in bfloat16.
 
-Beside a padding mask the fused kernels do not multiply in bfloat16 at the speed of matrix products; on longer
-batches the scores that plain products write out cost more than that.
+On longer batches the scores that plain products write out cost more than what they save.
 """
 
 
@@ -35,7 +34,7 @@ def fastest_attention(lora: LoraModel, width: int) -> Generator[None]:
     """
     base = lora.base
     usual = base.config._attn_implementation  # pyright: ignore[reportPrivateUsage]
-    if usual != "sdpa" or lora.dtype != torch.bfloat16 or width > SHORT:
+    if usual != "sdpa" or lora.device.type != "cpu" or lora.dtype != torch.bfloat16 or width > SHORT:
         yield
         return
     base.set_attn_implementation("eager")

@@ -56,7 +56,7 @@ def run(ctx: StageContext) -> UnitResult:
         return _as_stored(ctx, shard)
     total = len(shard.documents)
     ctx.progress(0, total, "documents")
-    tokens = load_tokens(ctx.read(layout.TOKENS))
+    tokens = load_tokens(ctx.read(layout.shard_tokens(ctx.index)))
     lora = lora_model(ctx, plan)
     physical = np.array(shard.documents, dtype=np.int64)
     shapes = {parameter.name: parameter.shape for parameter in lora.parameters}

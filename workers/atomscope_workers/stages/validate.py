@@ -105,6 +105,7 @@ def run(ctx: StageContext) -> UnitResult:
     plan, shards = made.plan(budget)
     ctx.write_bytes(layout.SHARDS, msgspec.json.encode(shards))
     _write(ctx, base, adapter, documents)
+    _write_shards(ctx, plan, shards, made.tokens)
     keep(ctx, documents.warnings)
     ctx.write_bytes(layout.SPEC, _json(msgspec.structs.replace(spec, versions=software_versions())))
     ctx.write_bytes(layout.PLAN, _json(plan))
@@ -306,6 +307,17 @@ def _write(ctx: StageContext, base: CheckedBase, adapter: CheckedAdapter, docume
     ctx.write(layout.ADAPTER_WEIGHTS, adapter.folder / adapters.WEIGHTS)
     ctx.write(layout.BASE_CONFIG, base.folder / "config.json")
     ctx.write_bytes(layout.DROPPED, _json(documents.dropped))
+
+
+def _write_shards(
+    ctx: StageContext, plan: Plan, stored: list[StoredShard], tokens: dict[int, TokenizedDocument]
+) -> None:
+    """The tokens of every shard that is to be extracted, so that its worker reads no others."""
+    for shard in plan.shards:
+        if not stored or stored[shard.index].location is None:
+            path = ctx.scratch / "shard.safetensors"
+            save_tokens([tokens[row] for row in shard.documents], path)
+            ctx.write(layout.shard_tokens(shard.index), path)
 
 
 def _json(value: object) -> bytes:
