@@ -73,8 +73,8 @@ def read_set(name: str, bundle: Path, dataset: Path) -> LabelledSet:
 
 def load_scorer(path: Path) -> Callable[[Codes, NDArray[np.str_]], tuple[list[str], Codes, Codes]]:
     spec = importlib.util.spec_from_file_location("score", path)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.rank_scores
@@ -150,7 +150,8 @@ def contenders(data: LabelledSet) -> Iterator[tuple[str, Callable[[int], tuple[C
     paper = preset("paper", n_atoms=documents // 10)
     yield "paper", lambda seed: learned(found["kfac"], paper, seed)
     text = text_span(data.texts, exact_documents=documents, columns=1, seed=0)
-    assert text is not None
+    if text is None:
+        raise SystemExit(f"{data.name}: no word is in two texts")
     span, used = text
 
     def by_text(seed: int) -> tuple[Codes, Codes]:

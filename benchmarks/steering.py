@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from atomscope.types.evaluation import (
     Sampling,
     TargetEvaluation,
 )
+from atomscope.types.resources import Progress
 from atomscope_workers.evaluation import evaluate
 from atomscope_workers.opened_audit import OpenedAudit
 
@@ -83,6 +85,11 @@ def shown(found: TargetEvaluation, side: Chosen | None) -> str:
     return f"{rates} | {side.kl:.2f} | {chance} |"
 
 
+def told(progress: Progress) -> None:
+    if progress.done % 20 == 0:
+        print(f"{progress.done} of about {progress.total} {progress.unit}", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -126,7 +133,7 @@ def main() -> None:
             sampling=Sampling(max_new_tokens=args.tokens),
             seed=args.seed,
         )
-        result = evaluate(OpenedAudit(bundle, args.base_model, lambda progress: None), query)
+        result = evaluate(OpenedAudit(bundle, args.base_model, told), query)
         (args.out / f"{label}.json").write_bytes(msgspec.json.encode(result))
         found = result.targets[0]
         before = (found.baseline_inviting, found.baseline_neutral)
