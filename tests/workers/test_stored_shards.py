@@ -117,3 +117,24 @@ def test_only_committed_shards_of_the_extractions_it_may_use_are_known(
     spec: AuditSpec = msgspec.structs.replace(SPEC, extractions=msgspec.UNSET)
     store.put_bytes(f"{WORK}spec.json", msgspec.json.encode(spec))
     assert context(store, tmp_path, "validate", fence=2).known_shards() == []
+
+
+def test_what_a_shard_reads_is_found_without_a_listing(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose length, and so whose cost, is that of all shards together."""
+    extracted(store, tmp_path, 2, b"won")
+    prefix = layout.unit_prefix(WORK, "validate", 0, 1)
+    store.put_bytes(f"{prefix}{layout.shard_tokens(1)}", b"tokens")
+    store.put_bytes(f"{layout.unit_prefix(WORK, 'curvature', 0, 1)}{layout.CURVATURE}", b"curvature")
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("nothing is to be listed")
+
+    monkeypatch.setattr(LocalStore, "list", refuse)
+    own = context(store, tmp_path, "extract", 1, 3)
+    assert own.read(layout.shard_tokens(1)).read_bytes() == b"tokens"
+    later = context(store, tmp_path, "project", 1, extract=[1, 2], curvature=[1])
+    assert later.read(layout.CURVATURE).read_bytes() == b"curvature"
+    assert later.read(layout.gradient_shard(1)).read_bytes() == b"won"
+    assert later.read(layout.factor_sums(1)).name == "factors.safetensors"

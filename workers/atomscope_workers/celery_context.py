@@ -7,7 +7,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from atomscope.input_files import file_digest, folder_digest
 from atomscope.store import ObjectNotFound, ObjectStore
 from atomscope.types.bundle import FileEntry, Plan, StoredFile, StoredShard
 from atomscope.types.spec import AuditSpec, InputRef, ParentRef
-from atomscope.types.work import STAGES, Stage, UnitOrder
+from atomscope.types.work import FAN_OUT, STAGES, Stage, UnitOrder
 from atomscope_workers.background import BackgroundCalls
 from atomscope_workers.opened_audit import FinishedAudit
 from atomscope_workers.stages.context import KnownShard, Parent
@@ -91,7 +91,7 @@ class StoreContext:
     @cached_property
     def _shards(self) -> list[StoredShard]:
         """Where the shards of the plan lie; none before there is a plan."""
-        key = self._stage_sources("validate").get(layout.SHARDS)
+        key = self._direct(layout.SHARDS, ["validate"])
         return [] if key is None else msgspec.json.decode(self._store.get_bytes(key), type=list[StoredShard])
 
     def _shard_prefix(self, index: int, fence: int) -> str:
@@ -191,9 +191,31 @@ class StoreContext:
             self._store.get_file(key, target)
         return target
 
+    def _direct(self, path: str, stages: Sequence[Stage]) -> str | None:
+        """The key of what a stage's only unit wrote, or its unit of this index, found without a listing.
+
+        A listing grows with the shards, and so would the cost of every one of them.
+        """
+        for stage in stages:
+            index = self.index if stage in FAN_OUT else 0
+            fences = self._order.winners.get(stage, [])
+            if index >= len(fences):
+                continue
+            name = self._shard_name(path) if stage == "extract" and self._shards else None
+            if name is not None:
+                return f"{self._shard_prefix(index, fences[index])}{name}"
+            key = layout.unit_prefix(self._order.work_prefix, stage, index, fences[index]) + path
+            if self._store.exists(key):
+                return key
+        return None
+
     def _find(self, path: str) -> str:
         # The latest stages first: a unit mostly reads what was written just before it.
-        for stage in reversed(STAGES):
+        latest = list(reversed(STAGES))
+        direct = self._direct(path, latest)
+        if direct is not None:
+            return direct
+        for stage in latest:
             key = self._stage_sources(stage).get(path)
             if key is not None:
                 return key
@@ -238,6 +260,10 @@ class StoreContext:
         """The name that an output has among the files of the stored shard, if it is one of them."""
         if self.stage != "extract" or self._parent is not None or not self._shards:
             return None
+        return self._shard_name(path)
+
+    def _shard_name(self, path: str) -> str | None:
+        """The name among the files of a stored shard, if `path` is one of this index."""
         names = (name for name, of in layout.STORED_FILES.items() if of(self.index) == path)
         return next(names, None)
 
