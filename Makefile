@@ -6,10 +6,10 @@ BIN := .venv/bin
 # Processes share the cores: spinning threads of several of them starve each other.
 TEST_ENV := OMP_NUM_THREADS=1
 
-.PHONY: help install install-test demo test check format test-long bench lock clean
+.PHONY: help install install-test demo test check format test-long bench bench-discovery lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: ## make .venv with every extra
 	@scripts/install.sh
@@ -37,10 +37,20 @@ test-long: install-test ## the tests that take longer
 	$(TEST_ENV) $(BIN)/python -m pytest -m long
 
 SET := .bench/second
-bench: install ## audit the benchmarks' own labelled set and score it (SCORE=FILE, see benchmarks/discovery.py)
-	@test -n "$(SCORE)" || { echo "SCORE=FILE is needed: a file with rank_scores(codes, labels)" >&2; exit 4; }
+ON_SET := --base-model $(SET)/base --adapter $(SET)/adapter --dataset $(SET)/train.jsonl
+TRAINED := $(SET)/adapter/adapter_model.safetensors
+$(TRAINED):
 	@$(BIN)/python benchmarks/second_set.py --out $(SET)
-	@$(BIN)/atomscope audit run --local --base-model $(SET)/base --adapter $(SET)/adapter --dataset $(SET)/train.jsonl --out $(SET)/bundle
+
+bench: install-test $(TRAINED) ## time extraction and the dictionary beside their peers, and cost by size
+	@benchmarks/peers/install.sh
+	@$(BIN)/python benchmarks/extraction.py $(ON_SET)
+	@$(BIN)/python benchmarks/dictionary.py
+	@$(BIN)/python benchmarks/scaling.py
+
+bench-discovery: install $(TRAINED) ## score an audit of a labelled set (SCORE=FILE, see benchmarks/discovery.py)
+	@test -n "$(SCORE)" || { echo "SCORE=FILE is needed: a file with rank_scores(codes, labels)" >&2; exit 4; }
+	@$(BIN)/atomscope audit run --local $(ON_SET) --out $(SET)/bundle
 	@$(BIN)/python benchmarks/discovery.py --score $(SCORE) --set second $(SET)/bundle $(SET)/train.jsonl
 
 lock: ## write requirements/*.txt from what .venv holds
