@@ -64,7 +64,9 @@ class LocalStore:
 
     def move_file(self, key: str, path: Path) -> None:
         """The same as `put_file` of a file that its owner gives up: it is gone afterwards."""
-        self._write(key, lambda temporary: _move_synced(path, temporary))
+        # Given up only once the object is in its place: a write that meets a deletion is tried again.
+        self._write(key, lambda temporary: _link_synced(path, temporary))
+        path.unlink()
 
     def get_bytes(self, key: str) -> bytes:
         with self.open_read(key) as source, _told("read", key):
@@ -217,16 +219,10 @@ def _copy_synced(source: Path, target: Path) -> None:
         _sync(sink)
 
 
-def _move_synced(source: Path, target: Path) -> None:
-    with source.open("rb") as origin:
-        os.fsync(origin.fileno())
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in _NO_LINK:
-            raise
-        _copy_synced(source, target)
-    source.unlink()
+def _link_synced(origin: Path, target: Path) -> None:
+    with origin.open("rb") as source:
+        os.fsync(source.fileno())
+    _link(origin, target)
 
 
 def _link(origin: Path, target: Path) -> None:

@@ -200,3 +200,24 @@ def test_a_local_path_is_the_file_or_folder_itself(local_store: LocalStore, root
     assert local_store.local_path("a/") == root / "a"
     with pytest.raises(StoreError):
         local_store.local_path("../a")
+
+
+def test_a_move_that_meets_a_deletion_is_tried_again_and_loses_nothing(
+    local_store: LocalStore, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is pruned between the link and the rename, once."""
+    (tmp_path / "made").write_bytes(b"content")
+    replace, pruned = Path.replace, list[Path]()
+
+    def prune_first(self: Path, target: Path) -> Path:
+        if not pruned:
+            pruned.append(self)
+            self.unlink()
+            (root / "folder").rmdir()
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", prune_first)
+    local_store.move_file("folder/a", tmp_path / "made")
+    assert pruned
+    assert local_store.get_bytes("folder/a") == b"content"
+    assert not (tmp_path / "made").exists()
