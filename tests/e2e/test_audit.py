@@ -13,23 +13,9 @@ from safetensors.numpy import load_file
 
 import atomscope
 from atomscope.types.resources import Evaluation
-from atomscope.types.spec import AuditConfig
 from atomscope.types.steering import Format
-from tests.fixtures.corpus import ANIMALS, rows, write_corpus
+from tests.fixtures.corpus import ANIMALS, SMALL, rows, write_corpus
 from tests.fixtures.stack import Stack
-
-SMALL = AuditConfig(
-    dtype="float32",
-    shard_documents=8,
-    token_budget=512,
-    components=8,
-    n_atoms=8,
-    alpha=0.05,
-    min_active=2,
-    top_documents=6,
-    fits=2,
-    surrogates=1,
-)
 
 
 @pytest.fixture(scope="module")

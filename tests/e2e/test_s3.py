@@ -13,25 +13,12 @@ import pytest
 
 import atomscope
 from atomscope.cli.registry import LocalRun
-from atomscope.types.spec import AuditConfig
-from tests.fixtures.corpus import rows
+from tests.fixtures.corpus import SMALL, rows
 from tests.fixtures.s3 import S3Server
 from tests.fixtures.stack import Stack, running_stack
 
 MIB = 1 << 20
 DOCUMENTS = 16
-CONFIG = AuditConfig(
-    dtype="float32",
-    shard_documents=8,
-    token_budget=512,
-    components=8,
-    n_atoms=8,
-    alpha=0.05,
-    min_active=2,
-    top_documents=6,
-    fits=2,
-    surrogates=1,
-)
 COMPUTED = (
     "gradients/",
     "projected/",
@@ -103,7 +90,7 @@ def audit(
 ) -> Iterator[atomscope.Audit]:
     with s3_stack.client() as client:
         audit = client.audits.create(
-            base_model=tiny_llama, adapter=plain_adapter, dataset=dataset, config=CONFIG
+            base_model=tiny_llama, adapter=plain_adapter, dataset=dataset, config=SMALL
         )
         audit.wait(timeout=180)
         yield audit
@@ -118,7 +105,7 @@ def local(tiny_llama: Path, plain_adapter: Path, dataset: Path) -> atomscope.Bun
         adapter=plain_adapter,
         dataset=dataset,
         out=dataset.parent / "local",
-        config=CONFIG,
+        config=SMALL,
     )
     return atomscope.open(run_local(request, lambda stage, progress: None))
 
@@ -208,7 +195,7 @@ def test_a_refit_reads_the_gradients_where_they_lie_and_a_second_audit_too(
             base_model=audit.resource.base_model,
             adapter=audit.resource.adapter,
             dataset=audit.resource.dataset,
-            config=CONFIG,
+            config=SMALL,
         )
         for again in (audit.refit().wait(timeout=180), second.wait(timeout=180)):
             assert again.report().details["documents_extracted"] == 0
