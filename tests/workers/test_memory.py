@@ -6,18 +6,19 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import psutil
 import pytest
 import torch
 
 import atomscope
 from atomscope.errors import InvalidInput
 from atomscope.types.spec import AuditConfig
-from atomscope_workers import memory
 from atomscope_workers.local import InProcess
-from atomscope_workers.memory import Need, free_bytes, measured_peak, needs, require_memory
+from atomscope_workers.memory import Need, needs, require_memory
+from atomscope_workers.models.base import build_meta_base, check_base
+from atomscope_workers.models.device_memory import LIMIT_VARIABLE
+from atomscope_workers.models.offload import FITS, weight_bytes
 from atomscope_workers.pipeline.plan import make_plan
-from atomscope_workers.stages import validate
+from atomscope_workers.stages import inputs, planning, validate
 from atomscope_workers.stages.sizes import fewest_groups, shapes_of
 from atomscope_workers.stages.token_budget import MOST
 from tests.fixtures.corpus import write_corpus
@@ -35,14 +36,14 @@ PARAMETERS = {
 LENGTHS = {0: 8, 1: 8, 2: 3}
 
 
-def floors(config: AuditConfig) -> dict[str, dict[str, int]]:
+def floors(config: AuditConfig, *, recompute: bool = False) -> dict[str, dict[str, int]]:
     plan = make_plan(
         LENGTHS, LENGTHS, n_rows=3, token_budget=16, shard_documents=3,
-        compute_dtype="bfloat16", device_kind="cpu",
+        compute_dtype="bfloat16", device_kind="cpu", recompute=recompute,
     )  # fmt: skip
     groups = fewest_groups(PARAMETERS)
     shapes = shapes_of(config, 3, PARAMETERS, groups, "float32")
-    found = needs(shapes, plan, LENGTHS, {0: 5, 1: 2, 2: 1}, vocabulary=100, model=999, item=2)
+    found = needs(shapes, plan, LENGTHS, {0: 5, 1: 2, 2: 1}, vocabulary=100, model=999, item=2, hidden=70)
     return {need.stage: need.parts for need in found}
 
 
@@ -53,7 +54,7 @@ def test_a_floor_counts_what_is_certain_by_part() -> None:
     squares = 3 * 2**2 + 6**2 + 4**2 + 2 * 10**2 + 2**2  # one input for q and v, one for up, one for both B
     assert found["extract"] == {
         "the model's weights": 999,
-        "inputs of the LoRA layers": 2 * (10 + 10 + 2) * 16,
+        "inputs of layers": 2 * (10 + 10 + 2) * 16,
         "logits": 4 * 100 * 7,
         "gradients of a micro-batch": 4 * d * 2,
         "curvature sums": 8 * squares,
@@ -64,6 +65,14 @@ def test_a_floor_counts_what_is_certain_by_part() -> None:
     assert sketched["dictionary"] == {"the sketch": 12 * 3 * 64}
     cut = floors(AuditConfig(preconditioner="ekfac", components=3))
     assert cut["dictionary"] == {"whitened rows": 12 * 3 * 15}
+
+
+def test_recomputed_layers_hold_their_inputs_and_one_layer() -> None:
+    kept, recomputed = (floors(AuditConfig(), recompute=item)["extract"] for item in (False, True))
+    assert recomputed == {**kept, "inputs of layers": 2 * (70 + 10 + 10 + 2) * 16}
+    two = {name.replace(".0.", f".{layer}."): shape for name, shape in PARAMETERS.items() for layer in (0, 1)}
+    shapes = shapes_of(AuditConfig(), 3, two, fewest_groups(two), "float32")
+    assert sum(shapes.inputs.values()) == 2 * shapes.layer_inputs == 2 * (10 + 10 + 2)
 
 
 def test_what_does_not_fit_is_told_by_stage_part_and_remedy() -> None:
@@ -90,7 +99,7 @@ def test_a_local_audit_that_cannot_fit_is_refused_before_the_model_is_loaded(
     def load(*_: object, **__: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(validate, "free_bytes", _thousand)
+    monkeypatch.setattr(planning, "free_bytes", _thousand)
     monkeypatch.setattr(validate, "load_base", load)
     asked = request(tiny_llama, plain_adapter, write_corpus(tmp_path / "a.jsonl", 4), tmp_path / "out")
     for ask in (run, InProcess().estimate):
@@ -101,6 +110,26 @@ def test_a_local_audit_that_cannot_fit_is_refused_before_the_model_is_loaded(
         assert caught.value.code == "not_enough_memory"
     assert not (tmp_path / "out").exists()
     assert not partial(tmp_path / "out").exists()
+
+
+def test_an_audit_on_a_device_that_holds_one_layer_has_the_same_bits(
+    tiny_llama: Path, plain_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = msgspec.structs.replace(SMALL, fits=1, surrogates=0, token_budget=48)
+    data = write_corpus(tmp_path / "a.jsonl", 10)
+    whole = atomscope.open(run(request(tiny_llama, plain_adapter, data, tmp_path / "whole", config)))
+    base = build_meta_base(check_base(tiny_llama))
+    free = int(weight_bytes(base, torch.float32) / FITS) - 1
+    monkeypatch.setenv(LIMIT_VARIABLE, str(free))
+    inputs._kept.clear()  # pyright: ignore[reportPrivateUsage]
+    split = atomscope.open(run(request(tiny_llama, plain_adapter, data, tmp_path / "split", config)))
+    inputs._kept.clear()  # pyright: ignore[reportPrivateUsage]
+    assert (whole.plan.recompute, split.plan.recompute) == (False, True)
+    for left, right in zip(whole.gradients(), split.gradients(), strict=True):
+        assert left.keys() == right.keys()
+        for name, value in left.items():
+            np.testing.assert_array_equal(value, right[name])
+    assert [atom.atom for atom in whole.atoms] == [atom.atom for atom in split.atoms]
 
 
 def test_an_audit_of_auto_finds_its_budget_and_the_same_gradients(
@@ -123,30 +152,3 @@ def test_an_audit_of_auto_finds_its_budget_and_the_same_gradients(
         for name, value in left.items():
             scale = float(np.abs(value).max())
             np.testing.assert_allclose(value, right[name], rtol=0, atol=1e-5 * scale)
-
-
-def test_free_memory_is_that_of_the_container_where_there_is_less(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
-    host = psutil.virtual_memory().total
-    assert 0 < free_bytes(CPU) <= host  # no control group
-    (tmp_path / "memory.current").write_text("600\n")
-    (tmp_path / "memory.stat").write_text("anon 100\ninactive_file 50\n")
-    (tmp_path / "memory.max").write_text("1000\n")
-    assert free_bytes(CPU) == 450
-    (tmp_path / "memory.max").write_text("max\n")
-    assert free_bytes(CPU) > 450
-    (tmp_path / "memory.max").write_text("odd\n")
-    assert free_bytes(CPU) > 450
-
-
-def test_the_peak_of_a_block_is_measured_above_what_was_held() -> None:
-    held = torch.ones(2**22)
-    with measured_peak(CPU) as peak:
-        for _ in range(3):
-            taken = torch.ones(2**25)  # 128 MiB
-            taken.square_()
-            del taken
-    assert 2**26 < peak.bytes < 2**29
-    assert held.sum() == 2**22

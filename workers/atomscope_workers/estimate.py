@@ -24,6 +24,7 @@ from atomscope.cli.registry import Estimate
 from atomscope.types.bundle import Plan
 from atomscope.types.spec import AuditConfig, AuditSpec
 from atomscope_workers.datasets.documents import TokenizedDocument, load_tokens
+from atomscope_workers.models.kept import held_bytes
 from atomscope_workers.models.load import adapter_disabled
 from atomscope_workers.models.lora import LoraModel
 from atomscope_workers.pipeline.batches import collate
@@ -80,7 +81,7 @@ def estimate_audit(spec: AuditSpec, context: Callable[[AuditSpec, Path], StageCo
         start = perf_counter()
         lora = lora_model(ctx, plan)
         loading = perf_counter() - start
-        probe = probe_model(lora, _probe_batch(plan, tokens))
+        probe = probe_model(lora, _probe_batch(plan, tokens), recompute=plan.recompute)
         rows_bytes = ctx.read(ROWS).stat().st_size
         adapter_bytes = ctx.read(layout.ADAPTER_WEIGHTS).stat().st_size
     shapes = shapes_of(
@@ -122,18 +123,20 @@ def estimate_audit(spec: AuditSpec, context: Callable[[AuditSpec, Path], StageCo
     )
 
 
-def probe_model(lora: LoraModel, documents: list[TokenizedDocument]) -> ModelProbe:
+def probe_model(
+    lora: LoraModel, documents: list[TokenizedDocument], *, recompute: bool = False
+) -> ModelProbe:
     """Run `documents` as one batch, after one alone that warms the kernels."""
     factors = FactorSums()
     resident = psutil.Process().memory_info().rss
     batch = collate(documents, lora.device)
-    with gradient_pass(lora, factors) as differentiate:
+    with gradient_pass(lora, factors, recompute=recompute) as differentiate:
         differentiate(collate(documents[:1], lora.device))
         gradients = _timed(lambda: differentiate(batch), lora.device)
     with adapter_disabled(lora):
         losses = _timed(lambda: document_losses(lora, batch), lora.device)
     if lora.device.type == "cuda":
-        peak, resident = torch.cuda.max_memory_allocated(lora.device), _loaded_bytes(lora)
+        peak, resident = torch.cuda.max_memory_allocated(lora.device), held_bytes(lora)
     else:
         peak = psutil.Process().memory_info().rss
     padded = batch.input_ids.numel()
@@ -243,10 +246,6 @@ def _peak_bytes(shapes: Shapes, plan: Plan, lengths: Mapping[int, int], probe: M
     curvature = 3 * sums + 8 * shapes.gradient + 3 * shard * module
     dictionary = SPAN_COPIES * 4 * shapes.documents * shapes.whitened
     return probe.resident + int(max(extract, curvature, dictionary))
-
-
-def _loaded_bytes(lora: LoraModel) -> int:
-    return sum(item.numel() * item.element_size() for item in lora.model.parameters())
 
 
 def _timed(work: Callable[[], object], device: torch.device | None = None) -> float:

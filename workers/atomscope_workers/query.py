@@ -124,6 +124,7 @@ def audited_model(files: AuditFiles, plan: Plan) -> LoraModel:
         dtype,
         device,
         lambda: load_lora_model(files.base(), adapter(), dtype=dtype, device=device),
+        files.base(),
     )
 
 
@@ -144,7 +145,7 @@ def measure_query(files: AuditFiles, plan: Plan, document: TokenizedDocument) ->
     files.checkpoint()
     batch = collate([document], lora.device)
     with deterministic(lora.device):
-        with gradient_pass(lora) as run:
+        with gradient_pass(lora, recompute=plan.recompute) as run:
             found = run(batch)
         with adapter_disabled(lora):
             base = document_losses(lora, batch)

@@ -76,3 +76,6 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     """`cpu` or `cuda`."""
     gradient_dtype: str = "float32"
     """`float32`, `bfloat16` or `float16`: in what the shards hold gradients, `auto` resolved."""
+    recompute: bool = False
+    """Whether a pass keeps the inputs of the model's layers alone and runs these twice, because all that
+    they compute does not fit; results are the same to the bit."""

@@ -70,10 +70,10 @@ def test_a_plan_for_another_device_is_refused() -> None:
         inputs.plan_device(_plan(ELSEWHERE))
 
 
-def test_the_model_is_kept_from_one_unit_to_the_next_and_never_beside_another(
+def test_models_are_kept_from_one_unit_to_the_next_and_never_taken_for_another(
     tiny_llama: Path, tiny_adapter: TinyAdapterFactory, tmp_path: Path
 ) -> None:
-    """The same base, adapter and dtype give the same object; any other takes its place."""
+    """Equal base, adapter and dtype give the same object, while there is room; any other one of its own."""
     first = a_spec(base_model=tiny_llama, adapter=tiny_adapter(seed=1))
     second = a_spec(base_model=tiny_llama, adapter=tiny_adapter(seed=2))
     shard = unit(tmp_path / "first", "extract", first, index=0, shards=2)
@@ -90,4 +90,4 @@ def test_the_model_is_kept_from_one_unit_to_the_next_and_never_beside_another(
     narrow = inputs.lora_model(shard, _plan(dtype="bfloat16"))
     assert narrow.dtype == torch.bfloat16
     assert {parameter.linear.weight.dtype for parameter in narrow.parameters} == {torch.bfloat16}
-    assert inputs.lora_model(shard, _plan()) is not model  # it was let go
+    assert inputs.lora_model(shard, _plan()) is model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from atomscope.errors import InvalidInput
 from atomscope_workers.models.lora import LoraModel
 from atomscope_workers.stages import token_budget
-from atomscope_workers.stages.token_budget import MOST, found_budget
+from atomscope_workers.stages.token_budget import MOST, PassSize, found_size
 from atomscope_workers.worker_cache import CACHE_VARIABLE
 from tests.workers.pipeline.tiny import tiny_lora
 
@@ -30,20 +31,22 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Device:
-    """An allocator that fails above so many tokens, and counts what it is asked."""
+    """An allocator that fails above so many tokens, of recomputed layers above others; counts its calls."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.asked = limit, 0
+    def __init__(self, limit: int, recomputed: int | None = None) -> None:
+        self.limit, self.recomputed, self.asked = limit, recomputed or limit, 0
 
-    def __call__(self, tokens: int) -> int:
+    def __call__(self, tokens: int, recompute: bool) -> int:
         self.asked += 1
-        if tokens > self.limit:
+        if tokens > (self.recomputed if recompute else self.limit):
             raise torch.OutOfMemoryError("forced")
         return 0
 
 
 def found(lora: LoraModel, device: Device | None, base: str = BASE, longest: int = 30, shard: int = 8) -> int:
-    return found_budget(lora, base, [9, 20, longest], shard, lambda: None, device)
+    found = found_size(lora, "auto", base, [9, 20, longest], shard, lambda: None, device)
+    assert not found.recompute
+    return found.token_budget
 
 
 def test_it_is_tried_once_and_remembered_by_what_decides_it(lora: LoraModel, cache: Path) -> None:
@@ -68,7 +71,7 @@ def test_it_is_tried_once_and_remembered_by_what_decides_it(lora: LoraModel, cac
 
 @pytest.mark.parametrize(
     "damage",
-    [b"", b"{", b"[]", b'{"facts": 3, "budget": 9}', b"\xff\xfe"],
+    [b"", b"{", b"[]", b'{"facts": 3, "budget": 9, "recompute": false}', b"\xff\xfe"],
     ids=["empty", "cut", "a list", "other facts", "no text"],
 )
 def test_a_damaged_cache_is_told_of_and_made_anew(
@@ -109,14 +112,46 @@ def test_a_cache_that_cannot_be_written_costs_a_probe_alone(
 
 
 def test_where_the_least_does_not_fit_the_numbers_are_told(lora: LoraModel, cache: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"256 tokens does not fit: [\d.]+ GiB are free on cpu") as caught:
+    with pytest.raises(
+        InvalidInput, match=r"256 tokens does not fit, .* GiB are free on cpu"
+    ) as caught:
         found(lora, Device(10))
     assert caught.value.code == "not_enough_memory"
     assert not cache.exists()
 
 
-def _nothing(device: torch.device) -> int:
-    return 0
+def test_where_no_batch_fits_layers_are_recomputed_and_that_is_remembered(
+    lora: LoraModel, cache: Path
+) -> None:
+    device = Device(10, recomputed=700)
+    size = found_size(lora, "auto", BASE, [9, 30], 8, lambda: None, device)
+    assert size.recompute
+    assert 600 <= size.token_budget <= 700
+    asked = device.asked
+    assert found_size(lora, "auto", BASE, [9, 30], 8, lambda: None, device) == size
+    assert device.asked == asked
+
+
+def test_a_base_larger_than_its_device_is_tried_recomputed_alone(lora: LoraModel) -> None:
+    split = replace(lora, offloaded=True)
+    size = found_size(split, "auto", BASE, [9, 30], 8, lambda: None, Device(10**9, recomputed=700))
+    assert size.recompute
+    assert size.token_budget <= 700
+
+
+def test_a_budget_that_is_given_is_taken_as_it_is_where_nothing_would_say_no(
+    lora: LoraModel, cache: Path
+) -> None:
+    device = Device(10)
+    assert found_size(lora, 512, BASE, [9], 8, lambda: None, device) == PassSize(512, False)
+    split = replace(lora, offloaded=True)
+    assert found_size(split, 512, BASE, [9], 8, lambda: None, device) == PassSize(512, True)
+    assert device.asked == 0
+    assert not cache.exists()
+
+
+def _less_than_nothing(device: torch.device) -> int:
+    return -2
 
 
 def test_on_this_device_budgets_are_measured_and_a_cancel_is_heard(
@@ -124,7 +159,7 @@ def test_on_this_device_budgets_are_measured_and_a_cancel_is_heard(
 ) -> None:
     monkeypatch.setitem(MOST, "cpu", 512)
     assert found(lora, None) == 512
-    monkeypatch.setattr(token_budget, "free_bytes", _nothing)
+    monkeypatch.setattr(token_budget, "free_bytes", _less_than_nothing)
     with pytest.raises(InvalidInput, match="does not fit"):
         found(lora, None, longest=64)
 
@@ -132,4 +167,4 @@ def test_on_this_device_budgets_are_measured_and_a_cancel_is_heard(
         raise InterruptedError("canceled")
 
     with pytest.raises(InterruptedError):
-        found_budget(lora, "d" * 64, [9], 8, stopped)
+        found_size(lora, "auto", "d" * 64, [9], 8, stopped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from atomscope.errors import InvalidInput
 from atomscope.text import counted
 from atomscope_workers.models.attention import attention_of
+from atomscope_workers.models.device_memory import free_bytes, free_host_bytes, size_text
 from atomscope_workers.models.folder import check_folder, check_no_remote_code, read_json_object, refuse
 from atomscope_workers.models.headers import TensorInfo, read_header
+from atomscope_workers.models.offload import Placement, placement
 from atomscope_workers.models.positions import check_positions
 from atomscope_workers.models.quantized import check_full_precision
+
+logger = logging.getLogger(__name__)
 
 ARCHITECTURES = {
     "LlamaForCausalLM": "llama",
@@ -83,8 +89,11 @@ def check_base(folder: Path) -> CheckedBase:
 def load_base(base: CheckedBase, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """The base model in eval mode on `device`, in `dtype`, no parameter requiring a gradient.
 
-    Raises `InvalidInput` (`base_weights_mismatch`) where the weights do not fill the architecture exactly.
+    One that is larger than what is free there has layers elsewhere, which come over when they run
+    (`models.offload`). Raises `InvalidInput`: `base_weights_mismatch` where the weights do not fill the
+    architecture exactly, `not_enough_memory` where what has to be on the device does not fit.
     """
+    placed = _placement(base, dtype, device)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             base.folder,
@@ -96,6 +105,7 @@ def load_base(base: CheckedBase, *, dtype: torch.dtype, device: torch.device) ->
             attn_implementation=attention_of(base.config),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are named below
+            device_map=None if placed is None else placed.places,
         )
     except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
         raise refuse(
@@ -104,8 +114,31 @@ def load_base(base: CheckedBase, *, dtype: torch.dtype, device: torch.device) ->
     model: PreTrainedModel = loaded[0]
     _check_loading(loaded[1])
     model.requires_grad_(False)
-    torch.nn.Module.to(model, device)
+    if placed is None:
+        torch.nn.Module.to(model, device)
     return model.eval()
+
+
+def _placement(base: CheckedBase, dtype: torch.dtype, device: torch.device) -> Placement | None:
+    """Where the layers of a base lie that does not fit its device; None where it fits."""
+    free = free_bytes(device)
+    found = placement(build_meta_base(base), dtype, device, free=free, free_host=free_host_bytes())
+    if found is None:
+        return None
+    if found.held > free:
+        raise InvalidInput(
+            "not_enough_memory",
+            f"the base takes {size_text(found.total)}, {size_text(found.held)} of it on {device.type} "
+            f"even with its layers elsewhere, and {size_text(free)} are free there. What helps: more "
+            "memory, or `dtype: bfloat16`",
+        )
+    logger.warning(
+        "the base takes %s, of which %s are held on %s: its other layers are moved there whenever they run",
+        size_text(found.total),
+        size_text(found.held),
+        device.type,
+    )
+    return found
 
 
 def build_meta_base(base: CheckedBase) -> PreTrainedModel:

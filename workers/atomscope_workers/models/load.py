@@ -81,6 +81,8 @@ def attach_adapter(
         parameters=tuple(parameters[name] for name in sorted(parameters)),
         device=device,
         dtype=dtype,
+        # accelerate notes it on a base that it placed
+        offloaded=bool({"cpu", "disk"} & {*getattr(base, "hf_device_map", {}).values()}),
     )
 
 
@@ -118,9 +120,11 @@ def _inject(base: PreTrainedModel, adapter: CheckedAdapter, places: dict[str, st
         target_modules=sorted(places.values()),
     )
     with warnings.catch_warnings():
-        # Both concern merging, which is never done here; PEFT sets the first by layer, whatever is given.
+        # These concern merging, which is never done here; PEFT sets the first by layer, whatever is given.
         for message in ("fan_in_fan_out is set to", "Model (has|with) `tie_word_embeddings=True`"):
             warnings.filterwarnings("ignore", message=message, category=UserWarning)
+        # PEFT reads it on every model that it wraps.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         return PeftModel(
             base, config, adapter_name=_ADAPTER, autocast_adapter_dtype=False, low_cpu_mem_usage=True
         )

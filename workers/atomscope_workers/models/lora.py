@@ -35,6 +35,8 @@ class LoraModel:
     device: torch.device
     dtype: torch.dtype
     """Compute dtype of base and adapter."""
+    offloaded: bool = False
+    """Whether layers of the base lie elsewhere than on `device`, and come over when they run."""
 
     @property
     def n_parameters(self) -> int:

@@ -28,6 +28,7 @@ from atomscope_workers.models.lora import LoraModel
 from atomscope_workers.models.positions import length_boundary
 from atomscope_workers.pipeline.batches import Batch
 from atomscope_workers.pipeline.factors import FactorSums
+from atomscope_workers.pipeline.recompute import recomputed_layers
 from atomscope_workers.pipeline.splitting import split_at_length
 
 
@@ -58,11 +59,15 @@ class _Capture:
 
 
 @contextmanager
-def gradient_pass(lora: LoraModel, factors: FactorSums | None = None) -> Generator[GradientPass, None, None]:
+def gradient_pass(
+    lora: LoraModel, factors: FactorSums | None = None, *, recompute: bool = False
+) -> Generator[GradientPass, None, None]:
     """Install hooks on `lora` and yield a function from a batch to its gradients; the hooks go on leaving.
 
     With `factors`, every pass also adds its tokens to them. Which modules share an input is decided on the
-    first pass by the identity of the tensor and kept in `factors.groups`.
+    first pass by the identity of the tensor and kept in `factors.groups`. With `recompute`, and for a base
+    that is larger than its device, layers are run twice and only their inputs kept: the same bits, for less
+    memory and more time.
 
     Raises `ValueError` when the model is in training mode or a parameter requires a gradient, and
     `UnsupportedModel` when the model has no hookable embeddings or output head, or a LoRA layer's input is
@@ -80,12 +85,15 @@ def gradient_pass(lora: LoraModel, factors: FactorSums | None = None) -> Generat
         for parameter in lora.parameters:
             hook = partial(_capture, parameter.name, parameter.linear in in_head, state, factors)
             stack.callback(parameter.linear.register_forward_hook(hook).remove)
+        if recompute or lora.offloaded:
+            stack.enter_context(recomputed_layers(lora.base, partial(_begin_layer, state)))
 
         def run_whole(batch: Batch) -> BatchGradients:
             capture = _Capture(batch)
             state.append(capture)
             try:
-                with torch.enable_grad():
+                # The backward pass runs layers again where they are recomputed.
+                with torch.enable_grad(), fastest_attention(lora, batch.input_ids.shape[1]):
                     token_losses = _token_losses(lora, batch)
                     token_losses.sum().backward()
             finally:
@@ -187,6 +195,11 @@ def _require_gradient(_: torch.nn.Module, __: tuple[Any, ...], output: torch.Ten
     return output.detach().requires_grad_() if torch.is_grad_enabled() else output
 
 
+def _begin_layer(state: list[_Capture]) -> None:
+    """Inputs of the layers before are gone, and their memory may be used again."""
+    state[0].seen.clear()
+
+
 def _capture(
     name: str,
     in_head: bool,
@@ -196,7 +209,7 @@ def _capture(
     arguments: tuple[Any, ...],
     output: torch.Tensor,
 ) -> None:
-    if not state:  # a forward pass outside `run`: nothing to record
+    if not state or not torch.is_grad_enabled():  # outside `run`, or of a layer that will run again
         return
     capture = state[0]
     inputs: torch.Tensor = arguments[0]
@@ -218,7 +231,7 @@ def _input_group(name: str, inputs: torch.Tensor, capture: _Capture, factors: Fa
     """The group of `name`, decided when it is first called: whose input had this very memory in this pass."""
     key = (inputs.data_ptr(), inputs.shape, inputs.stride(), inputs.dtype)
     if name not in factors.groups:
-        # The hooks of the pass hold every input, so no address is used twice before the backward pass.
+        # The hooks hold every input that was seen, so that no address is used twice.
         factors.groups[name] = capture.seen.get(key, name)
     group = factors.groups[name]
     if capture.seen.setdefault(key, name) != group and group != name:

@@ -37,6 +37,7 @@ def make_plan(
     compute_dtype: str,
     device_kind: str,
     gradient_dtype: str = "float32",
+    recompute: bool = False,
     stored: StoredRuns | None = None,
 ) -> Plan:
     """Plan the documents whose tokens and target tokens are given by physical row.
@@ -99,6 +100,7 @@ def make_plan(
         compute_dtype=compute_dtype,
         device_kind=device_kind,
         gradient_dtype=gradient_dtype,
+        recompute=recompute,
     )
 
 

@@ -79,7 +79,7 @@ def run(ctx: StageContext) -> UnitResult:
         written.extend(documents)
 
     with GradientWriter(scratch, physical, shapes, dtype) as gradients, deterministic(lora.device):
-        write_gradients(lora, batches(), factors, gradients, keep)
+        write_gradients(lora, batches(), factors, gradients, keep, recompute=plan.recompute)
         for documents in loss_sample(shard):
             ctx.checkpoint()
             with adapter_disabled(lora):
@@ -107,6 +107,8 @@ def write_gradients(
     factors: FactorSums,
     gradients: GradientWriter,
     keep: Callable[[list[int], NDArray[np.float64], NDArray[np.float64]], None],
+    *,
+    recompute: bool = False,
 ) -> None:
     """One forward and one backward pass a batch; its gradients go to the file, its tokens into the sums.
 
@@ -114,7 +116,7 @@ def write_gradients(
     written, in a thread beside the next pass; what it raises is raised here, and ends the work.
     """
     with (
-        gradient_pass(lora, factors) as differentiate,
+        gradient_pass(lora, factors, recompute=recompute) as differentiate,
         closing(BackgroundCalls("gradients", at_once=1, waiting=0)) as writing,
     ):
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import torch
@@ -11,6 +12,7 @@ from atomscope.bundle import layout
 from atomscope.types.bundle import Plan, StoredShard
 from atomscope.types.spec import AuditSpec
 from atomscope_workers.models.device import choose_device, dtype_name, dtype_of_name
+from atomscope_workers.models.kept import KeptModels
 from atomscope_workers.models.load import load_lora_model
 from atomscope_workers.models.lora import LoraModel
 from atomscope_workers.pipeline.storage import DTYPES, GradientDtype
@@ -18,8 +20,8 @@ from atomscope_workers.stages.context import StageContext
 from atomscope_workers.stages.gradient_file import GradientShards
 from atomscope_workers.stages.rows import ROWS, StoredRow
 
-_loaded: dict[tuple[str, ...], LoraModel] = {}
-"""The model this process used last: a worker keeps it from one shard to the next."""
+_kept = KeptModels()
+"""The models this process used last: a worker keeps them from one shard to the next."""
 
 
 def read_plan(ctx: StageContext) -> Plan:
@@ -70,24 +72,22 @@ def lora_model(ctx: StageContext, plan: Plan) -> LoraModel:
             ctx.input(spec.base_model), ctx.input(spec.adapter), dtype=dtype, device=device
         )
 
-    return kept_model(spec, dtype, device, load)
+    return kept_model(spec, dtype, device, load, ctx.input(spec.base_model))
 
 
 def kept_model(
-    spec: AuditSpec, dtype: torch.dtype, device: torch.device, load: Callable[[], LoraModel]
+    spec: AuditSpec, dtype: torch.dtype, device: torch.device, load: Callable[[], LoraModel], base: Path
 ) -> LoraModel:
-    """An audit's model, loaded by `load` unless it is the last one used."""
-    if not holds_model(spec, dtype, device):
-        _loaded.clear()  # before loading: two models at once may not fit
-        _loaded[_key(spec, dtype, device)] = load()
-    return _loaded[_key(spec, dtype, device)]
+    """An audit's model, loaded by `load` unless this process keeps it; `base` is the folder of its base."""
+    size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+    return _kept.get(_key(spec, dtype, device), load, size=size, device=device)
 
 
-def holds_model(spec: AuditSpec, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether this process has the model loaded already; any other one is let go of."""
-    if _key(spec, dtype, device) in _loaded:
+def holds_model(spec: AuditSpec, dtype: torch.dtype, device: torch.device, size: int) -> bool:
+    """Whether this process has the model; where not, others go that would not leave it room for `size`."""
+    if _key(spec, dtype, device) in _kept:
         return True
-    _loaded.clear()
+    _kept.make_room(size, device)
     return False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from atomscope_workers.pipeline.dictionary import dictionary_size
 from atomscope_workers.pipeline.storage import GradientDtype, gradient_bytes
 from atomscope_workers.stages.retention import keeps_gradients
 from atomscope_workers.stages.space import Space, space_of
+
+_LAYER = re.compile(r"\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,16 @@ class Shapes:
     def inputs(self) -> dict[str, int]:
         """Input group -> d_in."""
         return {self.groups[name]: shape[1] for name, shape in self.parameters.items()}
+
+    @property
+    def layer_inputs(self) -> int:
+        """Widths of the inputs of the widest decoder layer, added up."""
+        layers: dict[str, int] = {}
+        for name, width in self.inputs.items():
+            number = _LAYER.search(name)
+            layer = number[0] if number else name
+            layers[layer] = layers.get(layer, 0) + width
+        return max(layers.values())
 
     @property
     def bases(self) -> list[int]:

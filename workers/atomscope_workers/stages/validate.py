@@ -7,14 +7,11 @@ Writes `spec.json` (with the versions that run the audit), `plan.json`, `documen
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import msgspec
-import torch
 
 from atomscope.bundle import layout
 from atomscope.errors import InputProblem, NothingToAudit
@@ -28,24 +25,26 @@ from atomscope_workers.datasets.reading import count_rows, read_rows
 from atomscope_workers.datasets.rows import BadRow, Row, RowFault, bad_row
 from atomscope_workers.datasets.tokenize import RowTokenizer
 from atomscope_workers.labels.settings import required_label_settings
-from atomscope_workers.memory import free_bytes, needs, require_memory
 from atomscope_workers.models import adapter as adapters
 from atomscope_workers.models.adapter import CheckedAdapter, check_adapter
-from atomscope_workers.models.base import CheckedBase, check_base, load_base, load_tokenizer
-from atomscope_workers.models.device import choose_device, choose_dtype, dtype_name, dtype_of_name
+from atomscope_workers.models.base import (
+    CheckedBase,
+    build_meta_base,
+    check_base,
+    load_base,
+    load_tokenizer,
+)
+from atomscope_workers.models.device import choose_device, choose_dtype
 from atomscope_workers.models.load import attach_adapter, check_fit
 from atomscope_workers.pipeline.budget import LEAST
-from atomscope_workers.pipeline.plan import make_plan
-from atomscope_workers.pipeline.storage import GradientDtype, gradient_dtypes
 from atomscope_workers.stages.context import StageContext, UnitResult
-from atomscope_workers.stages.inputs import holds_model, kept_model
+from atomscope_workers.stages.inputs import kept_model
 from atomscope_workers.stages.limits import check_vocabulary, length_limit
+from atomscope_workers.stages.planning import PlannedPass, fits_recomputed_alone
 from atomscope_workers.stages.refit import take_over
-from atomscope_workers.stages.retention import keeps_gradients
 from atomscope_workers.stages.rows import ROWS, StoredRow
-from atomscope_workers.stages.shard_keys import KnownRuns, extraction_context, extractions_of
-from atomscope_workers.stages.sizes import fewest_groups, shapes_of
-from atomscope_workers.stages.token_budget import found_budget
+from atomscope_workers.stages.shard_keys import extractions_of
+from atomscope_workers.stages.token_budget import PassSize, found_size
 from atomscope_workers.stages.versions import software_versions
 from atomscope_workers.stages.warned import keep
 
@@ -84,11 +83,10 @@ def run(ctx: StageContext) -> UnitResult:
     device = choose_device()
     dtype = choose_dtype(spec.config, device)
     parameters = {name: (info.shape[0], info.shape[1]) for name, info in adapter.tensors.items()}
-    made = _Pass(ctx, documents, parameters, dtype_name(dtype), device.type)
-    loaded = holds_model(spec, dtype, device)
-    weights = 0 if loaded else dtype.itemsize * sum(math.prod(info.shape) for info in base.tensors.values())
-    budget = spec.config.token_budget
-    _require_memory(made, base, LEAST if budget == "auto" else budget, weights, device)
+    made = PlannedPass(ctx, documents.kept, documents.n_rows, parameters, dtype, device)
+    architecture = build_meta_base(base)
+    wanted = spec.config.token_budget
+    recompute = fits_recomputed_alone(made, architecture, LEAST if wanted == "auto" else wanted)
     lora = kept_model(
         spec,
         dtype,
@@ -96,13 +94,18 @@ def run(ctx: StageContext) -> UnitResult:
         lambda: attach_adapter(
             load_base(base, dtype=dtype, device=device), adapter, dtype=dtype, device=device
         ),
+        base.folder,
     )
     ctx.checkpoint()
-    if budget == "auto":
-        budget = found_budget(
-            lora, spec.base_model.sha256, made.lengths.values(), spec.config.shard_documents, ctx.checkpoint
-        )
-    plan, shards = made.plan(budget)
+    size = found_size(
+        lora,
+        wanted,
+        spec.base_model.sha256,
+        made.lengths.values(),
+        spec.config.shard_documents,
+        ctx.checkpoint,
+    )
+    plan, shards = made.plan(PassSize(size.token_budget, size.recompute or recompute))
     ctx.write_bytes(layout.SHARDS, msgspec.json.encode(shards))
     _write(ctx, base, adapter, documents)
     _write_shards(ctx, plan, shards, made.tokens)
@@ -125,91 +128,6 @@ def run(ctx: StageContext) -> UnitResult:
             "compute_dtype": plan.compute_dtype,
         },
     )
-
-
-@dataclass
-class _Pass:
-    """What the plan of the pass over the documents follows from, but for the token budget."""
-
-    ctx: StageContext
-    documents: _Documents
-    parameters: dict[str, tuple[int, int]]
-    compute_dtype: str
-    device_kind: str
-
-    @cached_property
-    def tokens(self) -> dict[int, TokenizedDocument]:
-        return {item.document: item for item in self.documents.kept}
-
-    @cached_property
-    def lengths(self) -> dict[int, int]:
-        return {row: len(item.input_ids) for row, item in self.tokens.items()}
-
-    @cached_property
-    def target_counts(self) -> dict[int, int]:
-        return {row: int(item.target_mask.sum()) for row, item in self.tokens.items()}
-
-    @property
-    def n_parameters(self) -> int:
-        return sum(rows * columns for rows, columns in self.parameters.values())
-
-    @property
-    def gradient_dtypes(self) -> list[GradientDtype]:
-        return gradient_dtypes(self.ctx.spec.config.gradients, len(self.tokens), self.n_parameters)
-
-    def plan(self, token_budget: int) -> tuple[Plan, list[StoredShard]]:
-        """The plan, and where each of its shards is stored or is to be; none where gradients are not kept.
-
-        `auto` may find half of the documents or more stored in the dtype that it would not choose, as when a
-        set has grown past its bound: it takes that one, so that only what is new is extracted.
-        """
-        if not keeps_gradients(self.ctx.spec.config):
-            return self.plan_in(self.gradient_dtypes[0], token_budget), []
-        known = self.ctx.known_shards()
-        found: list[tuple[Plan, list[StoredShard]]] = []
-        for dtype in self.gradient_dtypes:
-            context = extraction_context(self.ctx.spec, self.compute_dtype, self.device_kind, dtype)
-            stored = KnownRuns(context, self.tokens, known)
-            plan = self.plan_in(dtype, token_budget, stored)
-            shards = [stored.stored(shard.documents, shard.micro_batches) for shard in plan.shards]
-            found.append((plan, shards))
-            there = zip(plan.shards, shards, strict=True)
-            count = sum(len(shard.documents) for shard, at in there if at.location is not None)
-            if 2 * count >= len(self.tokens):
-                return plan, shards
-        return found[0]
-
-    def plan_in(self, dtype: GradientDtype, token_budget: int, stored: KnownRuns | None = None) -> Plan:
-        """The plan about what is `stored`, gradients in `dtype`."""
-        return make_plan(
-            self.lengths,
-            self.target_counts,
-            n_rows=self.documents.n_rows,
-            token_budget=token_budget,
-            shard_documents=self.ctx.spec.config.shard_documents,
-            compute_dtype=self.compute_dtype,
-            device_kind=self.device_kind,
-            gradient_dtype=dtype,
-            stored=stored,
-        )
-
-
-def _require_memory(
-    made: _Pass, base: CheckedBase, token_budget: int, weights: int, device: torch.device
-) -> None:
-    """Refuse, before the model is loaded, an audit that cannot fit: raises `InvalidInput`."""
-    dtype = made.gradient_dtypes[0]
-    groups = fewest_groups(made.parameters)
-    wanted = needs(
-        shapes_of(made.ctx.spec.config, len(made.tokens), made.parameters, groups, dtype),
-        made.plan_in(dtype, token_budget),
-        made.lengths,
-        made.target_counts,
-        vocabulary=int(base.config.vocab_size),
-        model=weights,
-        item=dtype_of_name(made.compute_dtype).itemsize,
-    )
-    require_memory(wanted, free_bytes(device), device.type)
 
 
 def _read_documents(ctx: StageContext, base: CheckedBase) -> _Documents:
