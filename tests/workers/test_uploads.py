@@ -41,6 +41,17 @@ def written(ctx: StoreContext, path: str, content: bytes) -> None:
     ctx.write(path, scratch)
 
 
+def test_what_was_fetched_and_forgotten_is_fetched_again(store: ObjectStore, tmp_path: Path) -> None:
+    ctx = context(store, tmp_path, "extract", 0)
+    first = ctx.read(layout.SHARDS)
+    assert ctx.read(layout.SHARDS) == first
+    ctx.forget(layout.SHARDS)
+    assert not first.exists()
+    ctx.forget(layout.SHARDS)
+    assert ctx.read(layout.SHARDS).read_bytes() == msgspec.json.encode([StoredShard(name="mine")])
+    ctx.close()
+
+
 def test_every_output_is_there_whole_once_committed(store: ObjectStore, tmp_path: Path) -> None:
     """A stage uses one name of a file again and again: what was written first is not lost to the next."""
     ctx, many = context(store, tmp_path, "extract", 0), UPLOADS_AT_ONCE + UPLOADS_WAITING + 5

@@ -191,6 +191,9 @@ class StoreContext:
             self._store.get_file(key, target)
         return target
 
+    def forget(self, path: str) -> None:
+        (self._inputs / path).unlink(missing_ok=True)
+
     def _direct(self, path: str, stages: Sequence[Stage]) -> str | None:
         """The key of what a stage's only unit wrote, or its unit of this index, found without a listing.
 

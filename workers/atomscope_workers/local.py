@@ -90,6 +90,9 @@ class LocalContext:
             raise ObjectNotFound(f"no object {path!r}")
         return file
 
+    def forget(self, path: str) -> None:
+        """Nothing was fetched."""
+
     def write(self, path: str, source: Path) -> None:
         store = LocalStore(self.work / FILES)
         if source.is_relative_to(self.scratch):

@@ -57,6 +57,26 @@ def test_what_stands_beside_a_prompt_does_not_change_its_answer(
     assert len(set(together)) > 3
 
 
+def test_on_a_cpu_nothing_is_padded_to_more_than_three_times_itself(lora: LoraModel) -> None:
+    subject = Subject(lora, 1000, lambda: None)
+    assert subject.batches([10, 100, 40, 30, 9, 34], 1000) == [[1, 2, 5], [3, 0], [4]]
+    assert subject.batches([10, 100, 40, 30, 9, 34], 200) == [[1, 2], [5, 3], [0, 4]]
+    assert subject.batches([], 200) == []
+
+
+def test_the_output_head_is_given_memory_without_gaps(lora: LoraModel, tokenizer: Any) -> None:
+    """Else its weights are copied once a prompt."""
+    seen: list[bool] = []
+    head: Any = lora.base.get_output_embeddings()
+    handle = head.register_forward_hook(lambda _, given, __: seen.append(given[0].is_contiguous()))
+    try:
+        answering(lora, tokenizer, GREEDY)(asked())
+    finally:
+        handle.remove()
+    assert len(seen) > 1
+    assert all(seen)
+
+
 def test_greedy_answers_are_those_of_decoding_without_a_cache(lora: LoraModel, tokenizer: Any) -> None:
     for item, answer in zip(asked(), answering(lora, tokenizer, GREEDY)(asked()), strict=True):
         ids = item.ids.astype(np.int64).tolist()

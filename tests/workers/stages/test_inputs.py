@@ -64,6 +64,18 @@ def test_gradients_of_all_shards_are_read_in_the_order_of_the_plan(tmp_path: Pat
         np.testing.assert_array_equal(shards.rows(name, np.arange(7)).numpy(), value)
 
 
+def test_a_streamed_shard_lets_go_of_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients = random_gradients(7)
+    audit = extracted(tmp_path / "work", gradients, AuditConfig(shard_documents=3))
+    ctx, gone = audit.context("curvature"), list[str]()
+    monkeypatch.setattr(ctx, "forget", gone.append)
+    load = inputs.streamed_gradients(ctx, torch.device("cpu"))
+    for index, rows in enumerate((slice(0, 3), slice(3, 6), slice(6, 7))):
+        for name, value in gradients.items():
+            np.testing.assert_array_equal(load(index, name).numpy(), value[rows])
+        assert gone == [layout.gradient_shard(before) for before in range(index)]
+
+
 def test_a_plan_for_another_device_is_refused() -> None:
     assert inputs.plan_device(_plan()).type == HERE
     with pytest.raises(RuntimeError, match=f"the plan is for {ELSEWHERE}, this worker has {HERE}"):

@@ -112,9 +112,7 @@ def test_a_cache_that_cannot_be_written_costs_a_probe_alone(
 
 
 def test_where_the_least_does_not_fit_the_numbers_are_told(lora: LoraModel, cache: Path) -> None:
-    with pytest.raises(
-        InvalidInput, match=r"256 tokens does not fit, .* GiB are free on cpu"
-    ) as caught:
+    with pytest.raises(InvalidInput, match=r"256 tokens does not fit, .* GiB are free on cpu") as caught:
         found(lora, Device(10))
     assert caught.value.code == "not_enough_memory"
     assert not cache.exists()

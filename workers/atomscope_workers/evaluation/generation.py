@@ -73,6 +73,7 @@ class Answering:
             use_cache=True,
         )
         own = base.generation_config
+        handle = base.get_output_embeddings().register_forward_pre_hook(_contiguous)
         # What a folder's generation_config.json asks for (penalties, temperatures) would be merged in.
         base.generation_config = GenerationConfig()
         try:
@@ -84,12 +85,18 @@ class Answering:
                     logits_processor=processors,
                 )
         finally:
+            handle.remove()
             base.generation_config = own
         return [self._text(row) for row in output[:, width:].tolist()]
 
     def _text(self, row: list[int]) -> str:
         end = next((place for place, token in enumerate(row) if token in self.ends), len(row))
         return str(self.tokenizer.decode(row[:end], skip_special_tokens=True)).strip()
+
+
+def _contiguous(_: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Of a slice with gaps, the last tokens of prompts, PyTorch copies the head's weights for every row."""
+    return arguments[0].contiguous(), *arguments[1:]
 
 
 class Draws(LogitsProcessor):

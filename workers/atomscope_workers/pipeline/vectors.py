@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from atomscope.types.spec import VectorPower
 from atomscope_workers.pipeline.curvature import ModuleCurvature
-from atomscope_workers.pipeline.gram import LoadShard, blocks, whitened_block
+from atomscope_workers.pipeline.gram import LoadShard, blocks
 from atomscope_workers.pipeline.projection import columns
 
 EXPONENTS: dict[VectorPower, float] = {"+1/2": 0.5, "0": 0.0, "-1/2": -0.5}
@@ -54,14 +54,24 @@ def combined_vectors(
 ) -> list[dict[str, NDArray[np.float32]]]:
     """Vectors of atoms that are sums of whitened gradients, with document weights (K, N) float32.
 
-    One pass over the gradients, block by block, as the Gram matrix is made; K whole vectors are held.
+    One pass over the gradients, all parameters of a shard before the next shard; K whole vectors and their
+    whitened coordinates are held.
     """
+    planned = {module.name: list(blocks([module], max(sizes))) for module in curvature}
+    sums: dict[str, list[torch.Tensor]] = {name: [] for name in planned}
+    for shard, part in enumerate(weights.split(list(sizes), dim=1)):
+        for name, parts in planned.items():
+            gradients = load(shard, name) if parts else torch.zeros(0)
+            for place, block in enumerate(parts):
+                coordinates = part.to(gradients.device) @ block.whiten(gradients)
+                if shard:
+                    sums[name][place] += coordinates
+                else:
+                    sums[name].append(coordinates)
     found: list[dict[str, NDArray[np.float32]]] = [{} for _ in range(len(weights))]
     for module in curvature:
         total = torch.zeros(len(weights), *module.rotation.shape)
-        for block in blocks([module], sum(sizes)):
-            whitened = whitened_block(block, load, sizes)
-            coordinates = weights.to(whitened.device) @ whitened
+        for block, coordinates in zip(planned[module.name], sums.pop(module.name), strict=True):
             total -= block.unwhiten(coordinates, EXPONENTS[power]).cpu()
         for vector, tensor in zip(found, total, strict=True):
             vector[module.name] = tensor.clone().numpy()

@@ -106,6 +106,10 @@ class StageContext(Protocol):
         """A local file holding what an earlier unit wrote at `path`; raises `ObjectNotFound`."""
         ...
 
+    def forget(self, path: str) -> None:
+        """Remove the copy that `read(path)` fetched, if it did: the next one is fetched anew."""
+        ...
+
     def write(self, path: str, source: Path) -> None:
         """Store `source` (a file in `scratch`) as this unit's output `path`; it may be gone afterwards.
 

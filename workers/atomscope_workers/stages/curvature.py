@@ -17,7 +17,7 @@ from atomscope_workers.pipeline.curvature import (
 from atomscope_workers.pipeline.factors import reduce_factors
 from atomscope_workers.stages.arrays import load_curvature, load_factors, save_curvature
 from atomscope_workers.stages.context import StageContext, UnitResult
-from atomscope_workers.stages.inputs import gradient_shards, plan_device, read_plan
+from atomscope_workers.stages.inputs import plan_device, read_plan, streamed_gradients
 from atomscope_workers.stages.warned import finish
 
 
@@ -59,13 +59,12 @@ def run(ctx: StageContext) -> UnitResult:
 def _measured(ctx: StageContext, bases: tuple[Rotation, ...]) -> dict[str, torch.Tensor]:
     """Lambda by a pass over the gradients, shard by shard."""
     plan = read_plan(ctx)
-    gradients = gradient_shards(ctx, plan_device(plan))
+    load = streamed_gradients(ctx, plan_device(plan))
     sums: dict[str, torch.Tensor] = {}
     for shard in range(ctx.shards):
         ctx.progress(shard, ctx.shards, "shards")
         for rotation in bases:
-            ctx.checkpoint()
-            part = squared_sum(rotation, gradients.shard(shard, rotation.name)).cpu()
+            part = squared_sum(rotation, load(shard, rotation.name)).cpu()
             sums[rotation.name] = sums[rotation.name] + part if rotation.name in sums else part
     ctx.progress(ctx.shards, ctx.shards, "shards")
     return {name: measured_lambda(total, plan.n_documents) for name, total in sums.items()}

@@ -15,6 +15,7 @@ from atomscope_workers.models.device import choose_device, dtype_name, dtype_of_
 from atomscope_workers.models.kept import KeptModels
 from atomscope_workers.models.load import load_lora_model
 from atomscope_workers.models.lora import LoraModel
+from atomscope_workers.pipeline.gram import LoadShard
 from atomscope_workers.pipeline.storage import DTYPES, GradientDtype
 from atomscope_workers.stages.context import StageContext
 from atomscope_workers.stages.gradient_file import GradientShards
@@ -44,6 +45,25 @@ def gradient_shards(ctx: StageContext, device: torch.device) -> GradientShards:
     """Every gradient, given on `device`."""
     paths = [ctx.read(layout.gradient_shard(index)) for index in range(ctx.shards)]
     return GradientShards(paths, device)
+
+
+def streamed_gradients(ctx: StageContext, device: torch.device) -> LoadShard:
+    """Gradients by shard and parameter, on `device`: one shard is open, and on this machine, at a time.
+
+    Ask for all that is wanted of a shard before the next.
+    """
+    held: dict[int, GradientShards] = {}
+
+    def load(shard: int, name: str) -> torch.Tensor:
+        ctx.checkpoint()
+        if shard not in held:
+            for other in list(held):
+                del held[other]  # the file's pages with it
+                ctx.forget(layout.gradient_shard(other))
+            held[shard] = GradientShards([ctx.read(layout.gradient_shard(shard))], device)
+        return held[shard].shard(0, name)
+
+    return load
 
 
 def plan_gradient_dtype(plan: Plan) -> GradientDtype:

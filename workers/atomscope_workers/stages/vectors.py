@@ -17,14 +17,14 @@ from atomscope_workers.stages.arrays import load_curvature
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.dictionary import read_dictionary
 from atomscope_workers.stages.evidence import stored_strengths
-from atomscope_workers.stages.inputs import gradient_shards, plan_device, read_plan
+from atomscope_workers.stages.inputs import plan_device, read_plan, streamed_gradients
 from atomscope_workers.stages.space import spanned_documents
 
 NORMS = "work/vector_norms.json"
 """Atom index -> Euclidean norm of its vector."""
 
 HELD_BYTES = 2**30
-"""Most bytes of vectors held at once; with more, the gradients are read again."""
+"""Most bytes of vectors and their coordinates held at once; with more, the gradients are read again."""
 
 
 def run(ctx: StageContext) -> UnitResult:
@@ -39,7 +39,7 @@ def run(ctx: StageContext) -> UnitResult:
         batch = 1
     else:
         size = sum(rows * columns for rows, columns in (module.rotation.shape for module in curvature))
-        batch = max(1, HELD_BYTES // (4 * size))
+        batch = max(1, HELD_BYTES // (2 * 4 * size))
     for start in range(0, len(kept), batch):
         part = kept[start : start + batch]
         ctx.checkpoint()
@@ -60,19 +60,14 @@ def run(ctx: StageContext) -> UnitResult:
 def _combined(ctx: StageContext, weights: NDArray[np.float32]) -> list[dict[str, NDArray[np.float32]]]:
     """Vectors of atoms given by document weights (K, N), by one pass over the gradients."""
     plan = read_plan(ctx)
-    gradients = gradient_shards(ctx, plan_device(plan))
     norms = np.sqrt(spanned_documents(ctx).energy_total)
     # The weights are of rows of unit norm; of a row without a gradient they are zero.
     scaled = np.divide(weights, norms, out=np.zeros(weights.shape), where=norms > 0)
 
-    def load(shard: int, name: str) -> torch.Tensor:
-        ctx.checkpoint()
-        return gradients.shard(shard, name)
-
     return combined_vectors(
         torch.from_numpy(scaled).float(),
         load_curvature(ctx.read(layout.CURVATURE)),
-        load,
+        streamed_gradients(ctx, plan_device(plan)),
         [len(shard.documents) for shard in plan.shards],
         ctx.spec.config.vector_power,
     )
