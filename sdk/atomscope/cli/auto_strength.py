@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
-from typing import Literal
 
 from atomscope.bundle import Bundle
 from atomscope.cli.connect import number
 from atomscope.cli.in_process import Load, add_base_model, check_base_model, in_process
 from atomscope.cli.registry import Output
 from atomscope.client import Audit
+from atomscope.client._auto_strength import Auto, largest_strengths
 from atomscope.client._evaluations import make_evaluation
-from atomscope.errors import SteeringError, UsageError
-
-Auto = Literal["auto", "-auto"]
-"""As far up, or down, as the budget allows."""
+from atomscope.errors import UsageError
 
 
 def add_budget(parser: ArgumentParser) -> None:
@@ -46,7 +43,9 @@ def settled(
 
     Raises `SteeringError` where even the least strength that was tried costs too much, and `UsageError`.
     """
-    autos = [key for key, strength in strengths.items() if isinstance(strength, str)]
+    autos: dict[str, Auto] = {
+        key: strength for key, strength in strengths.items() if isinstance(strength, str)
+    }
     if not autos:
         for option in ("kl_budget", "base_model", "timeout"):
             if getattr(args, option) is not None:
@@ -54,7 +53,7 @@ def settled(
         return {key: float(strength) for key, strength in strengths.items()}
     check_base_model(args, target)
     given = {} if args.kl_budget is None else {"kl_budget": args.kl_budget}
-    query = make_evaluation(autos, unit=args.unit, power=args.power, **given)
+    query = make_evaluation(list(autos), unit=args.unit, power=args.power, **given)
     if isinstance(target, Bundle):
         with in_process(load, "steer", output) as (runner, on_progress):
             found = runner.evaluate(target, args.base_model, query, on_progress)
@@ -62,17 +61,9 @@ def settled(
         found = target.ask(query, args.timeout, False if output.json else None)
     for warning in found.warnings:
         output.note(f"warning: {warning}")
-    largest = dict(zip(autos, found.targets, strict=True))
-    numbers: dict[str, float] = {}
-    for key, strength in strengths.items():
-        if not isinstance(strength, str):
-            numbers[key] = strength
-            continue
-        end = largest[key].auto_up if strength == "auto" else largest[key].auto_down
-        if end is None:
-            raise SteeringError(
-                f"{key}={strength}: no strength costs as little as {query.kl_budget:g} nats per token"
-            )
-        output.note(f"{key}={strength} is {end:.6g}")
-        numbers[key] = end
-    return numbers
+    numbers = largest_strengths(autos, found, query.kl_budget)
+    for key, found_number in numbers.items():
+        output.note(f"{key}={autos[key]} is {found_number:.6g}")
+    return {
+        key: numbers[key] if isinstance(strength, str) else strength for key, strength in strengths.items()
+    }

@@ -6,11 +6,12 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from functools import partial
 
 from atomscope.bundle import Bundle
-from atomscope.cli.auto_strength import Auto, add_budget, parse_strength, settled
+from atomscope.cli.auto_strength import add_budget, parse_strength, settled
 from atomscope.cli.connect import out_folder
 from atomscope.cli.registry import EXIT_DONE, Output
 from atomscope.cli.targets import add_target, opened
 from atomscope.cli.tree import CommandTree, PluginRegistry
+from atomscope.client._auto_strength import Auto
 from atomscope.errors import SteeringError, UsageError
 from atomscope.steering import Target, parse_target
 from atomscope.types.steering import FORMATS, UNITS

@@ -7,9 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from atomscope.bundle.strengths import Strengths
 from atomscope.client import _core
 from atomscope.client._async_handles import AsyncAudit, AsyncSteeredAdapter
+from atomscope.client._auto_strength import GivenStrengths
 from atomscope.client._retry import RetryPolicy
 from atomscope.client._service import Service
 from atomscope.client._settings import connection
@@ -206,14 +206,18 @@ class AsyncSteeredAdapters(_Resource[SteeredResource]):
         self,
         *,
         audit: str,
-        strengths: Strengths,
+        strengths: GivenStrengths,
         name: str | None = None,
         format: Format = "adapter",
         unit: Unit = "norm",
         power: VectorPower | None = None,
+        kl_budget: float | None = None,
+        timeout: float | None = None,
     ) -> AsyncSteeredAdapter:
         """Steer the adapter of an audit, as `Audit.steer` does."""
-        created = await _core.steer_audit(self._service, audit, strengths, name, format, unit, power)
+        created = await _core.steer_audit(
+            self._service, audit, strengths, name, format, unit, power, kl_budget, timeout
+        )
         return AsyncSteeredAdapter(self._service, created)
 
     async def get(self, resource_id: str) -> AsyncSteeredAdapter:  # type: ignore[override]  # a handle in its place

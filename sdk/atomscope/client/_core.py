@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from atomscope.bundle.atom_list import check_sign
-from atomscope.bundle.strengths import Strengths, strengths_by_target
+from atomscope.bundle.strengths import strengths_by_target
+from atomscope.client._auto_strength import GivenStrengths, settled
 from atomscope.client._references import checked_refit, checked_settings, is_id, segment
 from atomscope.client._service import Service
 from atomscope.client._uploads import content_digest, describe, files_for, upload
@@ -302,13 +303,18 @@ async def atom_vector(service: Service, audit_id: str, index: int) -> dict[str, 
 async def steer_audit(
     service: Service,
     audit_id: str,
-    strengths: Strengths,
+    strengths: GivenStrengths,
     name: str | None,
     form: Format,
     unit: Unit,
     power: VectorPower | None,
+    kl_budget: float | None,
+    timeout: float | None,
 ) -> SteeredAdapter:
-    wanted = strengths_by_target(strengths, audit_id)
+    numbers = await settled(
+        service, audit_id, strengths, unit=unit, power=power, kl_budget=kl_budget, timeout=timeout
+    )
+    wanted = strengths_by_target(numbers, audit_id)
     check_strengths(wanted)
     body = SteeredAdapterCreate(
         audit=audit_id,

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from atomscope.bundle.atom_list import AtomAttributes, AtomList
 from atomscope.bundle.behaviour_list import BehaviourAttributes, BehaviourList
-from atomscope.bundle.strengths import Strengths
 from atomscope.client import _audits, _core
 from atomscope.client._attributions import attribute, make_query
+from atomscope.client._auto_strength import GivenStrengths
 from atomscope.client._downloads import download_bundle, download_steered
 from atomscope.client._evaluations import (
     EvaluationSettings,
@@ -135,20 +135,28 @@ class Audit(AuditAttributes):
 
     def steer(
         self,
-        strengths: Strengths,
+        strengths: GivenStrengths,
         name: str | None = None,
         *,
         format: Format = "adapter",
         unit: Unit = "norm",
         power: VectorPower | None = None,
+        kl_budget: float | None = None,
+        timeout: float | None = None,
     ) -> SteeredAdapter:
         """Have the adapter steered: atoms, their indices or behaviours to strengths; positive means more.
 
-        Strengths are in units of the adapter's norm, or under `unit="alpha"` of the vectors as they are.
-        `power` is that of (lambda + damping) in the unprojection, by default the audit's. Raises
-        `SteeringError` for a key that is no target and a strength that is no number.
+        Strengths are in units of the adapter's norm, or under `unit="alpha"` of the vectors as they are;
+        `"auto"` and `"-auto"` are as far up and down as costs no more than `kl_budget` (0.5 nats per token on
+        neutral documents), found by an evaluation, which may take until `timeout`. `power` is that of (lambda
+        + damping) in the unprojection, by default the audit's. Raises `SteeringError` for a key that is no
+        target, a strength that is none, and a budget that allows none, `EvaluationFailed` and `WaitTimeout`.
         """
-        created = run(_core.steer_audit(self._service, self.id, strengths, name, format, unit, power))
+        created = run(
+            _core.steer_audit(
+                self._service, self.id, strengths, name, format, unit, power, kl_budget, timeout
+            )
+        )
         return SteeredAdapter(self._service, created)
 
     def refit(
