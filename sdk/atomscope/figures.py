@@ -5,6 +5,7 @@ Needs the extra `figures` (matplotlib), which is imported when a figure is drawn
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -63,10 +64,18 @@ def plot_evaluation(
     for target in result.targets:
         kind = "" if ":" in target.target else "atom-"
         paths.append(folder / f"{kind}{target.target.replace(':', '-')}.png")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of characters that the font lacks
-            _figure(target, kl_budget).savefig(paths[-1], dpi=_DOTS, metadata={"Software": None})
+        paths[-1].write_bytes(figure_png(target, kl_budget))
     return paths
+
+
+def figure_png(target: TargetEvaluation, kl_budget: float | None = None) -> bytes:
+    """The PNG of one target; raises `MissingExtra`."""
+    require_matplotlib()
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of characters that the font lacks
+        _figure(target, kl_budget).savefig(content, format="png", dpi=_DOTS, metadata={"Software": None})
+    return content.getvalue()
 
 
 def _figure(target: TargetEvaluation, kl_budget: float | None) -> Figure:

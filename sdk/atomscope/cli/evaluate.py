@@ -73,11 +73,14 @@ def _configure(parser: ArgumentParser) -> None:
     parser.add_argument("--id", metavar="EVALUATION", help="of an audit: one that was asked before (evl_...)")
     parser.add_argument("--out", type=_out_file, metavar="FILE", help="where the result goes too, as JSON")
     parser.add_argument("--figures", type=_figures, metavar="FOLDER", help="where a PNG for each target goes")
+    parser.add_argument(
+        "--report", type=_out_file, metavar="FILE", help="where an HTML page of it goes, figures included"
+    )
     add_base_model(parser)
 
 
 def _run(args: Namespace, output: Output, *, tree: CommandTree) -> int:
-    if args.figures is not None:
+    if args.figures is not None or args.report is not None:
         from atomscope.figures import require_matplotlib  # noqa: PLC0415  (only where there are figures)
 
         require_matplotlib()
@@ -172,6 +175,10 @@ def _kept(found: EvaluationResult, query: EvaluationQuery, args: Namespace, outp
 
             for path in plot_evaluation(found, args.figures, query.kl_budget):
                 output.note(str(path))
+        if args.report is not None:
+            from atomscope.evaluation_page import write_evaluation  # noqa: PLC0415
+
+            output.note(str(write_evaluation(found, args.report, query.kl_budget)))
     except OSError as error:
         output.complain(f"atomscope: the result could not be written: {error}")
         return EXIT_ERROR

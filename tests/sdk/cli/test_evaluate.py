@@ -286,6 +286,15 @@ def test_figures_are_drawn_with_the_budget_that_was_asked(
     assert str(figure) in done.err
 
 
+def test_the_page_has_the_figures_and_is_named(run: Run, audited: ScriptedServer, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    done = run("evaluate", AUDIT, "--id", an_id("evl"), "--report", page)
+    assert done.status == 0
+    assert str(page) in done.err
+    assert "data:image/png;base64," in page.read_text()
+    assert run("evaluate", AUDIT, "7", "--report", page).status == 4  # it exists
+
+
 # -------------------------------------------------------------------- a bundle
 
 
