@@ -23,7 +23,6 @@ from sklearn.metrics import average_precision_score
 from atomscope.bundle import Bundle, open_bundle
 from atomscope.types.evaluation import (
     Chosen,
-    Detector,
     EvaluationQuery,
     EvaluationTarget,
     NamedDetector,
@@ -36,7 +35,7 @@ from atomscope.types.resources import Progress
 from atomscope_workers.evaluation import evaluate
 from atomscope_workers.opened_audit import OpenedAudit
 
-DETECTORS: dict[str, tuple[str, Detector]] = {
+DETECTORS: dict[str, tuple[str, NamedDetector | PatternDetector]] = {
     "bulleted list": ("bulleted_list", NamedDetector(name="bulleted_list")),
     "missing input": ("refusal_missing_input", NamedDetector(name="asks_for_input")),
     "yes or no": ("yes_no_qa", NamedDetector(name="yes_no")),

@@ -1,0 +1,126 @@
+"""Two behaviours turned in one adapter: does each still move, and by how much less than alone?
+
+    python benchmarks/composed.py BUNDLE DATASET BASE --results FOLDER --turn "yes or no=up" --turn JSON=down
+
+FOLDER is what `steering.py` wrote: of either behaviour the target is taken, and the strength that was chosen
+for that side. Prompts are drawn under a seed of their own, as many of the behaviour's label as of others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from steering import DETECTORS, prompts_of
+
+from atomscope.bundle import open_bundle
+from atomscope.steering import parse_target
+from atomscope.types.evaluation import EvaluationResult, Prompt, Sampling
+from atomscope_workers.datasets.tokenize import RowTokenizer
+from atomscope_workers.evaluation.cost import NeutralCost
+from atomscope_workers.evaluation.detectors import text_detector
+from atomscope_workers.evaluation.directions import make_dial
+from atomscope_workers.evaluation.documents import audited_tokens, neutral_documents
+from atomscope_workers.evaluation.generation import Answering, end_tokens
+from atomscope_workers.evaluation.prompts import given_prompts
+from atomscope_workers.evaluation.subject import Subject
+from atomscope_workers.models.base import check_base, load_tokenizer
+from atomscope_workers.opened_audit import OpenedAudit
+from atomscope_workers.query import audited_model
+from atomscope_workers.steered import StepOf
+
+
+def added(steps: list[StepOf]) -> StepOf | None:
+    """The sum of some steps; None of none."""
+
+    def of(name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        total: NDArray[np.float64] = np.sum([step(name, shape) for step in steps], axis=0)
+        return total
+
+    return of if steps else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("bundle", "dataset", "base_model"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--turn", action="append", required=True, metavar="NAME=up|down")
+    parser.add_argument("--prompts", type=int, default=40, help="of either kind, of each behaviour")
+    parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=7)
+    args = parser.parse_args()
+    rows = [json.loads(line) for line in args.dataset.read_text(encoding="utf-8").splitlines()]
+    bundle = open_bundle(args.bundle)
+    files = OpenedAudit(bundle, args.base_model, lambda progress: None)
+    lora = audited_model(files, bundle.plan)
+    subject = Subject(lora, bundle.plan.token_budget, lambda: None)
+    base = check_base(args.base_model)
+    tokenizer, tokens = load_tokenizer(base.folder), audited_tokens(files)
+    row_tokenizer = RowTokenizer(tokenizer, bundle.spec.config.max_length, bundle.spec.config.chat_template)
+    answering = Answering(
+        subject,
+        tokenizer,
+        end_tokens(tokenizer, lora.base, tokens.values()),
+        Sampling(max_new_tokens=args.tokens),
+        args.seed,
+    )
+    turned: dict[str, StepOf] = {}
+    asked = {}
+    targets = []
+    for text in args.turn:
+        name, _, side = text.rpartition("=")
+        label, detector = DETECTORS[name]
+        result = msgspec.json.decode((args.results / f"{label}.json").read_bytes(), type=EvaluationResult)
+        chosen = result.targets[0].up if side == "up" else result.targets[0].down
+        if chosen is None:
+            raise SystemExit(f"{name}: no strength {side} is within the budget")
+        targets.append(parse_target(result.targets[0].target))
+        dial = make_dial(bundle, targets[-1], None, "norm")
+        title = f"{name} {chosen.strength:+.2f}"
+        turned[title] = dial.step(chosen.strength)
+        kinds: list[list[Prompt]] = [
+            prompts_of([row for row in rows if (row["label"] == label) == own], args.prompts, args.seed)
+            for own in (True, False)
+        ]
+        prompts = [
+            given_prompts(
+                "inviting",
+                f"{name}/{place}",
+                kind,
+                row_tokenizer,
+                "chat",
+                field="prompts",
+                longest=bundle.spec.config.max_length,
+                vocabulary=int(base.config.vocab_size),
+            )
+            for place, kind in enumerate(kinds)
+        ]
+        asked[title] = (text_detector(detector, name), prompts)
+    free, _ = neutral_documents(bundle, targets, tokens, args.seed)
+    neutral = NeutralCost(subject, [tokens[row] for row in free[:16]])
+    print(f"| turned | KL | {' | '.join(f'{title}: inviting / neutral' for title in asked)} |")
+    print("|" + "---|" * (2 + len(asked)))
+    first, second = turned
+    for names in ([], [first], [second], [first, second]):
+        step = added([turned[name] for name in names])
+        shares: list[str] = []
+        for detect, prompts in asked.values():
+            found: list[str] = []
+            for kind in prompts:
+                with subject.moved(step):
+                    answers = answering(kind)
+                found.append(f"{np.mean(detect([item.text for item in kind], answers)):.0%}")
+            shares.append(" / ".join(found))
+        cost = neutral.of(step).cost.kl
+        print(f"| {' and '.join(names) or 'nothing'} | {cost:.2f} | {' | '.join(shares)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
