@@ -16,9 +16,9 @@ from atomscope.types.attribution import AttributionQuery
 from atomscope.types.evaluation import EvaluationQuery
 from atomscope.types.jobs import JobAbandoned, JobFailed, JobOrder, JobStarted, JobSucceeded
 from atomscope_workers.attribution import attribute
-from atomscope_workers.celery_context import fetched_input
 from atomscope_workers.evaluation import evaluate
 from atomscope_workers.failures import failure
+from atomscope_workers.fetched_inputs import fetched_input
 from atomscope_workers.opened_audit import FinishedAudit
 from atomscope_workers.pulse import UNREACHED, Pulse
 from atomscope_workers.stages.context import Stopped
