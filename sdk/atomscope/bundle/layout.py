@@ -68,6 +68,11 @@ def gradient_shard(index: int) -> str:
     return f"gradients/{index:04d}.safetensors"
 
 
+def shard_plan(index: int) -> str:
+    """Work path of the plan with shard `index` alone."""
+    return f"work/plan/{index:04d}.json"
+
+
 def shard_tokens(index: int) -> str:
     """Work path of the tokens of shard `index`, where it is to be extracted."""
     return f"work/tokens/{index:04d}.safetensors"

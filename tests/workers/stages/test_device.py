@@ -43,7 +43,7 @@ def test_what_is_stored_does_not_depend_on_where_the_work_was_done(
     here, there = _audit(tmp_path / "here", config), _audit(tmp_path / "there", config)
     here.run(*STAGES)
     plan = msgspec.structs.replace(there.plan(), device_kind=DEVICE.type)
-    there.file(layout.PLAN).write_bytes(msgspec.json.encode(plan))
+    inputs.write_plan(there.context("validate"), plan)
     monkeypatch.setattr(inputs, "choose_device", lambda: DEVICE)
     ran: dict[Stage, int] = {}
     for stage in STAGES:
@@ -52,9 +52,10 @@ def test_what_is_stored_does_not_depend_on_where_the_work_was_done(
         ran[stage] = seen["aten.mm.default"] + seen["aten.bmm.default"]
     paths = [path.relative_to(here.work) for path in (here.work / "files").rglob("*") if path.is_file()]
     assert {layout.DICTIONARY, layout.COEFFICIENTS, FOUND} <= {"/".join(path.parts[1:]) for path in paths}
-    differing = [
+    differing = {
         str(path) for path in paths if (here.work / path).read_bytes() != (there.work / path).read_bytes()
-    ]
-    assert differing == [f"files/{layout.PLAN}"]
+    }
+    plans = [layout.PLAN, *map(layout.shard_plan, range(here.shards))]
+    assert differing == {f"files/{path}" for path in plans}
     assert ran["project"] > 0
     assert ran["evidence"] > ran["dictionary"] > 0

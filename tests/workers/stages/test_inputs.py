@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from atomscope.bundle import layout
 from atomscope.store import ObjectNotFound
-from atomscope.types.bundle import Plan
+from atomscope.types.bundle import Plan, ShardPlan
 from atomscope.types.spec import AuditConfig
 from atomscope_workers.models.device import choose_device
 from atomscope_workers.stages import inputs
@@ -37,8 +37,15 @@ def test_a_plan_is_read_as_it_was_stored(tmp_path: Path) -> None:
     ctx = unit(tmp_path / "work", "extract", a_spec())
     with pytest.raises(ObjectNotFound, match=r"plan\.json"):
         inputs.read_plan(ctx)
-    ctx.write_bytes(layout.PLAN, msgspec.json.encode(_plan()))
-    assert inputs.read_plan(ctx) == _plan()
+    shards = [
+        ShardPlan(index=index, documents=[index], micro_batches=[[index]], n_tokens=4) for index in range(2)
+    ]
+    plan = msgspec.structs.replace(_plan(), shards=shards)
+    inputs.write_plan(ctx, plan)
+    assert inputs.read_plan(ctx) == plan
+    for index, shard in enumerate(shards):
+        own = unit(tmp_path / "work", "extract", a_spec(), index=index)
+        assert inputs.read_shard_plan(own) == (msgspec.structs.replace(plan, shards=[shard]), shard)
 
 
 @settings(deadline=None, max_examples=50)

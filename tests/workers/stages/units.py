@@ -24,7 +24,7 @@ from atomscope_workers.pipeline.plan import make_plan
 from atomscope_workers.stages.arrays import Losses, save_factors, save_losses
 from atomscope_workers.stages.context import UnitResult
 from atomscope_workers.stages.gradient_file import GradientWriter
-from atomscope_workers.stages.inputs import read_plan
+from atomscope_workers.stages.inputs import read_plan, write_plan
 from atomscope_workers.stages.registry import STAGE_FUNCTIONS
 from atomscope_workers.stages.rows import ROWS, StoredRow
 
@@ -148,7 +148,7 @@ def extracted(
     )
     ctx = unit(work, "validate", spec)
     _documents(ctx, physical, texts)
-    ctx.write_bytes(layout.PLAN, msgspec.json.encode(plan))
+    write_plan(ctx, plan)
     generator = torch.Generator().manual_seed(0)
     for shard in plan.shards:
         ctx = unit(work, "extract", spec, index=shard.index, shards=len(plan.shards))

@@ -38,7 +38,7 @@ from atomscope_workers.stages.arrays import Losses, save_factors, save_losses
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.determinism import deterministic
 from atomscope_workers.stages.gradient_file import GradientWriter
-from atomscope_workers.stages.inputs import lora_model, plan_gradient_dtype, read_plan, read_shards
+from atomscope_workers.stages.inputs import lora_model, plan_gradient_dtype, read_shard_plan, read_shards
 from atomscope_workers.stages.refit import take_over_shard
 from atomscope_workers.stages.retention import keeps_gradients
 
@@ -48,8 +48,7 @@ def run(ctx: StageContext) -> UnitResult:
 
     Raises `InvalidInput` (`not_finite`) when a document's loss or gradient is not a finite number.
     """
-    plan = read_plan(ctx)
-    shard = plan.shards[ctx.index]
+    plan, shard = read_shard_plan(ctx)
     if ctx.parent is not None:
         return take_over_shard(ctx, ctx.parent, shard)
     if keeps_gradients(ctx.spec.config) and read_shards(ctx)[ctx.index].location is not None:

@@ -9,7 +9,7 @@ import msgspec
 import torch
 
 from atomscope.bundle import layout
-from atomscope.types.bundle import Plan, StoredShard
+from atomscope.types.bundle import Plan, ShardPlan, StoredShard
 from atomscope.types.spec import AuditSpec
 from atomscope_workers.models.device import choose_device, dtype_name, dtype_of_name
 from atomscope_workers.models.kept import KeptModels
@@ -25,8 +25,22 @@ _kept = KeptModels()
 """The models this process used last: a worker keeps them from one shard to the next."""
 
 
+def write_plan(ctx: StageContext, plan: Plan) -> None:
+    """The plan, and of every shard what its own units need of it: they are not to read that of all others."""
+    ctx.write_bytes(layout.PLAN, msgspec.json.format(msgspec.json.encode(plan), indent=1))
+    for shard in plan.shards:
+        own = msgspec.structs.replace(plan, shards=[shard])
+        ctx.write_bytes(layout.shard_plan(shard.index), msgspec.json.encode(own))
+
+
 def read_plan(ctx: StageContext) -> Plan:
     return msgspec.json.decode(ctx.read(layout.PLAN).read_bytes(), type=Plan)
+
+
+def read_shard_plan(ctx: StageContext) -> tuple[Plan, ShardPlan]:
+    """Of a stage that fans out: the plan with the unit's shard alone, and that shard."""
+    plan = msgspec.json.decode(ctx.read(layout.shard_plan(ctx.index)).read_bytes(), type=Plan)
+    return plan, plan.shards[0]
 
 
 def read_shards(ctx: StageContext) -> list[StoredShard]:

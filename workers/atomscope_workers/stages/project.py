@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from atomscope.bundle import layout
+from atomscope.types.bundle import Plan
 from atomscope_workers.pipeline.gram import accumulate_gram
 from atomscope_workers.pipeline.projection import ProjectedRows, project
 from atomscope_workers.pipeline.sketch import cosine_error, sketch_rows
@@ -14,7 +15,7 @@ from atomscope_workers.stages.arrays import load_curvature, save_gram, save_proj
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.determinism import deterministic
 from atomscope_workers.stages.gradient_file import GradientShards
-from atomscope_workers.stages.inputs import gradient_shards, plan_device, read_plan
+from atomscope_workers.stages.inputs import gradient_shards, plan_device, read_plan, read_shard_plan
 from atomscope_workers.stages.space import same_whitening, space_of
 
 SKETCH = "work/sketch.json"
@@ -29,8 +30,8 @@ def run(ctx: StageContext) -> UnitResult:
 
     The Gram matrix is one unit's work, since its blocks are coordinates of all the documents.
     """
-    plan = read_plan(ctx)
-    documents = np.array(plan.shards[ctx.index].documents, dtype=np.int64)
+    plan, own = read_shard_plan(ctx)
+    documents = np.array(own.documents, dtype=np.int64)
     ctx.progress(0, len(documents), "documents")
     space = space_of(ctx.spec.config, plan.n_documents)
     whole = space == "gram"
@@ -42,7 +43,7 @@ def run(ctx: StageContext) -> UnitResult:
     elif whole:
         _gram(ctx)
     else:
-        _shard(ctx, documents)
+        _shard(ctx, plan, documents)
     ctx.progress(len(documents), len(documents), "documents")
     return UnitResult(documents=len(documents))
 
@@ -53,8 +54,8 @@ def _is_the_parents(ctx: StageContext, path: str, documents: int) -> bool:
     return parent is not None and same_whitening(ctx.spec, parent, documents) and parent.holds(path)
 
 
-def _shard(ctx: StageContext, documents: np.ndarray) -> None:
-    config, plan = ctx.spec.config, read_plan(ctx)
+def _shard(ctx: StageContext, plan: Plan, documents: np.ndarray) -> None:
+    config = ctx.spec.config
     curvature = load_curvature(ctx.read(layout.CURVATURE))
     device = plan_device(plan)
     shard = GradientShards([ctx.read(layout.gradient_shard(ctx.index))], device)

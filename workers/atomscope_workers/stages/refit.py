@@ -18,6 +18,7 @@ from atomscope_workers.models.device import choose_device
 from atomscope_workers.pipeline.plan import loss_sample
 from atomscope_workers.stages.arrays import Losses, save_losses
 from atomscope_workers.stages.context import Parent, StageContext, UnitResult
+from atomscope_workers.stages.inputs import write_plan
 from atomscope_workers.stages.retention import require_kept
 from atomscope_workers.stages.rows import ROWS, StoredRow
 from atomscope_workers.stages.versions import software_versions
@@ -62,7 +63,7 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
     if device != plan.device_kind:
         warnings.append(f"the gradients were extracted on {plan.device_kind}, and fitted on {device}")
         plan = msgspec.structs.replace(plan, device_kind=device)
-    ctx.write_bytes(layout.PLAN, msgspec.json.format(msgspec.json.encode(plan), indent=1))
+    write_plan(ctx, plan)
     _rows(ctx, parent)
     ctx.write_bytes(layout.SHARDS, msgspec.json.encode([_stored(parent, shard) for shard in plan.shards]))
     keep(ctx, warnings)

@@ -38,7 +38,7 @@ from atomscope_workers.models.device import choose_device, choose_dtype
 from atomscope_workers.models.load import attach_adapter, check_fit
 from atomscope_workers.pipeline.budget import LEAST
 from atomscope_workers.stages.context import StageContext, UnitResult
-from atomscope_workers.stages.inputs import kept_model
+from atomscope_workers.stages.inputs import kept_model, write_plan
 from atomscope_workers.stages.limits import check_vocabulary, length_limit
 from atomscope_workers.stages.planning import PlannedPass, fits_recomputed_alone
 from atomscope_workers.stages.refit import take_over
@@ -111,7 +111,7 @@ def run(ctx: StageContext) -> UnitResult:
     _write_shards(ctx, plan, shards, made.tokens)
     keep(ctx, documents.warnings)
     ctx.write_bytes(layout.SPEC, _json(msgspec.structs.replace(spec, versions=software_versions())))
-    ctx.write_bytes(layout.PLAN, _json(plan))
+    write_plan(ctx, plan)
     return UnitResult(
         shards=len(plan.shards),
         documents=plan.n_documents,
