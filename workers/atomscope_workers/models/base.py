@@ -24,7 +24,7 @@ from atomscope_workers.models.attention import attention_of
 from atomscope_workers.models.device_memory import free_bytes, free_host_bytes, size_text
 from atomscope_workers.models.folder import check_folder, check_no_remote_code, read_json_object, refuse
 from atomscope_workers.models.headers import TensorInfo, read_header
-from atomscope_workers.models.offload import Placement, placement
+from atomscope_workers.models.offload import FITS, Placement, placement
 from atomscope_workers.models.positions import check_positions
 from atomscope_workers.models.quantized import check_full_precision
 
@@ -122,6 +122,8 @@ def load_base(base: CheckedBase, *, dtype: torch.dtype, device: torch.device) ->
 def _placement(base: CheckedBase, dtype: torch.dtype, device: torch.device) -> Placement | None:
     """Where the layers of a base lie that does not fit its device; None where it fits."""
     free = free_bytes(device)
+    if dtype.itemsize * sum(math.prod(info.shape) for info in base.tensors.values()) <= FITS * free:
+        return None  # without the architecture, whose misfits are told by name once weights are loaded
     found = placement(build_meta_base(base), dtype, device, free=free, free_host=free_host_bytes())
     if found is None:
         return None
