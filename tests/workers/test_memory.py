@@ -16,7 +16,7 @@ from atomscope_workers.local import InProcess
 from atomscope_workers.memory import Need, needs, require_memory
 from atomscope_workers.models.base import build_meta_base, check_base
 from atomscope_workers.models.device_memory import LIMIT_VARIABLE
-from atomscope_workers.models.offload import FITS, weight_bytes
+from atomscope_workers.models.offload import FITS
 from atomscope_workers.pipeline.plan import make_plan
 from atomscope_workers.stages import inputs, planning, validate
 from atomscope_workers.stages.sizes import fewest_groups, shapes_of
@@ -119,7 +119,7 @@ def test_an_audit_on_a_device_that_holds_one_layer_has_the_same_bits(
     data = write_corpus(tmp_path / "a.jsonl", 10)
     whole = atomscope.open(run(request(tiny_llama, plain_adapter, data, tmp_path / "whole", config)))
     base = build_meta_base(check_base(tiny_llama))
-    free = int(weight_bytes(base, torch.float32) / FITS) - 1
+    free = int(4 * sum(item.numel() for item in base.parameters()) / FITS) - 1
     monkeypatch.setenv(LIMIT_VARIABLE, str(free))
     inputs._kept.clear()  # pyright: ignore[reportPrivateUsage]
     split = atomscope.open(run(request(tiny_llama, plain_adapter, data, tmp_path / "split", config)))
