@@ -31,10 +31,13 @@ MAX_DIRECTIONS = 50_000
 MAX_ANSWER_TOKENS = 50_000
 """Targets times `answers` times `max_new_tokens`: the answers are part of the result."""
 
-Verdict = Literal["steers", "weak", "indistinguishable from random", "too few prompts"]
+Verdict = Literal[
+    "steers", "weak", "steers the other way", "indistinguishable from random", "too few prompts"
+]
 """`steers`: beyond the 95th percentile of the random directions, both of equal norm and of equal cost, at a
 false-discovery rate of 5% over all targets and strengths. `weak`: beyond the percentile, but not at that
-rate. `too few prompts`: neither could be told."""
+rate. `steers the other way`: below the 5th percentile, and below 0, at the same rate, corrected apart: up
+takes the behaviour away, or down brings it. `too few prompts`: none could be told."""
 
 _FLAG_I = re.compile(r"\(\?[a-zA-Z]*i[a-zA-Z]*[-:)]")
 
@@ -315,7 +318,10 @@ class Answer(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Chosen(msgspec.Struct, kw_only=True, frozen=True):
-    """The strength of one sign: that of the largest shift on the selection half, within the budget."""
+    """The strength of one sign: that of the largest shift on the selection half, within the budget.
+
+    Where none shifts in the direction asked for, the one that shifts most the other way.
+    """
 
     strength: float
     shift: float

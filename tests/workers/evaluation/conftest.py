@@ -56,18 +56,23 @@ class Audited:
 
     def with_noise(self, folder: Path, atom: int, seed: int) -> Audited:
         """A copy in which an atom's vector is noise, each tensor of the norm that it had."""
-        copy = shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns("gradients"))
         random = np.random.default_rng(seed)
+
+        def noise(held: np.ndarray) -> np.ndarray:
+            drawn = random.normal(size=held.shape)
+            return drawn * np.linalg.norm(held) / np.linalg.norm(drawn)
+
+        return self._with_vector(folder, atom, noise)
+
+    def with_opposite(self, folder: Path, atom: int) -> Audited:
+        """A copy in which an atom's vector points the other way."""
+        return self._with_vector(folder, atom, np.negative)
+
+    def _with_vector(self, folder: Path, atom: int, changed: Callable[[np.ndarray], np.ndarray]) -> Audited:
+        copy = shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns("gradients"))
         path = copy / layout.vector(atom)
         held = {name: np.array(tensor) for name, tensor in read_tensors(path).items()}
-        noise = {name: random.normal(size=tensor.shape) for name, tensor in held.items()}
-        write_tensors(
-            {
-                name: (tensor * np.linalg.norm(held[name]) / np.linalg.norm(tensor)).astype(np.float32)
-                for name, tensor in noise.items()
-            },
-            path,
-        )
+        write_tensors({name: changed(tensor).astype(np.float32) for name, tensor in held.items()}, path)
         manifest = json.loads((copy / layout.MANIFEST).read_text())
         next(item for item in manifest["files"] if item["path"] == layout.vector(atom))["size"] = (
             path.stat().st_size

@@ -12,6 +12,7 @@ from atomscope.errors import InvalidInput
 from atomscope.types.evaluation import EvaluationQuery, EvaluationResult, TargetEvaluation
 from atomscope.types.resources import Progress
 from atomscope_workers.evaluation import evaluate
+from atomscope_workers.evaluation.strength import chosen_strength
 from atomscope_workers.query import audited_model
 from tests.workers.evaluation.conftest import Audited
 
@@ -63,6 +64,17 @@ def test_a_random_direction_in_its_place_does_not_steer(audited: Audited, tmp_pa
     found = audited.with_noise(tmp_path / "noise", ATOM, 1).evaluate(**LIKELY).targets[0]
     assert found.verdict == "indistinguishable from random"
     assert [item.verdict for item in found.points] == ["indistinguishable from random"] * 2
+
+
+def test_a_direction_that_works_the_other_way_is_told(
+    audited: Audited, likely: TargetEvaluation, tmp_path: Path
+) -> None:
+    found = audited.with_opposite(tmp_path / "opposite", ATOM).evaluate(**LIKELY).targets[0]
+    assert found.verdict == "steers the other way"
+    assert [item.verdict for item in found.points] == ["steers the other way"] * 2
+    # Its step up is the step down of the vector as it was.
+    for item, mirrored in zip(found.points, reversed(likely.points), strict=True):
+        assert item.shift == pytest.approx(-mirrored.shift, rel=1e-4)
 
 
 def test_random_directions_stand_beside_every_point_at_equal_norm_and_cost(likely: TargetEvaluation) -> None:
@@ -118,8 +130,8 @@ def test_auto_takes_the_largest_strength_its_half_and_its_quarter(written: Evalu
     assert costs[found.auto_up] <= 0.3 < min(kl for s, kl in costs.items() if s > found.auto_up)
     assert found.up is not None
     points = {item.strength: item for item in found.points}
-    best = max((item for item in found.points if item.strength > 0), key=lambda item: item.selection_shift)
-    assert points[found.up.strength].selection_shift == best.selection_shift
+    up = {item.strength: item.selection_shift for item in found.points if item.strength > 0}
+    assert found.up.strength == chosen_strength(up)
     assert found.up.shift == points[found.up.strength].shift
 
 

@@ -17,6 +17,7 @@ from atomscope.types.evaluation import (
     TargetEvaluation,
 )
 from atomscope_workers.evaluation import statistics
+from atomscope_workers.evaluation.strength import chosen_strength
 from atomscope_workers.evaluation.verdicts import with_verdicts
 
 FREE = Cost(kl=0.0, perplexity=1.0)
@@ -89,6 +90,38 @@ def test_a_verdict_takes_both_percentiles_and_the_rate(
     assert statistics.verdict(shift, percentiles, q) == expected
 
 
+@pytest.mark.parametrize(
+    ("shift", "percentiles", "q", "expected"),
+    [
+        (-0.5, [-0.1, -0.2], 0.05, True),
+        (-0.5, [-0.1, -0.2], 0.051, False),
+        (-0.5, [-0.1, -0.5], 1e-9, False),
+        (0.0, [0.3, 0.2], 1e-9, False),
+    ],
+)
+def test_the_other_way_takes_both_percentiles_and_the_rate(
+    shift: float, percentiles: list[float], q: float, expected: bool
+) -> None:
+    assert statistics.steers_back(shift, percentiles, q) is expected
+
+
+@pytest.mark.parametrize(
+    ("shifts", "expected"),
+    [
+        ({0.1: 0.1, 0.2: 0.3, 0.4: -0.5}, 0.2),
+        ({0.1: 0.3, 0.2: 0.3}, 0.1),
+        ({0.1: 0.0, 0.2: -0.4, 0.4: -0.4}, 0.2),
+        ({0.1: 0.0, 0.2: 0.0}, 0.1),
+        ({}, None),
+    ],
+    ids=["largest ahead", "least of equals", "none ahead", "none at all", "none within the budget"],
+)
+def test_the_chosen_strength_shifts_most_ahead_or_else_most_back(
+    shifts: dict[float, float], expected: float | None
+) -> None:
+    assert chosen_strength(shifts) == expected
+
+
 # --------------------------------------------------------------- all together
 
 
@@ -151,17 +184,19 @@ def noise(random: np.random.Generator, prompts: int, share: float, counted: bool
     ("counted", "share"), [(False, 0.0), (True, 0.5), (True, 0.1)], ids=["log-probability", "half", "rare"]
 )
 def test_noise_is_called_steering_no_more_often_than_the_rate(counted: bool, share: float) -> None:
-    """All targets of an evaluation are noise: in at most 5% of evaluations is any called `steers`."""
+    """All targets of an evaluation are noise: in at most 5% of evaluations is any called `steers`.
+
+    Nor is any called `steers the other way` more often.
+    """
     random, evaluations = np.random.default_rng(7), 150
-    wrong = sum(
-        any(
-            item.verdict == "steers"
-            for item in with_verdicts([noise(random, 24, share, counted) for _ in range(2)])
-        )
-        for _ in range(evaluations)
-    )
-    # Expected are at most 7.5; 16 or more would come of fewer than one time in a hundred.
-    assert wrong < 16
+    wrong = {"steers": 0, "steers the other way": 0}
+    for _ in range(evaluations):
+        found = with_verdicts([noise(random, 24, share, counted) for _ in range(2)])
+        told = {point.verdict for item in found for point in item.points}
+        for verdict in wrong:
+            wrong[verdict] += verdict in told
+    # Expected are at most 7.5 of either; 16 or more would come of fewer than one time in a hundred.
+    assert max(wrong.values()) < 16
 
 
 @settings(max_examples=25, deadline=None)

@@ -86,16 +86,35 @@ def percentile_95(random: Sequence[float]) -> float:
     return float(np.percentile(random, 95))
 
 
+def percentile_5(random: Sequence[float]) -> float:
+    """5th percentile, between the two nearest of them."""
+    return float(np.percentile(random, 5))
+
+
 def verdict(shift: float, percentiles: Sequence[float], q_value: float) -> Verdict:
-    """What a shift in the direction asked for is, beside random ones and after correction."""
+    """What a shift in the direction asked for is, beside the random ones' 95th percentiles and corrected."""
     if shift <= 0 or any(shift <= item for item in percentiles):
         return "indistinguishable from random"
     return "steers" if q_value <= DISCOVERY_RATE else "weak"
 
 
+def steers_back(shift: float, percentiles: Sequence[float], q_value: float) -> bool:
+    """Whether a shift goes the other way than was asked for: below the random ones' 5th percentiles.
+
+    `q_value` is the corrected one of a shift as low as this.
+    """
+    return shift < 0 and all(shift < item for item in percentiles) and q_value <= DISCOVERY_RATE
+
+
 def better(verdicts: Sequence[Verdict | None]) -> Verdict | None:
     """The best of several; None where none was told."""
-    order: tuple[Verdict, ...] = ("steers", "weak", "indistinguishable from random", "too few prompts")
+    order: tuple[Verdict, ...] = (
+        "steers",
+        "weak",
+        "steers the other way",
+        "indistinguishable from random",
+        "too few prompts",
+    )
     return next((item for item in order if item in verdicts), None)
 
 

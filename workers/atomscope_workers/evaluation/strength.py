@@ -1,9 +1,9 @@
-"""The largest strength that a budget allows: the answer to how far a dial may be turned."""
+"""The largest strength that a budget allows, and the best of several within it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from atomscope.steering.apply import LARGEST
 
@@ -40,3 +40,14 @@ def largest_strength(within: Callable[[float], bool]) -> float | None:
         else:
             high = middle
     return low
+
+
+def chosen_strength(shifts: Mapping[float, float]) -> float | None:
+    """The strength of the largest shift; where none is in the direction asked for, of the largest one back.
+
+    Of equal ones the least; None of none. `shifts` are signed: above 0 is in the direction asked for.
+    """
+    ahead = max(shifts, key=lambda item: (shifts[item], -abs(item)), default=None)
+    if ahead is None or shifts[ahead] > 0:
+        return ahead
+    return max(shifts, key=lambda item: (-shifts[item], -abs(item)))

@@ -6,7 +6,7 @@ everything that is told, random directions included, is measured on the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,7 @@ from atomscope_workers.evaluation.material import FEWEST_PROMPTS
 from atomscope_workers.evaluation.passes import Passes
 from atomscope_workers.evaluation.probe import Probe, Said
 from atomscope_workers.evaluation.prompts import Asked, Halves, shown
+from atomscope_workers.evaluation.strength import chosen_strength
 from atomscope_workers.evaluation.texts import Texts
 
 _SHARES = (1.0, 0.5, 0.25)
@@ -149,8 +150,9 @@ def _measured(
     second = (invited.inviting.report, invited.neutral.report)
     base = sweep.ask(first, None)
     selection = {item: sweep.shift(sweep.ask(first, item), base, item) for item in strengths}
+    within = {item: shift for item, shift in selection.items() if curve.within(item)}
     up, down = (
-        _chosen([item for item in strengths if item * sign > 0 and curve.within(item)], selection)
+        chosen_strength({item: shift for item, shift in within.items() if item * sign > 0})
         for sign in (1, -1)
     )
     base = sweep.ask(second, None)
@@ -207,11 +209,6 @@ def _measured(
         answers=_answers(second, base, sides[0], sides[1], query.answers) if probe.counts else [],
         others={} if down is None else bench.texts.others(invited.target, dial, down),
     )
-
-
-def _chosen(strengths: Sequence[float], shifts: Mapping[float, float]) -> float | None:
-    """The strength of the largest shift; of equal ones the least."""
-    return max(strengths, key=lambda item: (shifts[item], -abs(item)), default=None)
 
 
 def _taken(strength: float | None, points: Sequence[EvaluationPoint]) -> Chosen | None:
