@@ -5,8 +5,8 @@
 A tiny Llama of random weights, a LoRA and documents of random words. Inputs and outputs lie in SeaweedFS,
 started for the occasion, and every unit sees them as a worker's does. The plan is made in one process;
 extraction, curvature and the sketch run in another one, whose seconds a document and peak memory are printed
-for every size, with the slope of log seconds over log documents. Then the shards of the first size are
-extracted by one process of one thread, and by two at once, in turn.
+for every size, with the slope of log seconds over log documents. Then an audit of `--shared` documents, its
+artifacts in a folder, is extracted by one process of one thread, and by two at once, in turn.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -173,6 +174,7 @@ def child(store: ObjectStore, audit: str, what: str, fence: int) -> None:
         sys.stdin.readline()
         for index in range(part, shards, parts):
             run_unit(store, audit, "extract", index, fence + 1, planned)
+        print("done", flush=True)  # what is timed ends here, not with the interpreter
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": seconds, "peak": peak, "shards": shards}), flush=True)
 
@@ -206,21 +208,16 @@ def together(uri: str, audit: str, environment: dict[str, str], processes: int, 
             process.stdin.write("go\n")
             process.stdin.flush()
     for process in running:
+        if process.stdout is None or process.stdout.readline().strip() != "done":
+            raise SystemExit("a worker failed")
+    took = time.monotonic() - start
+    for process in running:
         finished(process)
-    return time.monotonic() - start
+    return took
 
 
-def main() -> None:
-    if sys.argv[1:2] == ["--child"]:
-        uri, audit, what, fence = sys.argv[2:]
-        child(open_store(uri), audit, what, int(fence))
-        return
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--documents", type=int, nargs="+", default=[1000, 10_000, 100_000])
-    parser.add_argument("--pairs", type=int, default=5, help="of runs by one process and by two")
-    args = parser.parse_args()
+def print_sizes(sizes: Sequence[int]) -> None:
+    """Cost and memory of a worker at every size, over real S3, and the slope of the first."""
     with s3_running() as server, tempfile.TemporaryDirectory() as folder:
         environment = server.environment | {"ATOMSCOPE_CACHE": str(Path(folder, "cache"))}
         os.environ.update(environment)
@@ -231,7 +228,7 @@ def main() -> None:
         print("| documents | loading s | ms a document: extract | curvature | project | peak MiB |")
         print("|---|---|---|---|---|---|")
         costs: list[float] = []
-        for count in args.documents:
+        for count in sizes:
             audit = f"aud_{count}"
             make_audit(store, audit, count, *refs)
             finished(start_child(uri, audit, "plan", environment))
@@ -242,16 +239,47 @@ def main() -> None:
             each = " | ".join(f"{1000 * took[stage] / count:.2f}" for stage in stages)
             print(f"| {count:,} | {took['loading']:.1f} | {each} | {found['peak']:.0f} |", flush=True)
         if len(costs) > 1:
-            slope = np.polyfit(np.log(args.documents), np.log(costs), 1)[0]
+            slope = np.polyfit(np.log(sizes), np.log(costs), 1)[0]
             print(f"\nslope of log(extract + project) over log(documents): {slope:.3f}")
+
+
+def print_shared(documents: int, pairs: int) -> None:
+    """How much faster two processes of one thread extract than one, artifacts on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {"ATOMSCOPE_CACHE": str(Path(folder, "cache"))}
+        uri = str(Path(folder, "store"))
+        store = open_store(uri)
+        base, adapter = model_folders(Path(folder))
+        audit = f"aud_{documents}"
+        make_audit(
+            store, audit, documents, put_folder(store, "base", base), put_folder(store, "adapter", adapter)
+        )
+        finished(start_child(uri, audit, "plan", environment))
         ratios: list[float] = []
-        for turn in range(args.pairs):
-            one = together(uri, f"aud_{args.documents[0]}", environment, 1, 10 + 4 * turn)
-            two = together(uri, f"aud_{args.documents[0]}", environment, 2, 12 + 4 * turn)
+        for turn in range(pairs):
+            one = together(uri, audit, environment, 1, 10 + 4 * turn)
+            two = together(uri, audit, environment, 2, 12 + 4 * turn)
             ratios.append(one / two)
-        if ratios:
-            told = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-            print(f"two processes of one thread against one: {statistics.median(ratios):.2f} times ({told})")
+    told = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    print(f"two processes of one thread against one: {statistics.median(ratios):.2f} times ({told})")
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--child"]:
+        uri, audit, what, fence = sys.argv[2:]
+        child(open_store(uri), audit, what, int(fence))
+        return
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--documents", type=int, nargs="*", default=[1000, 10_000, 100_000])
+    parser.add_argument("--pairs", type=int, default=5, help="of runs by one process and by two")
+    parser.add_argument("--shared", type=int, default=8000, help="documents that these extract")
+    args = parser.parse_args()
+    if args.documents:
+        print_sizes(args.documents)
+    if args.pairs:
+        print_shared(args.shared, args.pairs)
 
 
 if __name__ == "__main__":
