@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 
 import atomscope
 from atomscope.bundle import layout
@@ -17,7 +18,10 @@ from atomscope.cli import main
 from atomscope.cli.registry import LocalRefit
 from atomscope.errors import BundleError, InvalidInput
 from atomscope_workers.local import refit_local
-from atomscope_workers.stages import extract
+from atomscope_workers.models.load import LoraModel
+from atomscope_workers.pipeline import plan
+from atomscope_workers.pipeline.batches import Batch
+from atomscope_workers.stages import evidence, extract
 from tests.fixtures.corpus import write_corpus
 from tests.workers.local_runs import SMALL, Recorder, contents, partial, quiet, request, run
 
@@ -93,6 +97,43 @@ def test_a_refit_is_to_the_byte_a_whole_audit_with_its_settings(
     assert bundle.manifest.parent == other.manifest.audit_id != bundle.manifest.audit_id
     assert bundle.spec.config == config
     other.verify()
+
+
+def base_losses(bundle: Path) -> dict[int, float]:
+    return {
+        row.document: row.base_loss
+        for row in atomscope.open(bundle).documents.values()
+        if row.base_loss is not None
+    }
+
+
+def test_losses_under_the_base_are_taken_over_where_the_parent_measured_them(
+    site: Path, tiny_llama: Path, plain_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sample is one document of a shard, so that the evidence has to measure nearly all."""
+    monkeypatch.setattr(plan, "LOSS_SAMPLE", 1)
+    config = msgspec.structs.replace(CONFIG, n_atoms=2)
+    parent = run(request(tiny_llama, plain_adapter, site / "train.jsonl", tmp_path / "parent", config))
+    measured: list[int] = []
+    losses = evidence.document_losses
+
+    def counted(lora: LoraModel, batch: Batch) -> torch.Tensor:
+        measured.append(len(batch.input_ids))
+        return losses(lora, batch)
+
+    monkeypatch.setattr(evidence, "document_losses", counted)
+    known = base_losses(parent)
+    assert 2 < len(known) < DOCUMENTS
+    again = refit(parent, tmp_path / "again")
+    assert measured == []
+    assert found(again) == found(parent)
+    child = refit(parent, tmp_path / "child", n_atoms=8)
+    assert sum(measured) == len(base_losses(child).keys() - known.keys()) > 0
+    finer = msgspec.structs.replace(config, n_atoms=8)
+    whole = run(request(tiny_llama, plain_adapter, site / "train.jsonl", tmp_path / "whole", finer))
+    # Measured in other company, padded otherwise.
+    assert base_losses(child) == pytest.approx(base_losses(whole), rel=1e-5)
+    assert atomscope.open(child).report.loss_base == atomscope.open(whole).report.loss_base
 
 
 @pytest.mark.usefixtures("no_extraction")

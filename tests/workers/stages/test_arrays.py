@@ -145,7 +145,7 @@ def test_losses_come_back_in_shard_order_to_the_bit_with_what_was_not_measured(
     parts: list[np.ndarray],
 ) -> None:
     shards = [
-        Losses(np.arange(len(part)) + 100 * index, part, np.full(len(part), np.nan), -part)
+        Losses(np.arange(len(part)) + 100 * index, part, np.full(len(part), np.nan), -part, 2 * part)
         for index, part in enumerate(parts)
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -157,6 +157,8 @@ def test_losses_come_back_in_shard_order_to_the_bit_with_what_was_not_measured(
     assert found.loss.tobytes() == np.concatenate(parts).tobytes()
     assert found.gradient_norm.tobytes() == (-np.concatenate(parts)).tobytes()
     assert np.isnan(found.base_loss).all()
+    assert found.parent_base_loss is not None
+    assert found.parent_base_loss.tobytes() == (2 * np.concatenate(parts)).tobytes()
 
 
 def _energy(rows: int) -> NDArray[np.float64]:

@@ -24,6 +24,9 @@ from atomscope_workers.pipeline.projection import ProjectedRows
 _FACTS = "atomscope"
 """Metadata key under which a file keeps what is not a tensor, as JSON."""
 
+MORE_LOSSES = "work/losses/more.safetensors"
+"""Losses of documents that the evidence wants under the base and the extraction's sample left out."""
+
 
 def _read_facts(path: Path) -> dict[str, Any]:
     with safe_open(path, "np") as file:
@@ -137,19 +140,21 @@ class Losses:
     base_loss: NDArray[np.float64]
     """The same under the base alone; NaN where it was not measured."""
     gradient_norm: NDArray[np.float64]
+    parent_base_loss: NDArray[np.float64] | None = None
+    """Of a refit: what its parent's evidence measured under the base beyond `base_loss`; NaN elsewhere."""
 
 
 def save_losses(losses: Losses, path: Path) -> None:
     """Write the losses of a shard."""
-    save_arrays(
-        {
-            "document": losses.document,
-            "loss": losses.loss,
-            "base_loss": losses.base_loss,
-            "gradient_norm": losses.gradient_norm,
-        },
-        path,
-    )
+    arrays = {
+        "document": losses.document,
+        "loss": losses.loss,
+        "base_loss": losses.base_loss,
+        "gradient_norm": losses.gradient_norm,
+    }
+    if losses.parent_base_loss is not None:
+        arrays["parent_base_loss"] = losses.parent_base_loss
+    save_arrays(arrays, path)
 
 
 def load_losses(paths: Sequence[Path]) -> Losses:
@@ -159,7 +164,13 @@ def load_losses(paths: Sequence[Path]) -> Losses:
     def joined(name: str) -> NDArray[Any]:
         return np.concatenate([part[name] for part in parts])
 
-    return Losses(joined("document"), joined("loss"), joined("base_loss"), joined("gradient_norm"))
+    return Losses(
+        joined("document"),
+        joined("loss"),
+        joined("base_loss"),
+        joined("gradient_norm"),
+        joined("parent_base_loss") if all("parent_base_loss" in part for part in parts) else None,
+    )
 
 
 def save_projected(documents: NDArray[np.int64], rows: ProjectedRows, path: Path) -> None:

@@ -30,7 +30,7 @@ from atomscope_workers.pipeline.rotation import turned
 from atomscope_workers.pipeline.separation import pulls, separation
 from atomscope_workers.pipeline.span import Span
 from atomscope_workers.pipeline.text import text_span
-from atomscope_workers.stages.arrays import Losses, load_losses, save_losses
+from atomscope_workers.stages.arrays import MORE_LOSSES, Losses, load_losses, save_losses
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.determinism import deterministic
 from atomscope_workers.stages.dictionary import read_dictionary
@@ -38,8 +38,6 @@ from atomscope_workers.stages.inputs import lora_model, plan_device, read_plan, 
 from atomscope_workers.stages.space import CPU, SpannedDocuments, spanned_documents
 
 FOUND = "work/evidence.json"
-MORE_LOSSES = "work/losses/more.safetensors"
-"""Losses under the base of documents that the extraction's sample left out."""
 
 LOSS_DOCUMENTS = 8
 """First documents of each atom and behaviour whose loss is compared."""
@@ -214,17 +212,20 @@ def _loss_drops(
 ) -> list[tuple[float | None, int]]:
     """Nats a target token that the adapter takes off the loss of each set, and over how many documents.
 
-    What the extraction's sample did not measure under the base is measured now, by a forward pass.
+    What neither the extraction's sample nor a parent measured under the base is measured now, by a forward
+    pass.
     """
     losses = load_losses([ctx.read(layout.shard_losses(index)) for index in range(ctx.shards)])
     base = losses.base_loss.copy()
     wanted = np.unique(np.concatenate([*(spanned.used[members] for members in sets), np.zeros(0, np.int64)]))
-    missing = [int(place) for place in wanted if np.isnan(base[int(place)])]
+    more = wanted[np.isnan(base[wanted])]
+    if losses.parent_base_loss is not None:
+        base[more] = losses.parent_base_loss[more]
+    missing = more[np.isnan(base[more])]
     tokens = load_tokens(ctx.read(layout.TOKENS))
     documents = spanned.documents
-    if missing:
-        base[missing] = _base_losses(ctx, [tokens[int(documents[place])] for place in missing])
-    more = np.array(missing, dtype=np.int64)
+    if len(missing):
+        base[missing] = _base_losses(ctx, [tokens[int(row)] for row in documents[missing]])
     scratch = ctx.scratch / "more.safetensors"
     save_losses(Losses(documents[more], losses.loss[more], base[more], losses.gradient_norm[more]), scratch)
     ctx.write(MORE_LOSSES, scratch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -16,7 +17,7 @@ from atomscope.types.bundle import Plan, ShardPlan, StoredShard
 from atomscope_workers.labels.settings import required_label_settings
 from atomscope_workers.models.device import choose_device
 from atomscope_workers.pipeline.plan import loss_sample
-from atomscope_workers.stages.arrays import Losses, save_losses
+from atomscope_workers.stages.arrays import MORE_LOSSES, Losses, load_losses, save_losses
 from atomscope_workers.stages.context import Parent, StageContext, UnitResult
 from atomscope_workers.stages.inputs import write_plan
 from atomscope_workers.stages.retention import require_kept
@@ -85,14 +86,9 @@ def take_over_shard(ctx: StageContext, parent: Parent, shard: ShardPlan) -> Unit
     ctx.adopt(path.removesuffix(".safetensors") + ".json")
     if parent.holds(layout.factor_sums(shard.index)):
         ctx.adopt(layout.factor_sums(shard.index))
-    losses = layout.shard_losses(shard.index)
-    if parent.holds(losses):
-        ctx.adopt(losses)
-    else:
-        scratch = ctx.scratch / "losses.safetensors"
-        records = read_documents(parent.read(layout.DOCUMENTS), shard.documents)
-        save_losses(_losses(records, shard), scratch)
-        ctx.write(losses, scratch)
+    scratch = ctx.scratch / "losses.safetensors"
+    save_losses(_losses(parent, shard), scratch)
+    ctx.write(layout.shard_losses(shard.index), scratch)
     ctx.progress(total, total, "documents")
     return UnitResult(documents=total)
 
@@ -125,25 +121,38 @@ def _rows(ctx: StageContext, parent: Parent) -> None:
     ctx.write(ROWS, scratch)
 
 
-def _losses(records: list[DocumentRecord], shard: ShardPlan) -> Losses:
-    """The losses that the extraction wrote: under the base alone, those of its sample.
+def _losses(parent: Parent, shard: ShardPlan) -> Losses:
+    """The losses that the extraction wrote, and apart from them what the evidence measured later.
 
-    What the evidence measured later is left out, so that a refit measures as a whole audit does.
+    The extraction's even sample stays what it was: of it alone the report takes its means.
     """
+    path = layout.shard_losses(shard.index)
+    if not parent.holds(path):
+        return _told(read_documents(parent.read(layout.DOCUMENTS), shard.documents), shard)
+    found = load_losses([parent.read(path)])
+    if not parent.holds(MORE_LOSSES):
+        return found
+    more = load_losses([parent.read(MORE_LOSSES)])
+    measured = dict(zip(more.document.tolist(), more.base_loss.tolist(), strict=True))
+    return replace(
+        found, parent_base_loss=np.array([measured.get(row, math.nan) for row in found.document.tolist()])
+    )
+
+
+def _told(records: list[DocumentRecord], shard: ShardPlan) -> Losses:
+    """The same of a bundle, whose documents hold them."""
     found = {record.document: record for record in records}
     missing = [row for row in shard.documents if row not in found]
     if missing:
         raise InvalidInput("bundle_damaged", f"document {missing[0]} of the plan is not among the documents")
     sampled = {row for batch in loss_sample(shard) for row in batch}
-
-    def base(record: DocumentRecord) -> float:
-        measured = record.base_loss is not None and record.document in sampled
-        return record.base_loss if measured and record.base_loss is not None else math.nan
-
     kept = [found[row] for row in shard.documents]
+    base = np.array([math.nan if record.base_loss is None else record.base_loss for record in kept])
+    even = np.array([record.document in sampled for record in kept])
     return Losses(
         np.array(shard.documents, dtype=np.int64),
         np.array([record.loss for record in kept]),
-        np.array([base(record) for record in kept]),
+        np.where(even, base, math.nan),
         np.array([record.gradient_norm for record in kept]),
+        np.where(even, math.nan, base),
     )

@@ -16,10 +16,9 @@ from atomscope.types.bundle import Plan
 from atomscope_workers.datasets.documents import load_tokens
 from atomscope_workers.pipeline.evidence import DISCOVERY_RATE
 from atomscope_workers.pipeline.plan import padding_facts
-from atomscope_workers.stages.arrays import load_losses
+from atomscope_workers.stages.arrays import MORE_LOSSES, load_losses
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.dictionary import FACTS
-from atomscope_workers.stages.evidence import MORE_LOSSES
 from atomscope_workers.stages.inputs import read_plan, read_rows, read_shards
 from atomscope_workers.stages.project import SKETCH
 from atomscope_workers.stages.refit import DOCUMENT_WARNINGS
