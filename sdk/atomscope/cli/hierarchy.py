@@ -37,7 +37,7 @@ def tree_text(tree: Hierarchy, atoms: Sequence[Atom], behaviours: Sequence[Behav
         merge = tree.merges[number - count]
         return f"{merge.height:.3f}, {counted(merge.size, 'atom')}"
 
-    lines = [f"cut at {tree.cut:.3f} (one minus the average cosine of mean documents)"]
+    lines = [f"cut at {tree.cut:.3f} (how far apart what is joined may lie)"]
     # Not by recursion: a tree may be as deep as it has atoms.
     waiting: list[tuple[int, int, bool]] = [(count + len(tree.merges) - 1, 0, False)]
     while waiting:

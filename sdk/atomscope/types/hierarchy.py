@@ -9,7 +9,7 @@ import msgspec
 from atomscope.errors import UsageError
 
 HIGHEST = 2
-"""One minus the lowest cosine there is."""
+"""No merge lies higher: one minus the lowest cosine there is."""
 
 
 class Merge(msgspec.Struct, kw_only=True, frozen=True):
@@ -18,13 +18,14 @@ class Merge(msgspec.Struct, kw_only=True, frozen=True):
     left: int
     right: int
     height: float
-    """One minus the average cosine between the mean documents of the atoms of either side, 0 to 2."""
+    """How far apart its sides lay, 0 to 2: one minus the cosine between the sums of their documents, times
+    a root of the lesser side's weight; and no less than the merge before it."""
     size: int
     """Atoms under it."""
 
 
 class Hierarchy(msgspec.Struct, kw_only=True, frozen=True):
-    """`atoms/hierarchy.json`: average linkage over the atoms that are grouped into behaviours.
+    """`atoms/hierarchy.json`: the tree over the atoms that are grouped into behaviours.
 
     Node `i` below the number of atoms is the atom `atoms[i]`; after these come the merges, in order.
     Raises `msgspec.ValidationError` on decoding what is no tree over the atoms, or one whose heights fall.

@@ -98,7 +98,7 @@ def test_the_tree_is_printed_indented_best_first_with_nothing_that_acts(run: Run
     assert not set(done.out) & UNSAFE
     shown = [line.split(":")[0] for line in done.out.splitlines()]
     assert shown == [
-        "cut at 0.750 (one minus the average cosine of mean documents)",
+        "cut at 0.750 (how far apart what is joined may lie)",
         "0.875, 3 atoms",
         "  behaviour 3, rank 1",
         "    atom 5",

@@ -6,25 +6,24 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from atomscope.types.hierarchy import Hierarchy
 from atomscope_workers.pipeline.behaviours import CUT
+from atomscope_workers.pipeline.grouping import Grouping, Products, group_atoms
 from atomscope_workers.pipeline.hierarchy import hierarchy
-from atomscope_workers.pipeline.merging import Grouping, group_atoms
 
 
-def _cosines(count: int, seed: int, decimals: int) -> NDArray[np.float64]:
+def _products(count: int, seed: int, decimals: int) -> Products:
     """Cosines of random vectors, rounded so that many are equal: ties are where a cut could go astray."""
     rows = np.random.default_rng(seed).normal(size=(count, 3)) + 0.5
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.round(rows @ rows.T, decimals)
+    return Products(np.round(rows @ rows.T, decimals), np.zeros(count))
 
 
 def _grouped(count: int, seed: int, decimals: int, most: int) -> tuple[list[int], Grouping, Hierarchy]:
     random = np.random.default_rng(seed)
     atoms = random.permutation(3 * count)[:count].tolist()
-    grouping = group_atoms(_cosines(count, seed, decimals), random.random(count), cut=CUT, most=most)
+    grouping = group_atoms(_products(count, seed, decimals), random.random(count), cut=CUT, most=most)
     return atoms, grouping, hierarchy(atoms, grouping)
 
 
@@ -49,20 +48,11 @@ def test_the_stored_cut_gives_the_groups_and_every_atom_is_once_in_a_tree_whose_
     assert [sorted(group) for group in tree.groups(2.0)] == ([sorted(atoms)] if atoms else [])
 
 
-@given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=30, deadline=None)
-def test_a_height_is_one_minus_the_average_cosine_of_either_side(seed: int) -> None:
-    cosines = _cosines(12, seed, 9)
-    tree = hierarchy(range(12), group_atoms(cosines, np.ones(12), cut=CUT, most=5))
-    members = [[place] for place in range(12)]
-    for merge in tree.merges:
-        left, right = members[merge.left], members[merge.right]
-        assert merge.height == pytest.approx(1 - cosines[np.ix_(left, right)].mean(), abs=1e-9)
-        members.append(left + right)
-
-
-def test_the_cut_is_the_stated_one_unless_more_had_to_be_joined() -> None:
+def test_a_height_is_how_far_apart_two_even_sides_lay() -> None:
     cosines = np.array([[1.0, 0.9, 0.1], [0.9, 1.0, 0.1], [0.1, 0.1, 1.0]])
-    assert hierarchy([4, 7, 2], group_atoms(cosines, np.ones(3), cut=CUT, most=9)).cut == 1 - CUT
-    forced = hierarchy([4, 7, 2], group_atoms(cosines, np.ones(3), cut=CUT, most=1))
-    assert forced.cut == forced.merges[-1].height == pytest.approx(0.9)
+    tree = hierarchy([4, 7, 2], group_atoms(Products(cosines, np.zeros(3)), np.ones(3), cut=CUT, most=9))
+    assert tree.cut == CUT
+    # The sum of the first two has a norm of sqrt(3.8), and a product of 0.2 with the third.
+    assert [merge.height for merge in tree.merges] == pytest.approx([0.1, 1 - 0.2 / np.sqrt(3.8)])
+    forced = hierarchy([4, 7, 2], group_atoms(Products(cosines, np.zeros(3)), np.ones(3), cut=CUT, most=1))
+    assert forced.cut == forced.merges[-1].height

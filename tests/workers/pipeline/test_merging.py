@@ -10,7 +10,7 @@ from atomscope.types.spec import AuditConfig
 from atomscope_workers.pipeline.alternating import learn
 from atomscope_workers.pipeline.behaviours import MEMBERSHIPS, behaviour_count, strengths
 from atomscope_workers.pipeline.dictionary import dictionary_size, fit, piece_count, resolve_signs
-from atomscope_workers.pipeline.merging import group_atoms, mean_document_cosines, merge_pieces
+from atomscope_workers.pipeline.merging import joined, mean_document_cosines, merge_pieces
 from atomscope_workers.pipeline.span import unit_gram, unit_rows
 from tests.workers.pipeline.spans import clustered
 
@@ -38,17 +38,12 @@ def test_merging_by_inner_products_is_merging_by_rows() -> None:
     )
 
 
-def test_alike_atoms_are_joined_however_few_groups_that_leaves_and_others_only_to_keep_the_limit() -> None:
-    cosines = np.array([[1.0, 0.9, 0.1], [0.9, 1.0, 0.1], [0.1, 0.1, 1.0]])
-    totals = np.array([1.0, 1.0, 5.0])
-    assert [group.tolist() for group in group_atoms(cosines, totals, cut=0.3, most=9).groups] == [[2], [0, 1]]
-    assert [group.tolist() for group in group_atoms(cosines, totals, cut=2.0, most=9).groups] == [
-        [2],
-        [0],
-        [1],
-    ]
-    assert [group.tolist() for group in group_atoms(cosines, totals, cut=2.0, most=1).groups] == [[0, 1, 2]]
-    assert group_atoms(np.zeros((0, 0)), np.zeros(0), cut=0.3, most=9).groups == ()
+def test_the_most_alike_pieces_are_joined_first_until_so_many_are_left() -> None:
+    cosines = np.array([[1.0, 0.1, 0.9], [0.1, 1.0, 0.1], [0.9, 0.1, 1.0]])
+    assert [group.tolist() for group in joined(cosines, 3)] == [[0], [1], [2]]
+    assert sorted(group.tolist() for group in joined(cosines, 2)) == [[0, 2], [1]]
+    assert [group.tolist() for group in joined(cosines, 1)] == [[0, 1, 2]]
+    assert joined(np.zeros((0, 0)), 9) == []
 
 
 def test_a_document_belongs_to_its_strongest_behaviours_alone() -> None:

@@ -1,8 +1,7 @@
 """Behaviours: atoms that pull the same documents the same way, grouped into what a reviewer can read.
 
-Atoms are joined as `merging` joins pieces: those that are at least so alike, and then on, the most alike
-first, until no more than a stated number are left. A document's strength on a behaviour is the sum of its
-codes on the behaviour's atoms.
+`grouping` joins atoms that lie near enough, and then on, the nearest first, until no more than a stated
+number are left. A document's strength on a behaviour is the sum of its codes on the behaviour's atoms.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from numpy.typing import NDArray
 
 MEMBERSHIPS = 3
 """Behaviours to which one document can belong."""
-CUT = 0.3
-"""Average cosine of mean documents from which atoms are one behaviour, however few there are."""
+CUT = 0.7
+"""Height up to which atoms are one behaviour, however few there are: a cosine of 0.3 between average ones."""
 FEWEST, MOST = 4, 40
 
 

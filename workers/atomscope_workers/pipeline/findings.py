@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from atomscope.types.spec import AuditConfig
@@ -13,7 +12,7 @@ from atomscope_workers.pipeline.atoms import memberships
 from atomscope_workers.pipeline.behaviours import CUT, behaviour_count, strengths
 from atomscope_workers.pipeline.completion import completed
 from atomscope_workers.pipeline.dictionary import dictionary_size, fit, resolve_signs
-from atomscope_workers.pipeline.merging import Grouping, group_atoms, mean_document_cosines
+from atomscope_workers.pipeline.grouping import Grouping, group_atoms, summed_products
 from atomscope_workers.pipeline.span import Span
 
 
@@ -53,7 +52,6 @@ def group(
     """
     kept = np.array([member.index for member in memberships(strength, config.min_active)], dtype=np.int64)
     positive, strength = codes[:, kept].clip(min=0), strength[:, kept]
-    cosines = mean_document_cosines(span, torch.from_numpy(positive).float().to(span.device))
     most = behaviour_count(config.behaviours, len(codes))
-    grouping = group_atoms(cosines, positive.sum(0), cut=CUT, most=most)
+    grouping = group_atoms(summed_products(span, positive), positive.sum(0), cut=CUT, most=most)
     return Findings(kept, strength, grouping, strengths(strength, grouping.groups))

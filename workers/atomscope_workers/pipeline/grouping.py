@@ -1,0 +1,152 @@
+"""Which atoms are one behaviour: a tree over them, and its cut.
+
+An atom stands for the sum of the documents that use it, weighted by their codes, in the whitened space. How
+alike two sums are is told by the products of *different* documents alone: a document's product with itself
+says nothing of others, and is most of the norm of an atom of few documents, which would be like nothing else.
+
+Two groups a and b of cosine c lie apart by (1 - c) s^(1/12), s the total code of the lesser over that of an
+average atom. The nearest are joined first, their sums added. So a fragment goes to what it is a fragment of
+before two behaviours that are hardly alike are made one, and what is rare stays by itself while it is like
+nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from atomscope.types.hierarchy import HIGHEST
+from atomscope_workers.pipeline.span import Span
+
+EXPONENT = 1 / 12
+"""Of the lesser's weight: an atom of a tenth of the average counts as a sixth nearer."""
+_LEAST = 0.1
+"""Of the products of documents with themselves: the least that those of different ones count as."""
+
+Table = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The atoms' tree and its cut."""
+
+    groups: tuple[NDArray[np.int64], ...]
+    """Positions of the atoms of each group, rising; groups by falling total code."""
+    tree: Table
+    """As scipy's linkage matrix (K - 1, 4) over the atoms given: two nodes, their height, the atoms below.
+
+    A height is how far apart they lay, at most 2; that of a join nearer than one before it is raised to that.
+    """
+    cut: float
+    """Height up to which they were joined."""
+
+
+@dataclass(frozen=True)
+class Products:
+    """Inner products (K, K) of the atoms' summed documents."""
+
+    different: Table
+    """Over pairs of different documents."""
+    same: Table
+    """(K,): on the diagonal, over pairs of a document and itself."""
+
+
+def summed_products(span: Span, codes: Table) -> Products:
+    """Products of the sums of documents, from codes (N, K); codes below zero count as none."""
+    weights = torch.from_numpy(codes.clip(min=0)).float().to(span.device)
+    sums = span.combine(weights.T.contiguous())
+    # Documents are of unit norm, so that of one with itself is the product of its weights.
+    doubled = weights.double()
+    same = doubled.T @ doubled
+    found = (span.inner(sums, sums).double() - same).cpu().numpy()
+    return Products((found + found.T) / 2, same.diagonal().cpu().numpy())
+
+
+def group_atoms(products: Products, totals: Table, *, cut: float, most: int) -> Grouping:
+    """Join atoms (K) that lie no further apart than `cut`, and on until at most `most` groups are left.
+
+    `totals` (K,) are the atoms' summed codes.
+    """
+    count = len(totals)
+    tree = _tree(products, totals)
+    forced = float(tree[count - most - 1, 2]) if count > most else 0.0
+    height = max(cut, forced)
+    members: dict[int, list[int]] = {node: [node] for node in range(count)}
+    for node, (left, right, apart, _) in enumerate(tree.tolist(), start=count):
+        if apart > height:
+            break
+        members[node] = members.pop(int(left)) + members.pop(int(right))
+    groups = [np.array(sorted(group), dtype=np.int64) for group in members.values()]
+    groups.sort(key=lambda group: (-float(totals[group].sum()), int(group[0])))
+    return Grouping(tuple(groups), tree, height)
+
+
+def _tree(products: Products, totals: Table) -> Table:
+    """Every join (K - 1, 4), the nearest first."""
+    count = len(totals)
+    found = np.zeros((max(count - 1, 0), 4))
+    if count < 2:
+        return found
+    joining = _Joining(products, totals)
+    highest = 0.0
+    for step in range(count - 1):
+        left, right, apart = joining.nearest()
+        highest = max(highest, apart)
+        nodes = sorted((joining.node[left], joining.node[right]))
+        joining.join(left, right, count + step)
+        found[step] = (*nodes, highest, joining.size[left])
+    return found
+
+
+class _Joining:
+    """Groups as they are joined, each in the row of its first atom."""
+
+    def __init__(self, products: Products, totals: Table) -> None:
+        self._different, self._same = products.different.copy(), products.same.copy()
+        mean = float(totals.mean())
+        # An atom of no weight at all has no lesser claim to stand alone.
+        self._weight = np.where(totals > 0, totals / mean, 1.0) if mean > 0 else np.ones(len(totals))
+        self.node = list(range(len(totals)))
+        self.size = np.ones(len(totals), dtype=np.int64)
+        self._gone = np.zeros(len(totals), dtype=np.bool_)
+        self._apart = np.stack([self._from(row) for row in range(len(totals))])
+        self._next = self._apart.argmin(1)
+        self._least = self._apart.min(1)
+
+    def nearest(self) -> tuple[int, int, float]:
+        """The two rows that lie nearest, the lower first, and how far apart."""
+        row = int(self._least.argmin())
+        other = int(self._next[row])
+        return min(row, other), max(row, other), float(self._least[row])
+
+    def join(self, kept: int, gone: int, node: int) -> None:
+        """Make one group of two rows."""
+        self._different[kept] += self._different[gone]
+        self._different[:, kept] += self._different[:, gone]
+        self._same[kept] += self._same[gone]
+        self._weight[kept] += self._weight[gone]
+        self.size[kept] += self.size[gone]
+        self.node[kept] = node
+        self._gone[gone] = True
+        self._apart[gone] = self._apart[:, gone] = np.inf
+        row = self._from(kept)
+        self._apart[kept] = self._apart[:, kept] = row
+        self._least[gone] = np.inf
+        stale = np.flatnonzero(np.isin(self._next, (kept, gone)) & ~self._gone)
+        stale = np.union1d(stale, [kept])
+        self._next[stale], self._least[stale] = self._apart[stale].argmin(1), self._apart[stale].min(1)
+        nearer = row < self._least
+        self._next[nearer], self._least[nearer] = kept, row[nearer]
+
+    def _from(self, row: int) -> Table:
+        """How far every other row lies from one."""
+        norms = np.maximum(self._different.diagonal(), _LEAST * self._same).clip(1e-30)
+        cosines = (self._different[row] / np.sqrt(norms * norms[row])).clip(-1, 1)
+        lesser = np.minimum(self._weight, self._weight[row])
+        apart: Table = ((1 - cosines) * lesser**EXPONENT).clip(max=HIGHEST)
+        apart[self._gone] = np.inf
+        apart[row] = np.inf
+        return apart
