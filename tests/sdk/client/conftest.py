@@ -6,8 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from atomscope.client import _jobs
 from tests.sdk.client.scenario import Ask
 from tests.sdk.client.server import ScriptedServer, serving
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first pause so short that a job is waited for in no time."""
+    monkeypatch.setattr(_jobs, "FIRST_PAUSE", 0.01)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import pytest
 
 import atomscope
 from atomscope import UsageError
-from atomscope.client import _jobs
 from tests.sdk.client.samples import AUDIT, an_id, attribution, attribution_result, audit
 from tests.sdk.client.scenario import Ask
 from tests.sdk.client.server import Answer, ScriptedServer, problem
@@ -18,10 +17,7 @@ ASKED = f"/v1/audits/{AUDIT}/attributions"
 MADE = f"{ASKED}/{an_id('atr')}"
 MESSAGES = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "c"}]
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_jobs, "FIRST_PAUSE", 0.01)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture

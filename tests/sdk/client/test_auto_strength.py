@@ -7,17 +7,13 @@ from typing import Any
 import pytest
 
 from atomscope import SteeringError, UsageError
-from atomscope.client import _jobs
 from tests.sdk.client.samples import AUDIT, audit, evaluated_target, evaluation, evaluation_result, steered
 from tests.sdk.client.scenario import Ask
 from tests.sdk.client.server import Answer, ScriptedServer
 
 ASKED = f"/v1/audits/{AUDIT}/evaluations"
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_jobs, "FIRST_PAUSE", 0.01)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 import atomscope
 from atomscope import EvaluationTarget, NamedDetector, Prompt, Sampling, UsageError
 from atomscope.bundle.atom_list import AtomAttributes
-from atomscope.client import _jobs
 from atomscope.client._evaluations import make_evaluation
 from atomscope.types.atoms import Atom
 from atomscope.types.evaluation import EvaluationQuery
@@ -33,10 +32,7 @@ ASKED = f"/v1/audits/{AUDIT}/evaluations"
 MADE = f"{ASKED}/{an_id('evl')}"
 RUNNING = evaluation("running", progress={"done": 3, "total": 90, "unit": "steps"})
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_jobs, "FIRST_PAUSE", 0.01)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture
