@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BIN := .venv/bin
-# Processes share the cores: spinning threads of several of them starve each other.
+# Tests run in two processes, and start others: spinning threads of several of them starve each other.
 TEST_ENV := OMP_NUM_THREADS=1
 
 .PHONY: help install install-test demo test check format test-long bench bench-discovery lock clean
@@ -21,7 +21,7 @@ demo: install ## audit a small fine-tune, end to end, and steer it
 	@$(BIN)/atomscope demo
 
 test: check ## the checks, then the whole suite
-	$(TEST_ENV) $(BIN)/python -m pytest -m "not long"
+	$(TEST_ENV) $(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile
 
 check: install-test ## ruff, pyright and the import contracts
 	$(BIN)/ruff check .
