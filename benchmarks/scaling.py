@@ -255,6 +255,8 @@ def print_shared(documents: int, pairs: int) -> None:
             store, audit, documents, put_folder(store, "base", base), put_folder(store, "adapter", adapter)
         )
         finished(start_child(uri, audit, "plan", environment))
+        if shards_of(store, audit) < 2:
+            raise SystemExit(f"{documents} documents make one shard, which two processes cannot share")
         ratios: list[float] = []
         for turn in range(pairs):
             one = together(uri, audit, environment, 1, 10 + 4 * turn)
