@@ -87,6 +87,7 @@ def test_a_folder_that_is_no_model_is_refused(tenant: Tenant, folder: Path, chan
 
 
 def test_uploads_past_their_time_are_closed_whether_complete_or_not(tenant: Tenant) -> None:
+    expire_uploads(tenant.deployment.database, tenant.deployment.store)  # of other tests
     pending = tenant.open_upload("dataset", DATASET)["id"]
     complete = tenant.upload("dataset", DATASET)
     young = tenant.upload("dataset", DATASET)

@@ -24,7 +24,7 @@ LIKELY: dict[str, Any] = {
 }  # fmt: skip
 WRITTEN: dict[str, Any] = {
     "targets": [
-        {"target": "behaviour:1", "name": "lists", "detector": {"type": "pattern", "pattern": "[a-h]"}}
+        {"target": "behaviour:0", "name": "lists", "detector": {"type": "pattern", "pattern": "[a-h]"}}
     ],
     "kl_budget": 0.3, "prompts": 8, "neutral_documents": 10, "random_at": "chosen", "answers": 2,
     "sampling": {"max_new_tokens": 4},
@@ -105,7 +105,7 @@ def test_what_goes_with_it_leaves_out_its_own_behaviour_and_documents(
 
 def test_answers_are_counted_and_kept_side_by_side(written: EvaluationResult) -> None:
     (found,) = written.targets
-    assert (found.target, found.name) == ("behaviour:1", "lists")
+    assert (found.target, found.name) == ("behaviour:0", "lists")
     assert found.baseline_inviting is not None
     assert found.baseline_neutral is not None
     assert found.baseline is not None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -24,10 +26,9 @@ Table = NDArray[np.float64]
 DOCUMENTS = 30
 
 
-def products(cosines: list[list[float]] | Table) -> Products:
+def products(*cosines: list[list[float]] | Table) -> list[Products]:
     """Of atoms of unit sums, of so many documents that what each is to itself does not count."""
-    found = np.array(cosines, dtype=np.float64)
-    return Products(found, np.zeros(len(found)))
+    return [Products(np.array(item, dtype=np.float64), np.zeros(len(item))) for item in cosines]
 
 
 def members(found: Grouping) -> list[list[int]]:
@@ -35,10 +36,13 @@ def members(found: Grouping) -> list[list[int]]:
 
 
 def drawn(count: int, seed: int) -> tuple[Table, torch.Tensor]:
-    """Codes (N, K), some of them 0, and documents that have something in common."""
+    """Codes (N, K) of atoms that are each at home in one of five clusters, and the clusters' documents."""
     random = np.random.default_rng(seed)
-    codes = random.random((DOCUMENTS, count)) * (random.random((DOCUMENTS, count)) < 0.4)
-    return codes, torch.from_numpy(random.normal(size=(DOCUMENTS, 8)) + 0.4).float()
+    clusters = random.integers(0, 5, DOCUMENTS)
+    rows = random.normal(size=(5, 12))[clusters] + 0.4 * random.normal(size=(DOCUMENTS, 12)) + 0.2
+    homes = random.integers(0, 5, count)
+    used = (clusters[:, None] == homes) | (random.random((DOCUMENTS, count)) < 0.1)
+    return random.random((DOCUMENTS, count)) * used, torch.from_numpy(rows).float()
 
 
 @given(st.integers(1, 8), st.integers(0, 2**32 - 1))
@@ -46,23 +50,31 @@ def drawn(count: int, seed: int) -> tuple[Table, torch.Tensor]:
 def test_products_are_those_of_different_documents_alone(count: int, seed: int) -> None:
     codes, rows = drawn(count, seed)
     unit = torch.nn.functional.normalize(rows.double()).numpy()
-    gram = unit @ unit.T
-    expected = codes.T @ (gram - np.eye(DOCUMENTS)) @ codes
     scale = np.abs(codes).sum() + 1
     for span in (unit_rows(rows), unit_gram(rows @ rows.T)):
-        found = summed_products(span, codes)
-        np.testing.assert_allclose(found.different, expected, atol=1e-5 * scale)
-        np.testing.assert_allclose(found.same, np.square(codes).sum(0), rtol=1e-5)
+        for found, documents in zip(summed_products(span, codes), (unit, unit - unit.mean(0)), strict=True):
+            gram = documents @ documents.T
+            expected = codes.T @ (gram - np.diag(gram.diagonal())) @ codes
+            np.testing.assert_allclose(found.different, expected, atol=1e-5 * scale)
+            same = np.square(codes).T @ gram.diagonal()
+            np.testing.assert_allclose(found.same, same, atol=1e-5 * scale)
 
 
 def test_codes_below_zero_count_as_none() -> None:
     codes, rows = drawn(3, 0)
     span = unit_rows(rows)
     found = summed_products(span, codes - 2 * (codes > 0.5) * codes)
-    np.testing.assert_allclose(found.different, summed_products(span, codes * (codes <= 0.5)).different)
+    for one, other in zip(found, summed_products(span, codes * (codes <= 0.5)), strict=True):
+        np.testing.assert_allclose(one.different, other.different)
 
 
-def reference(given: Products, totals: Table, cut: float, most: int) -> set[frozenset[int]]:
+def distinct(found: Grouping) -> bool:
+    """Whether no two joins are equal but for rounding: the last bits of a sum would decide between them."""
+    heights = found.tree[:, 2]
+    return bool((np.diff(heights) > 1e-5).all() and (abs(heights - CUT) > 1e-5).all() and heights[-1] < 1.99)
+
+
+def reference(given: Sequence[Products], totals: Table, cut: float, most: int) -> set[frozenset[int]]:
     """The same groups from the definition: all distances anew after every join."""
     groups = [[place] for place in range(len(totals))]
     weight = totals / totals.mean()
@@ -71,14 +83,16 @@ def reference(given: Products, totals: Table, cut: float, most: int) -> set[froz
         gather = np.zeros((len(totals), len(groups)))
         for column, group in enumerate(groups):
             gather[group, column] = 1
-        different, same = gather.T @ given.different @ gather, gather.T @ given.same
-        norms = np.sqrt(np.maximum(different.diagonal(), 0.1 * same).clip(1e-30))
-        cosines = np.clip(different / np.outer(norms, norms), -1, 1)
+        cosines = np.ones((len(groups), len(groups)))
+        for item in given:
+            different, same = gather.T @ item.different @ gather, gather.T @ item.same
+            norms = np.sqrt(np.maximum(different.diagonal(), 0.1 * same).clip(1e-30))
+            cosines = np.minimum(cosines, np.clip(different / np.outer(norms, norms), -1, 1))
         shares = gather.T @ weight
         apart = (1 - cosines) * np.minimum(shares[:, None], shares) ** EXPONENT
         np.fill_diagonal(apart, np.inf)
         left, right = np.unravel_index(int(apart.argmin()), apart.shape)
-        if len(groups) <= most and apart[left, right] > max(cut, highest):
+        if len(groups) <= most and max(highest, apart[left, right]) > cut:
             break
         highest = max(highest, float(apart[left, right]))
         groups[left] += groups[right]
@@ -94,11 +108,12 @@ def test_the_nearest_are_joined_first_and_distances_are_those_of_what_was_joined
     codes, rows = drawn(count, seed)
     given_products, totals = summed_products(unit_rows(rows), codes), codes.sum(0) + 0.01
     found = group_atoms(given_products, totals, cut=cut, most=most)
+    assume(distinct(found))
     assert {frozenset(group) for group in members(found)} == reference(given_products, totals, cut, most)
     assert sorted(place for group in members(found) for place in group) == list(range(count))
     assert len(found.groups) <= most
     heights = found.tree[:, 2]
-    assert (np.diff(heights) >= 0).all()
+    assert (np.diff(heights) > 0).all()
     assert found.cut >= cut
 
 
@@ -108,6 +123,7 @@ def test_the_order_of_atoms_changes_no_group(count: int, seed: int) -> None:
     codes, rows = drawn(count, seed)
     span, order = unit_rows(rows), np.random.default_rng(seed).permutation(count)
     straight = group_atoms(summed_products(span, codes), codes.sum(0), cut=CUT, most=5)
+    assume(distinct(straight))
     turned = group_atoms(summed_products(span, codes[:, order]), codes[:, order].sum(0), cut=CUT, most=5)
     assert {frozenset(order[group].tolist()) for group in turned.groups} == {
         frozenset(group) for group in members(straight)
@@ -116,9 +132,9 @@ def test_the_order_of_atoms_changes_no_group(count: int, seed: int) -> None:
 
 def test_atoms_of_few_documents_of_one_behaviour_are_alike_though_their_means_are_not() -> None:
     """Two atoms of three documents each share a cluster: most of a mean is its documents' noise."""
-    clusters = [0] * 6 + [1] * 3
+    clusters = [0] * 6 + [1] * 3 + [2 + item // 3 for item in range(60)]
     span = unit_rows(clustered(clusters, width=4000, noise=2.5))
-    codes = np.zeros((9, 3))
+    codes = np.zeros((69, 3))
     for atom in range(3):
         codes[3 * atom : 3 * atom + 3, atom] = 1.0
     means = span.combine(torch.from_numpy(codes.T.copy()).float())
@@ -144,6 +160,23 @@ def test_alike_atoms_are_joined_however_few_groups_that_leaves_and_others_only_t
     assert members(group_atoms(products(cosines), totals, cut=CUT, most=9)) == [[0, 1], [2]]
     assert members(group_atoms(products(cosines), totals, cut=0.05, most=9)) == [[0], [1], [2]]
     assert members(group_atoms(products(cosines), totals, cut=CUT, most=1)) == [[0, 1, 2]]
+
+
+def test_of_two_products_the_lesser_cosine_counts() -> None:
+    near, far = [[1.0, 0.9], [0.9, 1.0]], [[1.0, 0.1], [0.1, 1.0]]
+    for both in (products(near, far), products(far, near)):
+        assert members(group_atoms(both, np.ones(2), cut=CUT, most=2)) == [[0], [1]]
+    assert members(group_atoms(products(near, near), np.ones(2), cut=CUT, most=2)) == [[0, 1]]
+
+
+def test_atoms_of_noise_with_a_common_mean_are_not_one_behaviour() -> None:
+    rows = torch.randn(60, 400, generator=torch.Generator().manual_seed(0)) + 0.3
+    codes = np.zeros((60, 12))
+    codes[np.arange(60), np.arange(60) % 12] = 1.0
+    found = group_atoms(summed_products(unit_rows(rows), codes), codes.sum(0), cut=CUT, most=20)
+    assert len(found.groups) == 12
+    forced = group_atoms(summed_products(unit_rows(rows), codes), codes.sum(0), cut=CUT, most=5)
+    assert len(forced.groups) == 5
 
 
 def test_groups_stand_by_falling_total_code() -> None:

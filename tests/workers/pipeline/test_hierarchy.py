@@ -13,11 +13,11 @@ from atomscope_workers.pipeline.grouping import Grouping, Products, group_atoms
 from atomscope_workers.pipeline.hierarchy import hierarchy
 
 
-def _products(count: int, seed: int, decimals: int) -> Products:
+def _products(count: int, seed: int, decimals: int) -> list[Products]:
     """Cosines of random vectors, rounded so that many are equal: ties are where a cut could go astray."""
     rows = np.random.default_rng(seed).normal(size=(count, 3)) + 0.5
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return Products(np.round(rows @ rows.T, decimals), np.zeros(count))
+    return [Products(np.round(rows @ rows.T, decimals), np.zeros(count))]
 
 
 def _grouped(count: int, seed: int, decimals: int, most: int) -> tuple[list[int], Grouping, Hierarchy]:
@@ -50,9 +50,9 @@ def test_the_stored_cut_gives_the_groups_and_every_atom_is_once_in_a_tree_whose_
 
 def test_a_height_is_how_far_apart_two_even_sides_lay() -> None:
     cosines = np.array([[1.0, 0.9, 0.1], [0.9, 1.0, 0.1], [0.1, 0.1, 1.0]])
-    tree = hierarchy([4, 7, 2], group_atoms(Products(cosines, np.zeros(3)), np.ones(3), cut=CUT, most=9))
+    tree = hierarchy([4, 7, 2], group_atoms([Products(cosines, np.zeros(3))], np.ones(3), cut=CUT, most=9))
     assert tree.cut == CUT
     # The sum of the first two has a norm of sqrt(3.8), and a product of 0.2 with the third.
     assert [merge.height for merge in tree.merges] == pytest.approx([0.1, 1 - 0.2 / np.sqrt(3.8)])
-    forced = hierarchy([4, 7, 2], group_atoms(Products(cosines, np.zeros(3)), np.ones(3), cut=CUT, most=1))
+    forced = hierarchy([4, 7, 2], group_atoms([Products(cosines, np.zeros(3))], np.ones(3), cut=CUT, most=1))
     assert forced.cut == forced.merges[-1].height

@@ -3,6 +3,8 @@
 An atom stands for the sum of the documents that use it, weighted by their codes, in the whitened space. How
 alike two sums are is told by the products of *different* documents alone: a document's product with itself
 says nothing of others, and is most of the norm of an atom of few documents, which would be like nothing else.
+And they are told twice, of documents as they are and less the mean of all; the lesser cosine counts. In noise
+all atoms share that mean and nothing besides; with it gone, a rare atom may resemble what it merely lies by.
 
 Two groups a and b of cosine c lie apart by (1 - c) s^(1/12), s the total code of the lesser over that of an
 average atom. The nearest are joined first, their sums added. So a fragment goes to what it is a fragment of
@@ -12,6 +14,7 @@ nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +28,8 @@ EXPONENT = 1 / 12
 """Of the lesser's weight: an atom of a tenth of the average counts as a sixth nearer."""
 _LEAST = 0.1
 """Of the products of documents with themselves: the least that those of different ones count as."""
+_FURTHEST = HIGHEST - 1e-9
+"""Leaves room for heights that are raised."""
 
 Table = NDArray[np.float64]
 
@@ -38,7 +43,8 @@ class Grouping:
     tree: Table
     """As scipy's linkage matrix (K - 1, 4) over the atoms given: two nodes, their height, the atoms below.
 
-    A height is how far apart they lay, at most 2; that of a join nearer than one before it is raised to that.
+    A height is how far apart they lay, at most 2; that of a join no further than the one before it is raised
+    by the least bit above that one's, so that every number of groups has its height.
     """
     cut: float
     """Height up to which they were joined."""
@@ -54,21 +60,32 @@ class Products:
     """(K,): on the diagonal, over pairs of a document and itself."""
 
 
-def summed_products(span: Span, codes: Table) -> Products:
-    """Products of the sums of documents, from codes (N, K); codes below zero count as none."""
+def summed_products(span: Span, codes: Table) -> tuple[Products, Products]:
+    """Products of the sums of documents as they are, and of documents less the mean of all.
+
+    From codes (N, K); those below zero count as none.
+    """
     weights = torch.from_numpy(codes.clip(min=0)).float().to(span.device)
-    sums = span.combine(weights.T.contiguous())
-    # Documents are of unit norm, so that of one with itself is the product of its weights.
     doubled = weights.double()
-    same = doubled.T @ doubled
-    found = (span.inner(sums, sums).double() - same).cpu().numpy()
-    return Products((found + found.T) / 2, same.diagonal().cpu().numpy())
+    mean = span.combine(torch.full((1, len(codes)), 1 / max(len(codes), 1), device=span.device))
+    on_mean = span.products(mean)[:, 0].double()
+    # Documents are of unit norm; less the mean they are of these squared norms.
+    left = (1 - 2 * on_mean + span.inner(mean, mean).double()[0, 0]).clamp_min(0)
+
+    def products(combined: torch.Tensor, norms: torch.Tensor) -> Products:
+        sums = span.combine(combined.float().T.contiguous())
+        same = doubled.T @ (norms[:, None] * doubled)
+        found = (span.inner(sums, sums).double() - same).cpu().numpy()
+        return Products((found + found.T) / 2, same.diagonal().cpu().numpy())
+
+    # The sum of centred documents is the sum of documents under centred weights.
+    return products(doubled, torch.ones_like(left)), products(doubled - doubled.mean(0), left)
 
 
-def group_atoms(products: Products, totals: Table, *, cut: float, most: int) -> Grouping:
+def group_atoms(products: Sequence[Products], totals: Table, *, cut: float, most: int) -> Grouping:
     """Join atoms (K) that lie no further apart than `cut`, and on until at most `most` groups are left.
 
-    `totals` (K,) are the atoms' summed codes.
+    Of several products the least cosine counts. `totals` (K,) are the atoms' summed codes.
     """
     count = len(totals)
     tree = _tree(products, totals)
@@ -84,17 +101,17 @@ def group_atoms(products: Products, totals: Table, *, cut: float, most: int) -> 
     return Grouping(tuple(groups), tree, height)
 
 
-def _tree(products: Products, totals: Table) -> Table:
+def _tree(products: Sequence[Products], totals: Table) -> Table:
     """Every join (K - 1, 4), the nearest first."""
     count = len(totals)
     found = np.zeros((max(count - 1, 0), 4))
     if count < 2:
         return found
     joining = _Joining(products, totals)
-    highest = 0.0
+    highest = -1.0
     for step in range(count - 1):
         left, right, apart = joining.nearest()
-        highest = max(highest, apart)
+        highest = max(float(np.nextafter(highest, np.inf)), apart)
         nodes = sorted((joining.node[left], joining.node[right]))
         joining.join(left, right, count + step)
         found[step] = (*nodes, highest, joining.size[left])
@@ -104,8 +121,8 @@ def _tree(products: Products, totals: Table) -> Table:
 class _Joining:
     """Groups as they are joined, each in the row of its first atom."""
 
-    def __init__(self, products: Products, totals: Table) -> None:
-        self._different, self._same = products.different.copy(), products.same.copy()
+    def __init__(self, products: Sequence[Products], totals: Table) -> None:
+        self._products = [Products(item.different.copy(), item.same.copy()) for item in products]
         mean = float(totals.mean())
         # An atom of no weight at all has no lesser claim to stand alone.
         self._weight = np.where(totals > 0, totals / mean, 1.0) if mean > 0 else np.ones(len(totals))
@@ -124,9 +141,10 @@ class _Joining:
 
     def join(self, kept: int, gone: int, node: int) -> None:
         """Make one group of two rows."""
-        self._different[kept] += self._different[gone]
-        self._different[:, kept] += self._different[:, gone]
-        self._same[kept] += self._same[gone]
+        for item in self._products:
+            item.different[kept] += item.different[gone]
+            item.different[:, kept] += item.different[:, gone]
+            item.same[kept] += item.same[gone]
         self._weight[kept] += self._weight[gone]
         self.size[kept] += self.size[gone]
         self.node[kept] = node
@@ -143,10 +161,12 @@ class _Joining:
 
     def _from(self, row: int) -> Table:
         """How far every other row lies from one."""
-        norms = np.maximum(self._different.diagonal(), _LEAST * self._same).clip(1e-30)
-        cosines = (self._different[row] / np.sqrt(norms * norms[row])).clip(-1, 1)
+        cosines = np.ones(len(self._weight))
+        for item in self._products:
+            norms = np.maximum(item.different.diagonal(), _LEAST * item.same).clip(1e-30)
+            cosines = np.minimum(cosines, (item.different[row] / np.sqrt(norms * norms[row])).clip(-1, 1))
         lesser = np.minimum(self._weight, self._weight[row])
-        apart: Table = ((1 - cosines) * lesser**EXPONENT).clip(max=HIGHEST)
+        apart: Table = ((1 - cosines) * lesser**EXPONENT).clip(max=_FURTHEST)
         apart[self._gone] = np.inf
         apart[row] = np.inf
         return apart
