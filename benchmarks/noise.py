@@ -68,12 +68,12 @@ def main() -> None:
             report = open_bundle(run_local(request, lambda stage, progress: None)).report
             shutil.rmtree(out)
         q = [atom.evidence.q_value for atom in report.atoms if atom.evidence.q_value is not None]
-        grouped = [item.evidence.q_value or 0.0 for item in report.behaviours]
+        grouped = [item.evidence.q_value for item in report.behaviours]
         passing = sum(value <= RATE for value in q)
         shares.append(passing / max(1, len(report.atoms)))
         print(
             f"{draw:4d}  {len(report.atoms):5d}  {passing:4d}  {min(q, default=1):7.3f}  {len(grouped):10d}  "
-            f"{sum(value <= RATE for value in grouped):4d}",
+            f"{sum(value is not None and value <= RATE for value in grouped):4d}",
             flush=True,
         )
     print(f"mean share of atoms that pass: {np.mean(shares):.2%} over {args.draws} draws")
