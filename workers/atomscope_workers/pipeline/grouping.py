@@ -57,14 +57,14 @@ class Products:
     different: Table
     """Over pairs of different documents."""
     same: Table
-    """(K,): on the diagonal, over pairs of a document and itself. A group has the sum of its atoms', which leaves
-    out what a document is to itself across two of them: it only bounds from below what `different` says."""
+    """(K,): on the diagonal, over pairs of a document and itself. A group has the sum of its atoms', without
+    what a document is to itself across two of them: it only bounds `different` from below."""
 
 
 def summed_products(span: Span, codes: Table) -> tuple[Products, Products]:
     """Products of the sums of documents as they are, and of documents less the mean of all.
 
-    From codes (N, K), float64, of N unit documents; those below zero count as none. Squared units of the codes.
+    From codes (N, K), float64, of N unit documents; those below zero count as none.
     """
     weights = torch.from_numpy(codes.clip(min=0)).float().to(span.device)
     doubled = weights.double()
