@@ -1,10 +1,11 @@
 """A thinned training set and an adapter trained on it, for `rare.py`.
 
-    python benchmarks/thinned.py DATASET --base-model BASE --out FOLDER --labels NAME [NAME ...] --share 0.01
+    python benchmarks/thinned.py DATASET --base-model BASE --out FOLDER [--labels NAME ...] [--share 0.01]
 
 DATASET is JSONL with a `label` in every row. Of each label named, as many rows are kept, drawn at random, as
 make that share of the whole; all other rows stay, in order. FOLDER gets `train.jsonl` and `adapter`, trained
-as the adapter of the whole set was: rank 8 on q_proj and v_proj, 2 epochs, batches of 16, 5e-4 falling to 0.
+as the adapter of the whole set was: rank 8 on q_proj and v_proj, 2 epochs, batches of 16, 5e-4 falling to 0,
+where no option says otherwise. Without a label the whole set is trained on.
 """
 
 from __future__ import annotations
@@ -40,9 +41,12 @@ def main() -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--base-model", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--labels", nargs="+", required=True)
+    parser.add_argument("--labels", nargs="+", default=[])
     parser.add_argument("--share", type=float, default=0.01)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=RECIPE.epochs)
+    parser.add_argument("--batch", type=int, default=RECIPE.batch_documents, help="documents in one step")
+    parser.add_argument("--learning-rate", type=float, default=RECIPE.learning_rate)
     parser.add_argument("--bfloat16", action="store_true", help="the base in bfloat16, where the CPU can")
     args = parser.parse_args()
     lines = args.dataset.read_text(encoding="utf-8").splitlines()
@@ -58,7 +62,13 @@ def main() -> None:
         if step % 20 == 0 or step == steps:
             print(f"step {step} of {steps}, loss {loss:.2f}", flush=True)
 
-    recipe = replace(RECIPE, base_dtype="bfloat16") if args.bfloat16 else RECIPE
+    recipe = replace(
+        RECIPE,
+        epochs=args.epochs,
+        batch_documents=args.batch,
+        learning_rate=args.learning_rate,
+        base_dtype="bfloat16" if args.bfloat16 else "float32",
+    )
     finetune(args.base_model, data, args.out / "adapter", recipe, base_name="base", on_step=told)
 
 

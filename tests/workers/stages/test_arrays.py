@@ -145,7 +145,7 @@ def test_losses_come_back_in_shard_order_to_the_bit_with_what_was_not_measured(
     parts: list[np.ndarray],
 ) -> None:
     shards = [
-        Losses(np.arange(len(part)) + 100 * index, part, np.full(len(part), np.nan), -part, 2 * part)
+        Losses(np.arange(len(part)) + 100 * index, part, np.full(len(part), np.nan), -part, part / 2)
         for index, part in enumerate(parts)
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -158,7 +158,7 @@ def test_losses_come_back_in_shard_order_to_the_bit_with_what_was_not_measured(
     assert found.gradient_norm.tobytes() == (-np.concatenate(parts)).tobytes()
     assert np.isnan(found.base_loss).all()
     assert found.parent_base_loss is not None
-    assert found.parent_base_loss.tobytes() == (2 * np.concatenate(parts)).tobytes()
+    assert found.parent_base_loss.tobytes() == (np.concatenate(parts) / 2).tobytes()
 
 
 def _energy(rows: int) -> NDArray[np.float64]:
