@@ -7,7 +7,8 @@ BUNDLE is an audit of DATASET (JSONL with a `label` in every row) with the defau
 set is a part of its documents, so its inner products are a part of its Gram matrix: the adapter and the
 whitening are those of the whole set. `--as-is` leaves the set as it is, thinned and trained on by
 `thinned.py`; its seeds are those of the fit. Printed are, over the seeds, the mean average precision of the
-best atom and of the best behaviour, and where the best behaviour stands among all by tightness (0 is first).
+best atom and of the best behaviour, and where the best behaviour stands among all (0 is first); stability is
+not measured, and counts for none.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
 from atomscope.bundle import layout
+from atomscope.types.atoms import Evidence
 from atomscope.types.spec import AuditConfig
 from atomscope_workers.pipeline.dictionary import dictionary_size, fit, piece_count, resolve_signs
-from atomscope_workers.pipeline.evidence import tightness
+from atomscope_workers.pipeline.evidence import prominence
 from atomscope_workers.pipeline.findings import atom_strengths, group
+from atomscope_workers.pipeline.hierarchy import hierarchy
 from atomscope_workers.pipeline.merging import merge_pieces
+from atomscope_workers.pipeline.ranking import branches, scores
 from atomscope_workers.pipeline.separation import pulls
 from atomscope_workers.pipeline.span import GramSpan, unit_gram
 from atomscope_workers.stages.arrays import load_gram
@@ -63,9 +67,12 @@ def measured(
     for size in sizes:
         codes = resolve_signs(merge_pieces(span, pieces, size), config.solver).codes
         found = group(span, codes, atom_strengths(span, codes, config), config)
-        tight = tightness(pulls(span, found.behaviours), found.behaviours)
+        stands_out = prominence(pulls(span, found.behaviours), found.behaviours)
+        tree = hierarchy(found.kept, found.grouping)
+        branch = branches(tree, [found.kept[members].tolist() for members in found.grouping.groups])
+        score = np.array(scores([Evidence(prominence=float(item)) for item in stands_out], branch))
         behaviour, place = best(found.behaviours, wanted)
-        scored.append((best(found.atoms, wanted)[0], behaviour, float((tight > tight[place]).mean())))
+        scored.append((best(found.atoms, wanted)[0], behaviour, float((score > score[place]).mean())))
     return scored
 
 

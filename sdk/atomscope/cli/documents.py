@@ -23,6 +23,7 @@ def evidence_lines(evidence: Evidence) -> list[tuple[str, str | None]]:
     drop = shown(evidence.loss_drop, ".3f")
     return [
         ("tightness", tight and f"{tight}{null}"),
+        ("prominence", shown(evidence.prominence, ".1f")),
         ("separation", (parted := shown(evidence.separation, ".1f")) and f"{parted} nats"),
         ("p-value", shown(evidence.p_value, ".2g")),
         ("q-value", shown(evidence.q_value, ".2g")),

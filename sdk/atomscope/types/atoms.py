@@ -34,6 +34,8 @@ class Evidence(msgspec.Struct, kw_only=True, frozen=True):
     """Mean pairwise cosine of its documents in the whitened space, each pair weighted by both strengths."""
     null_tightness: float | None = None
     """Median of the same over what is found in surrogate documents; descriptive, not a test."""
+    prominence: float | None = None
+    """How far its pull on its documents lies above that on all, in standard deviations of the latter."""
     separation: float | None = None
     """Nats by which two groups describe how strongly it pulls the documents better than one."""
     p_value: float | None = None
@@ -82,7 +84,8 @@ class Atom(msgspec.Struct, kw_only=True, frozen=True):
     bottom_documents: list[DocumentRef]
     """Documents of negative code, strongest first."""
     score: float = 0.0
-    """Tightness times stability, 0 where the evidence is no better than chance; what `rank` follows."""
+    """Prominence times stability, over the square of its place within its behaviour; 0 where the evidence is
+    no better than chance. What `rank` follows."""
     share: float = 0.0
     """Share of the audited documents that are active on it, 0 to 1."""
     evidence: Evidence = Evidence()
@@ -114,7 +117,8 @@ class Behaviour(msgspec.Struct, kw_only=True, frozen=True):
     rank: int
     """Place by score, from 1."""
     score: float
-    """Tightness times stability, 0 where the evidence is no better than chance; what `rank` follows."""
+    """Prominence times stability, over the square of its place within its branch of the tree; 0 where the
+    evidence is no better than chance. What `rank` follows."""
     atoms: list[int]
     """Indices of its atoms, strongest first."""
     n_documents: int

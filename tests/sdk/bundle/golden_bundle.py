@@ -102,6 +102,7 @@ SPEC = AuditSpec(
 EVIDENCE = Evidence(
     tightness=0.5,
     null_tightness=0.0625,
+    prominence=7.5,
     separation=12.5,
     p_value=0.03125,
     q_value=0.0625,

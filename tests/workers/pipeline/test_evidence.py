@@ -9,14 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from atomscope.types.atoms import Evidence
 from atomscope.types.spec import AuditConfig
 from atomscope_workers.pipeline.dictionary import fit
 from atomscope_workers.pipeline.evidence import (
     benjamini_hochberg,
     column_cosines,
     p_values,
-    score,
+    prominence,
     stability,
     tightness,
 )
@@ -136,8 +135,29 @@ def test_tightness_is_the_mean_pairwise_cosine_weighted_by_strength() -> None:
     np.testing.assert_allclose(found, [expected, 0.0, 0.0, expected], atol=1e-6)
 
 
-def test_the_score_is_tightness_times_stability_of_what_is_no_chance() -> None:
-    assert score(Evidence(tightness=0.5, q_value=0.05, stability=0.5)) == 0.25
-    assert score(Evidence(tightness=0.5)) == 0.5
-    assert score(Evidence(tightness=0.5, q_value=0.06, stability=1.0)) == 0.0
-    assert score(Evidence(tightness=-0.1)) == 0.0
+def test_prominence_is_how_far_its_documents_pull_stands_above_all_in_standard_deviations() -> None:
+    """Against the definition; a column of none and of negative strengths beside."""
+    span = unit_rows(noise_rows(6, 10))
+    table = np.zeros((6, 3))
+    table[[5, 0, 2], 0] = 2.0, 1.0, 0.5
+    table[[5, 0, 2, 1], 2] = 2.0, 1.0, 0.5, -3.0
+    pulled = pulls(span, table)
+    own = np.average(pulled[:, 0], weights=table[:, 0])
+    expected = (own - pulled[:, 0].mean()) / pulled[:, 0].std()
+    np.testing.assert_allclose(prominence(pulled, table), [expected, 0.0, expected], atol=1e-12)
+
+
+@given(st.integers(2, 40), st.integers(1, 20))
+def test_no_prominence_is_above_that_of_documents_parted_altogether(others: int, own: int) -> None:
+    """n of N documents pulled, the others not: sqrt(N / n - 1), at any scale of pulls and strengths."""
+    table = np.zeros((own + others, 2))
+    table[:own] = 1.0, 3.0
+    pulled = np.zeros_like(table)
+    pulled[:own] = 1.0, 0.01
+    np.testing.assert_allclose(prominence(pulled, table), np.sqrt(others / own), rtol=1e-9)
+
+
+def test_what_pulls_all_documents_alike_has_no_prominence() -> None:
+    table = np.ones((5, 1))
+    assert prominence(np.full((5, 1), 0.3), table).tolist() == [0.0]
+    assert prominence(np.zeros((0, 1)), np.zeros((0, 1))).tolist() == [0.0]

@@ -15,7 +15,7 @@ from atomscope.types.atoms import AuditReport, Behaviour
 from atomscope.types.hierarchy import Hierarchy
 from atomscope.types.spec import AuditConfig
 from atomscope.types.work import Stage
-from atomscope_workers.pipeline.evidence import DISCOVERY_RATE
+from atomscope_workers.pipeline.ranking import own_score
 from tests.workers.stages.units import (
     CONFIG,
     SHAPES,
@@ -129,11 +129,12 @@ def test_atoms_are_listed_by_rank_and_rank_follows_the_score(audit: Audit) -> No
     assert scores == sorted(scores, reverse=True)
     for atom in atoms:
         found = atom.evidence
-        assert found.tightness is not None
+        assert found.prominence is not None
         assert found.stability is not None
         assert found.separation is not None
-        chance = found.q_value is not None and found.q_value > DISCOVERY_RATE
-        assert atom.score == pytest.approx(0.0 if chance else found.tightness * found.stability)
+    # Each of the four is a behaviour of its own, so that none comes second in its branch.
+    assert sorted(atom.behaviour or 0 for atom in atoms) == [0, 1, 2, 3]
+    assert scores == pytest.approx([own_score(atom.evidence) for atom in atoms])
 
 
 def test_an_audit_of_no_code_says_in_words_that_it_found_nothing(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What an atom is made of: who is active on it, on which side, how coherent they are, and its rank.
+"""What an atom is made of: who is active on it, on which side, and how much of them was kept.
 
 An atom's sign is arbitrary, so the solver's row and codes are turned until the codes sum to more than zero.
 Documents of positive and of negative code then stand apart: they are opposite behaviours, not one.
@@ -6,7 +6,6 @@ Documents of positive and of negative code then stand apart: they are opposite b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,13 +61,3 @@ def energy_retained(
     """Share of the members' whitened energy that the kept components hold; 0 when they have none."""
     whole = float(total[members].sum())
     return float(kept[members].sum()) / whole if whole > 0 else 0.0
-
-
-def ranks(scores: Sequence[float], coherence: Sequence[float], n_active: Sequence[int]) -> list[int]:
-    """Place of each from 1: by score, then coherence, then active documents, then order."""
-    keys = list(zip(scores, coherence, n_active, strict=True))
-    order = sorted(range(len(keys)), key=lambda item: (*(-value for value in keys[item]), item))
-    places = [0] * len(order)
-    for place, item in enumerate(order, start=1):
-        places[item] = place
-    return places

@@ -1,11 +1,12 @@
-"""How far to trust an atom or a behaviour: its p-value, tightness, stability over seeds, score.
+"""How far to trust an atom or a behaviour: its p-value, tightness, prominence, stability over seeds.
 
 An atom's documents were chosen for being alike, so chance must be given the same choice: the whole fit is
 repeated on surrogates, documents that vary as strongly in every direction but fall into no groups
 (`rotation`), and a p-value says how often an atom of a surrogate parts its documents as clearly
 (`separation`). Beyond the clearest surrogate the tail is taken to fall exponentially.
 
-*Tightness*, the mean pairwise cosine of its documents in the whitened space, describes.
+*Tightness*, the mean pairwise cosine of its documents in the whitened space, describes. *Prominence* tells
+how far they stand out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from atomscope.types.atoms import Evidence
+from atomscope_workers.pipeline.separation import FLAT
 
 TAIL = 0.2
 """Share of the null's largest values from which its tail is drawn out."""
@@ -51,6 +52,24 @@ def tightness(pulled: NDArray[np.float64], table: NDArray[np.float64]) -> NDArra
     pairs = np.square(weights.sum(0)) - np.square(weights).sum(0)
     several = (weights > 0).sum(0) > 1
     return np.divide((weights * pulled).sum(0), pairs, out=np.zeros(weights.shape[1]), where=several)
+
+
+def prominence(pulled: NDArray[np.float64], table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far the pull of each column (K,) on its documents lies above that on all, in standard deviations.
+
+    `pulled` and `table` are those of `tightness`; a document counts by its strength. A column of n equal
+    documents among N has at most sqrt(N / n - 1), where its pull parts them from the others altogether. One
+    that pulls all alike has 0.
+    """
+    weights = table.clip(min=0)
+    own = np.divide(
+        (weights * pulled).sum(0), weights.sum(0), out=np.zeros(weights.shape[1]), where=weights.any(0)
+    )
+    if not len(pulled):
+        return own
+    spread = pulled.std(0)
+    varied = weights.any(0) & (spread > FLAT * np.abs(pulled).max(0))
+    return np.divide(own - pulled.mean(0), spread, out=np.zeros_like(own), where=varied)
 
 
 def p_values(observed: NDArray[np.float64], null: NDArray[np.float64]) -> list[float | None]:
@@ -104,14 +123,3 @@ def column_cosines(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDA
     """Cosines (K, L) of the columns of two tables (N, K) and (N, L) without negatives; 0 of an empty one."""
     scale = np.outer(np.linalg.norm(left, axis=0), np.linalg.norm(right, axis=0))
     return np.divide(left.T @ right, scale, out=np.zeros_like(scale), where=scale > 0)
-
-
-def score(evidence: Evidence) -> float:
-    """What atoms and behaviours are ranked by: tightness times stability, or 0 for what chance would give.
-
-    Each part counts only where it was measured.
-    """
-    if evidence.q_value is not None and evidence.q_value > DISCOVERY_RATE:
-        return 0.0
-    tight = max(0.0, evidence.tightness or 0.0)
-    return tight * (evidence.stability if evidence.stability is not None else 1.0)

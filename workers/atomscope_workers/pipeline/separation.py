@@ -30,7 +30,7 @@ _TRIED, _ROUNDS = 8, 40
 """Rounds from every start, and then from the best of them."""
 _LEAST_VARIANCE = 0.02
 """Of a group, as a share of the whole's: a group of one document has none."""
-_FLAT = 1e-9
+FLAT = 1e-9
 """Spread of the pulls, relative to their size, below which every document is pulled alike."""
 
 Table = NDArray[np.float64]
@@ -69,7 +69,7 @@ def parting(pulled: Table) -> Parting:
     if len(values) < _FEWEST:
         return Parting(nats, upper)
     centre, spread = values.mean(0), values.std(0)
-    varied = np.flatnonzero(spread > _FLAT * np.abs(values).max(0, initial=1e-300))
+    varied = np.flatnonzero(spread > FLAT * np.abs(values).max(0, initial=1e-300))
     if not len(varied):
         return Parting(nats, upper)
     standard = (values[:, varied] - centre[varied]) / spread[varied]

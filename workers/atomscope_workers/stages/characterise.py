@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from atomscope.bundle import layout
 from atomscope.text import counted
 from atomscope.types.atoms import Atom, Behaviour, DocumentRef, DocumentStrength, Exemplars
+from atomscope.types.hierarchy import Hierarchy
 from atomscope_workers.datasets.preview import preview
-from atomscope_workers.pipeline.atoms import Membership, energy_retained, memberships, ranks
+from atomscope_workers.pipeline.atoms import Membership, energy_retained, memberships
 from atomscope_workers.pipeline.behaviours import strengths
 from atomscope_workers.pipeline.coherence import coherence_by_size, null_of_size, random_orders
-from atomscope_workers.pipeline.evidence import DISCOVERY_RATE, first_documents, score
+from atomscope_workers.pipeline.evidence import DISCOVERY_RATE, first_documents
 from atomscope_workers.pipeline.exemplars import quantile_places
 from atomscope_workers.pipeline.keywords import Keywords, distinctive_keywords
+from atomscope_workers.pipeline.ranking import branches, ranks, scores
 from atomscope_workers.pipeline.sides import sides
 from atomscope_workers.stages.arrays import load_losses
 from atomscope_workers.stages.context import StageContext, UnitResult
@@ -89,7 +91,8 @@ def run(ctx: StageContext) -> UnitResult:
     keywords = distinctive_keywords(texts, [spanned.used[item] for item in active], config.top_documents)
     count = len(members)
     atoms = _atoms(ctx, view, members, codes, found, coherence[:count], keywords[:count])
-    behaviours = _behaviours(view, found, strength, orders, coherence[count:], keywords[count:])
+    tree = msgspec.json.decode(ctx.read(layout.HIERARCHY).read_bytes(), type=Hierarchy)
+    behaviours = _behaviours(view, found, tree, strength, orders, coherence[count:], keywords[count:])
     warnings = _warnings(atoms, codes.shape[1], config.min_active)
     if config.labels:
         subjects = [
@@ -128,13 +131,13 @@ def _atoms(
     norms = msgspec.json.decode(ctx.read(NORMS).read_bytes(), type=dict[int, float])
     behaviour = {atom: number for number, group in enumerate(found.behaviours) for atom in group.atoms}
     evidence = [found.atoms[member.index] for member in members]
-    scores = [score(item) for item in evidence]
-    places = ranks(scores, [item.own for item in coherence], [member.n_active for member in members])
+    score = scores(evidence, [behaviour.get(member.index) for member in members])
+    places = ranks(score, [item.own for item in coherence], [member.n_active for member in members])
     atoms = [
         Atom(
             index=member.index,
             rank=places[item],
-            score=scores[item],
+            score=score[item],
             coherence=coherence[item].own,
             null_coherence=coherence[item].null_mean,
             null_coherence_95=coherence[item].null_95,
@@ -165,20 +168,22 @@ def _atoms(
 def _behaviours(
     view: _View,
     found: Found,
+    tree: Hierarchy,
     strength: NDArray[np.float64],
     orders: Sequence[NDArray[np.int64]],
     coherence: Sequence[_Coherence],
     keywords: Sequence[Keywords],
 ) -> list[Behaviour]:
     spanned = view.spanned
-    scores = [score(group.evidence) for group in found.behaviours]
-    places = ranks(scores, [item.own for item in coherence], [len(order) for order in orders])
+    branch = branches(tree, [group.atoms for group in found.behaviours])
+    score = scores([group.evidence for group in found.behaviours], branch)
+    places = ranks(score, [item.own for item in coherence], [len(order) for order in orders])
     strongest = strength.argmax(1)[strength.any(1)] if strength.size else np.zeros(0, dtype=np.int64)
     behaviours = [
         Behaviour(
             index=item,
             rank=places[item],
-            score=scores[item],
+            score=score[item],
             atoms=group.atoms,
             n_documents=len(orders[item]),
             share=int((strongest == item).sum()) / len(spanned.documents),

@@ -19,6 +19,7 @@ from atomscope_workers.pipeline.evidence import (
     column_cosines,
     first_documents,
     p_values,
+    prominence,
     stability,
     tightness,
 )
@@ -176,7 +177,7 @@ def _evidence(
 ) -> list[Evidence]:
     """Evidence of every column of a table (n, any) of codes or strengths; `null` holds the surrogates'."""
     pulled = pulls(span, table)
-    tight, parted = tightness(pulled, table), separation(pulled)
+    tight, stands_out, parted = tightness(pulled, table), prominence(pulled, table), separation(pulled)
     null_pulled = [pulls(other_span, other) for other_span, other in null]
     null_tight = [tightness(item, other) for item, (_, other) in zip(null_pulled, null, strict=True)]
     centre = float(np.median(np.concatenate(null_tight))) if sum(map(len, null_tight)) else None
@@ -189,6 +190,7 @@ def _evidence(
         Evidence(
             tightness=float(tight[item]),
             null_tightness=centre,
+            prominence=float(stands_out[item]),
             separation=float(parted[item]),
             p_value=p[item],
             q_value=q[item],
