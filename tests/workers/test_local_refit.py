@@ -128,12 +128,21 @@ def test_losses_under_the_base_are_taken_over_where_the_parent_measured_them(
     assert measured == []
     assert found(again) == found(parent)
     child = refit(parent, tmp_path / "child", n_atoms=8)
-    assert sum(measured) == len(base_losses(child).keys() - known.keys()) > 0
+    own = base_losses(child)
+    assert sum(measured) == len(own.keys() - known.keys())
     finer = msgspec.structs.replace(config, n_atoms=8)
     whole = run(request(tiny_llama, plain_adapter, site / "train.jsonl", tmp_path / "whole", finer))
     # Measured in other company, padded otherwise.
-    assert base_losses(child) == pytest.approx(base_losses(whole), rel=1e-5)
+    others = base_losses(whole)
+    assert own == pytest.approx({row: others[row] for row in own}, rel=1e-5)
+    for atom in atomscope.open(child).atoms:
+        first = min(atom.n_positive, evidence.LOSS_DOCUMENTS)
+        assert first / 2 <= atom.evidence.n_loss_documents <= first
     assert atomscope.open(child).report.loss_base == atomscope.open(whole).report.loss_base
+    measured.clear()
+    monkeypatch.setattr(evidence, "ENOUGH_MEASURED", 0.0)
+    unmeasured = refit(parent, tmp_path / "unmeasured", n_atoms=8)
+    assert (measured, base_losses(unmeasured)) == ([], known)
 
 
 @pytest.mark.usefixtures("no_extraction")

@@ -42,6 +42,8 @@ FOUND = "work/evidence.json"
 
 LOSS_DOCUMENTS = 8
 """First documents of each atom and behaviour whose loss is compared."""
+ENOUGH_MEASURED = 0.5
+"""Share of these that tells the loss drop in a refit, where its parent measured so many."""
 
 
 class GroupFound(msgspec.Struct, kw_only=True, frozen=True):
@@ -214,20 +216,24 @@ def _loss_drops(
 ) -> list[tuple[float | None, int]]:
     """Nats a target token that the adapter takes off the loss of each set, and over how many documents.
 
-    What neither the extraction's sample nor a parent measured under the base is measured now, by a forward
-    pass.
+    What the extraction's sample did not measure under the base is measured now, by a forward pass. In a refit
+    a set half of which its parent measured is told by that half.
     """
     losses = load_losses([ctx.read(layout.shard_losses(index)) for index in range(ctx.shards)])
     base = losses.base_loss.copy()
     wanted = np.unique(np.concatenate([*(spanned.used[members] for members in sets), np.zeros(0, np.int64)]))
     more = wanted[np.isnan(base[wanted])]
+    least = 1.0
     if losses.parent_base_loss is not None:
         base[more] = losses.parent_base_loss[more]
-    missing = more[np.isnan(base[more])]
+        least = ENOUGH_MEASURED
+    untold = [places for places in (spanned.used[item] for item in sets) if _known(base, places) < least]
+    missing = np.unique(np.concatenate([*(places[np.isnan(base[places])] for places in untold), wanted[:0]]))
     tokens = load_tokens(ctx.read(layout.TOKENS))
     documents = spanned.documents
     if len(missing):
         base[missing] = _base_losses(ctx, [tokens[int(row)] for row in documents[missing]])
+    more = more[~np.isnan(base[more])]
     scratch = ctx.scratch / "more.safetensors"
     save_losses(Losses(documents[more], losses.loss[more], base[more], losses.gradient_norm[more]), scratch)
     ctx.write(MORE_LOSSES, scratch)
@@ -235,10 +241,16 @@ def _loss_drops(
     found: list[tuple[float | None, int]] = []
     for members in sets:
         places = spanned.used[members]
+        places = places[~np.isnan(base[places])]
         count = int(targets[places].sum())
         drop = float((base[places] - losses.loss[places]).sum()) / count if count else None
         found.append((drop, len(places)))
     return found
+
+
+def _known(base: NDArray[np.float64], places: NDArray[np.int64]) -> float:
+    """Share of some documents whose loss under the base is known; 1 of none."""
+    return 1.0 - float(np.isnan(base[places]).mean()) if len(places) else 1.0
 
 
 def _base_losses(ctx: StageContext, documents: Sequence[TokenizedDocument]) -> list[float]:
