@@ -1,9 +1,11 @@
-"""Two behaviours turned in one adapter: does each still move, and by how much less than alone?
+"""Behaviours turned in one adapter: does each still move as far as alone, and what else goes with them?
 
     python benchmarks/composed.py BUNDLE DATASET BASE --results FOLDER --turn "yes or no=up" --turn JSON=down
+    python benchmarks/composed.py BUNDLE DATASET BASE --results FOLDER --turn JSON=down --also code
 
-FOLDER is what `steering.py` wrote: of either behaviour the target is taken, and the strength that was chosen
-for that side. Prompts are drawn under a seed of their own, as many of the behaviour's label as of others.
+FOLDER is what `steering.py` wrote: of each behaviour turned the target is taken, and the strength that was
+chosen for that side. Asked are these, and those that `--also` names. Prompts are drawn under a seed of their
+own, as many of the behaviour's label as of others.
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--turn", action="append", required=True, metavar="NAME=up|down")
+    parser.add_argument("--also", nargs="+", choices=sorted(DETECTORS), default=[], help="not turned")
     parser.add_argument("--prompts", type=int, default=40, help="of either kind, of each behaviour")
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--seed", type=int, default=7)
@@ -74,17 +77,20 @@ def main() -> None:
     turned: dict[str, StepOf] = {}
     asked = {}
     targets = []
+    names: list[str] = []
     for text in args.turn:
         name, _, side = text.rpartition("=")
-        label, detector = DETECTORS[name]
+        label, _ = DETECTORS[name]
         result = msgspec.json.decode((args.results / f"{label}.json").read_bytes(), type=EvaluationResult)
         chosen = result.targets[0].up if side == "up" else result.targets[0].down
         if chosen is None:
             raise SystemExit(f"{name}: no strength {side} is within the budget")
         targets.append(parse_target(result.targets[0].target))
         dial = make_dial(bundle, targets[-1], None, "norm")
-        title = f"{name} {chosen.strength:+.2f}"
-        turned[title] = dial.step(chosen.strength)
+        turned[f"{name} {chosen.strength:+.2f}"] = dial.step(chosen.strength)
+        names.append(name)
+    for name in [*names, *args.also]:
+        label, detector = DETECTORS[name]
         kinds: list[list[Prompt]] = [
             prompts_of([row for row in rows if (row["label"] == label) == own], args.prompts, args.seed)
             for own in (True, False)
@@ -102,14 +108,14 @@ def main() -> None:
             )
             for place, kind in enumerate(kinds)
         ]
-        asked[title] = (text_detector(detector, name), prompts)
+        asked[name] = (text_detector(detector, name), prompts)
     free, _ = neutral_documents(bundle, targets, tokens, args.seed)
     neutral = NeutralCost(subject, [tokens[row] for row in free[:16]])
-    print(f"| turned | KL | {' | '.join(f'{title}: inviting / neutral' for title in asked)} |")
+    print(f"| turned | KL | {' | '.join(f'{name}: inviting / neutral' for name in asked)} |")
     print("|" + "---|" * (2 + len(asked)))
-    first, second = turned
-    for names in ([], [first], [second], [first, second]):
-        step = added([turned[name] for name in names])
+    each = [[title] for title in turned]
+    for titles in [[], *each, *([list(turned)] if len(turned) > 1 else [])]:
+        step = added([turned[title] for title in titles])
         shares: list[str] = []
         for detect, prompts in asked.values():
             found: list[str] = []
@@ -119,7 +125,7 @@ def main() -> None:
                 found.append(f"{np.mean(detect([item.text for item in kind], answers)):.0%}")
             shares.append(" / ".join(found))
         cost = neutral.of(step).cost.kl
-        print(f"| {' and '.join(names) or 'nothing'} | {cost:.2f} | {' | '.join(shares)} |", flush=True)
+        print(f"| {' and '.join(titles) or 'nothing'} | {cost:.2f} | {' | '.join(shares)} |", flush=True)
 
 
 if __name__ == "__main__":
