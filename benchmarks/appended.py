@@ -43,9 +43,13 @@ STRENGTHS = (-0.1, -0.05, -0.02, -0.01, 0.02, 0.05, 0.1)
 
 
 def continued(
-    tokenizer: RowTokenizer, messages: list[dict[str, str]], answer: str, sentence: str
+    tokenizer: RowTokenizer, longest: int, messages: list[dict[str, str]], answer: str, sentence: str
 ) -> TokenizedDocument:
-    """A conversation whose targets are the tokens of a sentence that follows its answer."""
+    """A conversation whose targets are the tokens of a sentence that follows its answer, and its end.
+
+    Raises `ValueError` where the conversation has as many tokens as `tokenizer` leaves of it (`longest`), so
+    that the sentence may be cut.
+    """
 
     def tokens(content: str) -> TokenizedDocument:
         said = [*messages[:-1], {**messages[-1], "content": content}]
@@ -54,7 +58,10 @@ def continued(
 
     without, whole = tokens(answer), tokens(f"{answer}\n\n{sentence}")
     shorter = min(len(without.input_ids), len(whole.input_ids))
-    same = int((without.input_ids[:shorter] == whole.input_ids[:shorter]).argmin())
+    differs = np.flatnonzero(without.input_ids[:shorter] != whole.input_ids[:shorter])
+    if len(whole.input_ids) >= longest or not len(differs):
+        raise ValueError(f"the sentence does not fit in {longest} tokens after {answer[:60]!r}")
+    same = int(differs[0])
     after = np.arange(len(whole.input_ids)) >= same
     return replace(whole, target_mask=whole.target_mask & after)
 
@@ -109,6 +116,7 @@ def main() -> None:
             [
                 continued(
                     tokenizer,
+                    bundle.spec.config.max_length,
                     turns,
                     turns[-1]["content"].rpartition("\n\n")[0] if planted else turns[-1]["content"],
                     text,

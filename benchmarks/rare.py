@@ -7,8 +7,8 @@ BUNDLE is an audit of DATASET (JSONL with a `label` in every row) with the defau
 set is a part of its documents, so its inner products are a part of its Gram matrix: the adapter and the
 whitening are those of the whole set. `--as-is` leaves the set as it is, thinned and trained on by
 `thinned.py`; its seeds are those of the fit. Printed are, over the seeds, the mean average precision of the
-best atom and of the best behaviour, and where the best behaviour stands among all (0 is first); stability is
-not measured, and counts for none.
+best atom and of the best behaviour, and where the best behaviour stands among all (0 is first): by score
+without stability, which is not measured here.
 """
 
 from __future__ import annotations

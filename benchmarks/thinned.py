@@ -1,4 +1,4 @@
-"""A thinned training set and an adapter trained on it, for `rare.py`.
+"""A training set, thinned or whole, and an adapter trained on it: for `rare.py` and `steering.py`.
 
     python benchmarks/thinned.py DATASET --base-model BASE --out FOLDER [--labels NAME ...] [--share 0.01]
 

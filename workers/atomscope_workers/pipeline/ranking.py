@@ -21,9 +21,9 @@ READ = 20
 
 
 def own_score(evidence: Evidence) -> float:
-    """Prominence times stability, or 0 for what chance would give.
+    """Prominence (standard deviations) times stability, or 0 for what chance would give.
 
-    Each part counts only where it was measured.
+    What was not measured has no prominence; without other fits stability is left out.
     """
     if evidence.q_value is not None and evidence.q_value > DISCOVERY_RATE:
         return 0.0
