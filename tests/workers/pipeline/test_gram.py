@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from atomscope_workers.pipeline import gram as gram_module
 from atomscope_workers.pipeline.gram import accumulate_gram, blocks
 from atomscope_workers.pipeline.sketch import cosine_error, sketch_rows
 from atomscope_workers.pipeline.vectors import combined_vectors
@@ -15,7 +16,11 @@ SIZES = [5, 5, 3]
 DIMENSION = sum(rows * columns for rows, columns in SHAPES.values())
 
 
-def test_the_gram_matrix_is_that_of_all_whitened_coordinates() -> None:
+@pytest.mark.parametrize("tile", [1, 4, 512])
+def test_the_gram_matrix_is_that_of_all_whitened_coordinates(
+    tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gram_module, "TILE", tile)
     found = gradients(13)
     curvature = curvature_of(found)
     gram = accumulate_gram(curvature, in_shards(found, SIZES), SIZES)

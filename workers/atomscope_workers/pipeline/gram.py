@@ -19,6 +19,9 @@ from atomscope_workers.pipeline.curvature import ModuleCurvature
 BLOCK_BYTES = 256 * 2**20
 """Most bytes of whitened coordinates held at once."""
 
+TILE = 512
+"""Documents whose inner products with all before them are taken at once."""
+
 LoadShard = Callable[[int, str], torch.Tensor]
 """From a shard and a parameter name to its float32 gradients (rows, d_out, d_in)."""
 
@@ -92,9 +95,15 @@ def accumulate_gram(
     curvature: Sequence[ModuleCurvature], load: LoadShard, sizes: Sequence[int]
 ) -> torch.Tensor:
     """Z Z^T over every coordinate, float64 (N, N). Products are float32."""
-    gram = torch.zeros(sum(sizes), sum(sizes), dtype=torch.float64)
-    for block in blocks(curvature, sum(sizes)):
+    count = sum(sizes)
+    gram = torch.zeros(count, count, dtype=torch.float64)
+    # The matrix is symmetric: what lies above the tiles of the diagonal is not multiplied out.
+    tiles = [slice(start, min(start + TILE, count)) for start in range(0, count, TILE)]
+    for block in blocks(curvature, count):
         whitened = whitened_block(block, load, sizes)
         gram = gram.to(whitened.device)
-        gram += whitened @ whitened.T
+        for tile in tiles:
+            gram[tile, : tile.stop] += whitened[tile] @ whitened[: tile.stop].T
+    for tile in tiles:
+        gram[: tile.start, tile] = gram[tile, : tile.start].T
     return gram

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.preprocessing import PowerTransformer
+from torch.nn.functional import softplus
 
+from atomscope_workers.pipeline.skewness import gain_of_skewness
 from atomscope_workers.pipeline.span import Span
 
 MOST_DOCUMENTS = 5000
@@ -30,6 +31,8 @@ _TRIED, _ROUNDS = 8, 40
 """Rounds from every start, and then from the best of them."""
 _LEAST_VARIANCE = 0.02
 """Of a group, as a share of the whole's: a group of one document has none."""
+_LARGEST_LOG_ODDS = 40.0
+"""Beyond which log(1 + exp(x)) is x to every digit."""
 FLAT = 1e-9
 """Spread of the pulls, relative to their size, below which every document is pulled alike."""
 
@@ -72,51 +75,51 @@ def parting(pulled: Table) -> Parting:
     varied = np.flatnonzero(spread > FLAT * np.abs(values).max(0, initial=1e-300))
     if not len(varied):
         return Parting(nats, upper)
-    standard = (values[:, varied] - centre[varied]) / spread[varied]
+    standard = torch.from_numpy((values[:, varied] - centre[varied]) / spread[varied])
     groups, gain = _two_groups(standard)
     # Pulls are float32 sums, whose last digits depend on how many threads add them up.
-    nats[varied] = (gain - _gain_of_skewness(standard)).clip(min=0).round(2)
-    whole = (pulled[:, varied] - centre[varied]) / spread[varied]
+    nats[varied] = (gain - gain_of_skewness(standard)).clamp(min=0).numpy().round(2)
+    whole = torch.from_numpy((pulled[:, varied] - centre[varied]) / spread[varied])
     # A wide lower group reaches beyond a narrow upper one on both sides.
-    inside = (groups.membership(whole) > 0.5) & (whole > np.median(standard, axis=0))
-    upper[:, varied] = inside & (nats[varied] > 0)
+    inside = (groups.log_odds(whole) > 0) & (whole > torch.from_numpy(np.median(standard.numpy(), axis=0)))
+    upper[:, varied] = inside.numpy() & (nats[varied] > 0)
     return Parting(nats, upper)
-
-
-def _gain_of_skewness(values: Table) -> Table:
-    """Nats (K,) by which one Gaussian fits standard columns (N, K) better behind the best transformation."""
-    powers = PowerTransformer(method="yeo-johnson", standardize=False).fit(values)
-    changed: Table = np.asarray(powers.transform(values))
-    # The transformation's own density: the logarithm of its slope.
-    slopes = (powers.lambdas_ - 1) * (np.sign(values) * np.log1p(np.abs(values))).sum(0)
-    return (slopes - 0.5 * len(values) * np.log(changed.var(0).clip(min=1e-300))).clip(min=0)
 
 
 @dataclass(frozen=True)
 class _Groups:
-    """Two Gaussians for each of K columns; every field is of shape (K,)."""
+    """Two Gaussians for each of K columns; every field is float64 of shape (K,)."""
 
-    share: Table
+    share: torch.Tensor
     """Of the second."""
-    mean: tuple[Table, Table]
-    variance: tuple[Table, Table]
+    mean: tuple[torch.Tensor, torch.Tensor]
+    variance: tuple[torch.Tensor, torch.Tensor]
 
-    def log_densities(self, values: Table) -> tuple[Table, Table]:
-        """Of both groups at values (N, K), shares included, constants left out: the second's, the first's."""
-        second = np.log(self.share) + _log_density(values, self.mean[1], self.variance[1])
-        first = np.log1p(-self.share) + _log_density(values, self.mean[0], self.variance[0])
-        return second, first
+    def log_odds(self, values: torch.Tensor) -> torch.Tensor:
+        """Logarithm of how much likelier of the second group than of the first values (N, K) are."""
+        (constant1, slope1, curve1), (constant0, slope0, curve0) = self._parabola(1), self._parabola(0)
+        # In place: this is what the fit spends its time on.
+        found = values * (curve1 - curve0)
+        return found.add_(slope1 - slope0).mul_(values).add_(constant1 - constant0)
 
-    def membership(self, values: Table) -> Table:
-        """Probability (N, K) of the second group."""
-        second, first = self.log_densities(values)
-        return np.exp(second - np.logaddexp(second, first))
+    def log_likelihood(self, values: torch.Tensor) -> torch.Tensor:
+        """Of columns (N, K), in nats (K,), the constant of a Gaussian left out."""
+        constant, slope, curve = self._parabola(0)
+        first = len(values) * constant + slope * values.sum(0) + curve * values.square().sum(0)
+        return first + softplus(self.log_odds(values), threshold=_LARGEST_LOG_ODDS).sum(0)
 
-    def of(self, columns: NDArray[np.bool_], other: _Groups) -> _Groups:
-        """These, and those of another at some columns."""
+    def _parabola(self, group: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Coefficients (K,) of 1, x and x^2 in the logarithm of a group's share times its density."""
+        mean, variance = self.mean[group], self.variance[group]
+        share = self.share if group else 1 - self.share
+        constant = share.log() - 0.5 * (variance.log() + mean.square() / variance)
+        return constant, mean / variance, -0.5 / variance
 
-        def choose(mine: Table, its: Table) -> Table:
-            return np.where(columns, its, mine)
+    def of(self, columns: torch.Tensor, other: _Groups) -> _Groups:
+        """These, and those of another at some columns (K,)."""
+
+        def choose(mine: torch.Tensor, its: torch.Tensor) -> torch.Tensor:
+            return torch.where(columns, its, mine)
 
         return _Groups(
             choose(self.share, other.share),
@@ -125,52 +128,57 @@ class _Groups:
         )
 
 
-def _two_groups(values: Table) -> tuple[_Groups, Table]:
+def _two_groups(values: torch.Tensor) -> tuple[_Groups, torch.Tensor]:
     """The two groups that fit standard columns (N, K) best, and by how many nats (K,) better than one.
 
     By expectation and maximisation from several starts.
     """
-    best: _Groups | None = None
-    highest = np.full(values.shape[1], -np.inf)
-    for share in _SHARES:
-        groups, total = _improved(values, _fitted(values, _start(values, share)), _TRIED)
-        best = groups if best is None else best.of(total > highest, groups)
-        highest = np.maximum(highest, total)
-    if best is None:
-        raise ValueError("there is no share to start from")
-    groups, total = _improved(values, best, _ROUNDS)
-    return groups, (total + 0.5 * np.square(values).sum(0)).clip(min=0)
+    fit = _Fit(values)
+    best = fit.started(_SHARES[0])
+    highest = best.log_likelihood(values)
+    for share in _SHARES[1:]:
+        groups = fit.started(share)
+        total = groups.log_likelihood(values)
+        best, highest = best.of(total > highest, groups), torch.maximum(highest, total)
+    groups = fit.improved(best, _ROUNDS)
+    one = -0.5 * values.square().sum(0)
+    return groups, (groups.log_likelihood(values) - one).clamp(min=0)
 
 
-def _start(values: Table, share: float) -> Table:
-    """The highest `share` of every column almost wholly in the second group."""
-    return np.where(values >= np.quantile(values, 1 - share, axis=0), 0.99, 0.01)
+class _Fit:
+    """Expectation and maximisation on standard columns (N, K)."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self._values, self._squares = values, values.square()
+        self._sums = values.sum(0), self._squares.sum(0)
+
+    def started(self, share: float) -> _Groups:
+        """The groups some rounds after the highest `share` of every column was almost wholly the second."""
+        highest = torch.from_numpy(np.quantile(self._values.numpy(), 1 - share, axis=0))
+        return self.improved(
+            self._described(torch.where(self._values >= highest, 0.99, 0.01).double()), _TRIED
+        )
+
+    def improved(self, groups: _Groups, rounds: int) -> _Groups:
+        for _ in range(rounds):
+            second = groups.log_odds(self._values).sigmoid_()
+            groups = self._described(second.clamp_(1e-9, 1 - 1e-9))
+        return groups
+
+    def _described(self, second: torch.Tensor) -> _Groups:
+        """The groups that memberships (N, K) of the second describe; what is not its is the first's."""
+        size = second.sum(0)
+        total = (second * self._values).sum(0)
+        squared = (second * self._squares).sum(0)
+        count = len(self._values)
+        mean1, variance1 = _moments(size, total, squared)
+        mean0, variance0 = _moments(count - size, self._sums[0] - total, self._sums[1] - squared)
+        return _Groups(size / count, (mean0, mean1), (variance0, variance1))
 
 
-def _improved(values: Table, groups: _Groups, rounds: int) -> tuple[_Groups, Table]:
-    """The groups after some rounds; the log-likelihood (K,) before the last."""
-    total = np.zeros(values.shape[1])
-    for _ in range(rounds):
-        second, first = groups.log_densities(values)
-        together = np.logaddexp(second, first)
-        total = together.sum(0)
-        groups = _fitted(values, np.exp(second - together).clip(1e-9, 1 - 1e-9))
-    return groups, total
-
-
-def _fitted(values: Table, second: Table) -> _Groups:
-    """The groups that memberships (N, K) of the second describe."""
-    (mean0, variance0), (mean1, variance1) = (_moments(values, 1 - second), _moments(values, second))
-    return _Groups(second.mean(0), (mean0, mean1), (variance0, variance1))
-
-
-def _moments(values: Table, weight: Table) -> tuple[Table, Table]:
-    """Mean and variance (K,) of values (N, K) under weights (N, K)."""
-    size = weight.sum(0)
-    mean = (weight * values).sum(0) / size
-    return mean, np.maximum((weight * np.square(values - mean)).sum(0) / size, _LEAST_VARIANCE)
-
-
-def _log_density(values: Table, mean: Table, variance: Table) -> Table:
-    """Log-density (N, K), without the constant, of a Gaussian."""
-    return -0.5 * (np.log(variance) + np.square(values - mean) / variance)
+def _moments(
+    size: torch.Tensor, total: torch.Tensor, squared: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance (K,) from the sums of weights, of weighted values and of weighted squares."""
+    mean = total / size
+    return mean, (squared / size - mean.square()).clamp(min=_LEAST_VARIANCE)

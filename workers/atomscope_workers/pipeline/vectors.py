@@ -54,25 +54,23 @@ def combined_vectors(
 ) -> list[dict[str, NDArray[np.float32]]]:
     """Vectors of atoms that are sums of whitened gradients, with document weights (K, N) float32.
 
-    One pass over the gradients, all parameters of a shard before the next shard; K whole vectors and their
-    whitened coordinates are held.
+    Whitening is linear, so it is the K sums of raw gradients that are whitened, not the N documents. One pass
+    over the gradients, all parameters of a shard before the next shard; K vectors and their sums are held.
     """
-    planned = {module.name: list(blocks([module], max(sizes))) for module in curvature}
-    sums: dict[str, list[torch.Tensor]] = {name: [] for name in planned}
+    live = [module for module in curvature if module.has_energy]
+    sums: dict[str, torch.Tensor] = {}
     for shard, part in enumerate(weights.split(list(sizes), dim=1)):
-        for name, parts in planned.items():
-            gradients = load(shard, name) if parts else torch.zeros(0)
-            for place, block in enumerate(parts):
-                coordinates = part.to(gradients.device) @ block.whiten(gradients)
-                if shard:
-                    sums[name][place] += coordinates
-                else:
-                    sums[name].append(coordinates)
+        for module in live:
+            gradients = load(shard, module.name).flatten(1)
+            summed = part.to(gradients.device) @ gradients
+            sums[module.name] = sums[module.name].add_(summed) if shard else summed
     found: list[dict[str, NDArray[np.float32]]] = [{} for _ in range(len(weights))]
     for module in curvature:
         total = torch.zeros(len(weights), *module.rotation.shape)
-        for block, coordinates in zip(planned[module.name], sums.pop(module.name), strict=True):
-            total -= block.unwhiten(coordinates, EXPONENTS[power]).cpu()
+        if module.has_energy:
+            summed = sums.pop(module.name).unflatten(1, module.rotation.shape)
+            for block in blocks([module], max(len(weights), 1)):
+                total -= block.unwhiten(block.whiten(summed), EXPONENTS[power]).cpu()
         for vector, tensor in zip(found, total, strict=True):
             vector[module.name] = tensor.clone().numpy()
     return found

@@ -17,7 +17,7 @@ from atomscope.types.hierarchy import Hierarchy
 from atomscope_workers.datasets.preview import preview
 from atomscope_workers.pipeline.atoms import Membership, energy_retained, memberships
 from atomscope_workers.pipeline.behaviours import strengths
-from atomscope_workers.pipeline.coherence import coherence_by_size, null_of_size, random_orders
+from atomscope_workers.pipeline.coherence import Beginnings, coherences, random_orders
 from atomscope_workers.pipeline.evidence import DISCOVERY_RATE, first_documents
 from atomscope_workers.pipeline.exemplars import quantile_places
 from atomscope_workers.pipeline.keywords import Keywords, distinctive_keywords
@@ -239,12 +239,18 @@ def _coherence(ctx: StageContext, top: Sequence[NDArray[np.int64]]) -> list[_Coh
     """Coherence of every set of positions, and the mean and 95th percentile of random sets of its size."""
     losses = load_losses([ctx.read(layout.shard_losses(index)) for index in range(ctx.shards)])
     candidates = np.flatnonzero(losses.gradient_norm > 0)
-    random = random_orders(candidates, ctx.spec.config.top_documents, ctx.spec.config.seed)
-    # A running sum on a CUDA device is not the same every time; these are few rows.
+    orders = random_orders(candidates, ctx.spec.config.top_documents, ctx.spec.config.seed)
+    sizes = np.unique([len(item) for item in top if len(item) > 1]).astype(np.int64)
+    sets = [*(Beginnings.whole(item) for item in top), *(Beginnings(order, sizes) for order in orders)]
     gradients = gradient_shards(ctx, torch.device("cpu"))
-    curves = coherence_by_size([*top, *random], gradients.names, gradients.rows, losses.gradient_norm)
-    own, null = curves[: len(top)], curves[len(top) :]
+    found = coherences(sets, gradients.names, gradients.rows, losses.gradient_norm)
+    null = dict(zip(sizes.tolist(), np.transpose(found[len(top) :]), strict=True))
     return [
-        _Coherence(float(curve[-1]) if len(curve) else 0.0, *null_of_size(null, len(members)))
-        for curve, members in zip(own, top, strict=True)
+        _Coherence(float(own[0]) if len(own) else 0.0, *_mean_and_95(null.get(len(members))))
+        for own, members in zip(found[: len(top)], top, strict=True)
     ]
+
+
+def _mean_and_95(random: NDArray[np.float64] | None) -> tuple[float, float]:
+    """Of the coherence of random sets; zeros where there are none."""
+    return (0.0, 0.0) if random is None else (float(random.mean()), float(np.percentile(random, 95)))

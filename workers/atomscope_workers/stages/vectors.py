@@ -24,7 +24,7 @@ NORMS = "work/vector_norms.json"
 """Atom index -> Euclidean norm of its vector."""
 
 HELD_BYTES = 2**30
-"""Most bytes of vectors and their coordinates held at once; with more, the gradients are read again."""
+"""Most bytes of vectors and their sums held at once; with more, the gradients are read again."""
 
 
 def run(ctx: StageContext) -> UnitResult:
