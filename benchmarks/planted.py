@@ -2,11 +2,12 @@
 
     python benchmarks/planted.py BUNDLE DATASET OTHER_BUNDLE OTHER_DATASET BASE_MODEL [--exemplars 5]
 
-Both sets are JSONL with a `label` in every row. Of every label of the first set, the atom or
-behaviour that serves it best is compared by the cosine of steering vectors: with the atoms and behaviours of
+Both sets are JSONL with a `label` in every row. Of every label of the first set, the atom and the
+behaviour that serve it best are compared by the cosine of steering vectors: with the atoms and behaviours of
 a fit of the same audit under another seed, which says how alike the same thing is when it is found twice,
-and with those of the other audit. The threshold is the lowest of the first, over the labels that both sets
-share. Beside it, how much of the label's first exemplars the atoms of either audit explain (`attribute`).
+and with those of the other audit; the higher of the two counts. The threshold is the lowest of the first,
+over the labels that both sets share. Beside it, how much of the label's first exemplars the atoms of either
+audit explain (`attribute`).
 """
 
 from __future__ import annotations
@@ -98,9 +99,11 @@ def main() -> None:
     again = of_another_seed(args.bundle, audit.spec.config.seed + 1)
     found: dict[str, tuple[str, float, float, float, float, float]] = {}
     for label in sorted(set(labels)):
-        precision = [average_precision_score(labels == label, column) for column in codes.T]
-        atom = int(np.argmax(precision))
-        first = np.argsort(-codes[:, atom] * (labels == label), kind="stable")[: args.exemplars]
+        precision = np.array([average_precision_score(labels == label, column) for column in codes.T])
+        best = int(precision.argmax())
+        count = len(audit.atoms)
+        serving = [int(precision[:count].argmax()), count + int(precision[count:].argmax())]
+        first = np.argsort(-codes[:, best] * (labels == label), kind="stable")[: args.exemplars]
         explained = [
             np.mean(
                 [
@@ -114,10 +117,10 @@ def main() -> None:
             for bundle in (audit, other)
         ]
         found[label] = (
-            "atom" if atom < len(audit.atoms) else "behaviour",
-            precision[atom],
-            float((again @ vectors[atom]).max()),
-            float((there @ vectors[atom]).max()),
+            "atom" if best < count else "behaviour",
+            float(precision[best]),
+            float((again @ vectors[serving].T).max()),
+            float((there @ vectors[serving].T).max()),
             float(explained[0]),
             float(explained[1]),
         )

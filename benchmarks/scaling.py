@@ -154,12 +154,11 @@ def child(store: ObjectStore, audit: str, what: str, fence: int) -> None:
         first = time.time()
         run_unit(store, audit, "extract", 0, 1, planned)  # loads the model, which is then kept
         start = time.time()
-        loading = start - first
-        for index in range(1, shards):
-            run_unit(store, audit, "extract", index, 1, planned)
-        each = (time.time() - start) / max(1, shards - 1)
-        seconds["loading"], seconds["extract"] = loading - each, each * shards
-        winners = {**planned, "extract": [1] * shards}
+        for index in range(shards):
+            run_unit(store, audit, "extract", index, 2, planned)
+        seconds["extract"] = time.time() - start
+        seconds["loading"] = start - first - seconds["extract"] / shards
+        winners = {**planned, "extract": [2] * shards}
         start = time.time()
         run_unit(store, audit, "curvature", 0, 1, winners)
         seconds["curvature"] = time.time() - start

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from atomscope.types.spec import Codes
-from atomscope_workers.pipeline.alternating import TOLERANCE, fista, learn
+from atomscope_workers.pipeline.alternating import TOLERANCE, learn
 from atomscope_workers.pipeline.fit import Fit
 from atomscope_workers.pipeline.minibatch import learn_minibatch, learner
 from atomscope_workers.pipeline.span import unit_gram, unit_rows
@@ -16,22 +16,6 @@ from tests.workers.pipeline.spans import clustered, noise_rows
 
 CLUSTERS = [0, 1, 2, 3, 4] * 12
 KINDS: list[Codes] = ["nonnegative", "signed"]
-
-
-@pytest.mark.parametrize("codes", KINDS)
-def test_codes_meet_the_conditions_of_the_lasso(codes: Codes) -> None:
-    span, alpha = unit_rows(noise_rows(40, 25)), 0.15
-    atoms = unit_rows(noise_rows(10, 25, seed=1)).rows
-    products, inner = span.products(atoms), span.inner(atoms, atoms)
-    found = fista(products, inner, torch.zeros(40, 10), alpha, codes, 3000, 1e-8)
-    pull = products - found @ inner
-    active = found.abs() > 1e-5
-    assert 0.05 < float(active.float().mean()) < 0.95, "all or nothing tests nothing"
-    torch.testing.assert_close(pull[active], alpha * found[active].sign(), atol=1e-4, rtol=0)
-    idle = pull[~active] if codes == "nonnegative" else pull[~active].abs()
-    assert float(idle.max()) <= alpha + 1e-4
-    if codes == "nonnegative":
-        assert float(found.min()) >= 0
 
 
 def test_known_atoms_are_found_again() -> None:

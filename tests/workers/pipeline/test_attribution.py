@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from atomscope.bundle import Coefficients
 from atomscope.types.spec import Codes, Preconditioner, VectorPower
-from atomscope_workers.pipeline.alternating import FINAL, fista
 from atomscope_workers.pipeline.attribution import code_cosines, code_query, explained, whiten_query
 from atomscope_workers.pipeline.curvature import Eigenbasis, ModuleCurvature, Rotation, choose_components
+from atomscope_workers.pipeline.lasso import FINAL, fista
 from atomscope_workers.pipeline.projection import columns
 from atomscope_workers.pipeline.vectors import EXPONENTS, steering_vector
 

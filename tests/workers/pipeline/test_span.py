@@ -20,6 +20,18 @@ def test_both_spans_give_the_same_products() -> None:
     torch.testing.assert_close(by_gram.cosines(some), by_rows.cosines(some), atol=1e-5, rtol=1e-5)
 
 
+def test_few_weights_give_the_sums_that_many_would() -> None:
+    """Atoms of one document, of two, and of none, the first and the last among them."""
+    rows = noise_rows(200, 30)
+    by_rows, by_gram = unit_rows(rows), unit_gram(rows @ rows.T)
+    weights = torch.zeros(5, 200)
+    weights[1, 7], weights[3, 199], weights[3, 0] = 2.0, -0.5, 1.0
+    torch.testing.assert_close(by_rows.combine(weights), weights @ by_rows.rows, atol=1e-6, rtol=0)
+    expected = torch.cat([weights, weights @ by_gram.gram], 1)
+    torch.testing.assert_close(by_gram.combine(weights), expected, atol=1e-6, rtol=0)
+    assert not by_rows.combine(torch.zeros(2, 200)).any()
+
+
 def test_coordinates_of_a_gram_matrix_have_its_products_and_lead_back() -> None:
     rows = noise_rows(12, 5)  # of rank five: seven directions are rounding
     span = unit_gram(rows @ rows.T)

@@ -1,9 +1,9 @@
 """Sparse dictionary learning by full-batch alternating minimisation, in torch, on CPU or CUDA.
 
 min over D and C of 1/2 |x - c D|^2 + alpha |c|_1 (eq. 2), atoms of unit norm, codes of either sign or none
-below zero. Codes by FISTA (Beck and Teboulle 2009) warm-started from those before; atoms by one pass of
-exact block coordinate descent (Mairal et al. 2010, algorithm 2); an atom that nobody uses is begun anew at
-the document that is explained worst.
+below zero. Codes (`lasso`) are warm-started from those before; atoms by one pass of exact block coordinate
+descent (Mairal et al. 2010, algorithm 2); an atom that nobody uses is begun anew at the document that is
+explained worst.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 
 from atomscope.types.spec import Codes
 from atomscope_workers.pipeline.fit import ACTIVE, Fit
+from atomscope_workers.pipeline.lasso import settled_codes, sparse_codes
 from atomscope_workers.pipeline.seeds import seeded
 from atomscope_workers.pipeline.span import Span
 
@@ -21,9 +22,7 @@ OUTER = 100
 """Most rounds of codes and atoms."""
 INNER = 12
 """FISTA steps a round."""
-FINAL = 400
-"""Most FISTA steps for the codes of the finished dictionary."""
-TOLERANCE = 1e-4
+TOLERANCE = 5e-4
 """Relative fall of the objective over a round below which the fit has converged."""
 TUNED_ROUNDS = 25
 """Rounds in which `alpha` is moved towards the codes a document that are wanted; it is fixed afterwards."""
@@ -63,23 +62,23 @@ def learn(
     before, rounds, reseeded, converged = float("inf"), 0, 0, False
     fall = float("inf")
     tuned = TUNED_ROUNDS if alpha is None else 0
-    products, inner = span.products(atoms), span.inner(atoms, atoms)
+    products, inner = span.products(atoms).contiguous(), span.inner(atoms, atoms)
     for rounds in range(1, outer + 1):
-        found = fista(products, inner, found, penalty, codes, INNER)
+        found = sparse_codes(products, inner, found, penalty, codes, INNER)
         if rounds <= tuned:
             used = float((found.abs() > ACTIVE).sum()) / n
             penalty *= min(2.0, max(0.5, (max(used, 0.05) / codes_per_document) ** 0.5))
         atoms, fresh = _update(span, atoms, found)
         if fresh:
             reseeded += _reseed(span, atoms, found, norms, fresh)
-        products, inner = span.products(atoms), span.inner(atoms, atoms)
+        products, inner = span.products(atoms).contiguous(), span.inner(atoms, atoms)
         value = _objective(norms, products, inner, found, penalty)
         fall = (before - value) / max(abs(value), 1e-30)
         if rounds > tuned and fall < TOLERANCE and not fresh:
             converged = True
             break
         before = value
-    found = fista(products, inner, found, penalty, codes, FINAL, tolerance=1e-6)
+    found = settled_codes(products, inner, found, penalty, codes)
     value = _objective(norms, products, inner, found, penalty)
     return Fit(
         atoms,
@@ -93,54 +92,6 @@ def learn(
         last_fall=fall if math.isfinite(fall) else None,
         tolerance=TOLERANCE,
     )
-
-
-def fista(
-    products: torch.Tensor,
-    inner: torch.Tensor,
-    start: torch.Tensor,
-    alpha: float,
-    codes: Codes,
-    steps: int,
-    tolerance: float = 0.0,
-) -> torch.Tensor:
-    """Codes (N, K) of the lasso with `products` X D^T (N, K) and `inner` D D^T (K, K), from `start`.
-
-    Restarted where the objective would rise (O'Donoghue and Candes 2015); ends early when no code moves by
-    more than `tolerance`.
-    """
-    lipschitz = _largest_eigenvalue(inner)
-    x, y, t = start, start, 1.0
-    for _ in range(steps):
-        moved = y - (y @ inner - products) / lipschitz
-        if codes == "nonnegative":
-            following = (moved - alpha / lipschitz).clamp_min_(0)
-        else:
-            following = moved.sign() * (moved.abs() - alpha / lipschitz).clamp_min_(0)
-        step = following - x
-        if float(((y - following) * step).sum()) > 0:
-            t = 1.0  # momentum points uphill
-        t_next = (1 + (1 + 4 * t * t) ** 0.5) / 2
-        y = following + ((t - 1) / t_next) * step
-        x, t = following, t_next
-        if tolerance and float(step.abs().max()) < tolerance:
-            break
-    return x
-
-
-def _largest_eigenvalue(matrix: torch.Tensor, steps: int = 30, margin: float = 1.05) -> float:
-    """Of a positive semi-definite matrix (K, K), by power iteration from a fixed vector, a little above.
-
-    The entries of the vector differ: a constant one is at right angles to what two opposed atoms share, and
-    never finds it.
-    """
-    vector = torch.linspace(1.0, 2.0, len(matrix), dtype=matrix.dtype, device=matrix.device)
-    value = 1.0
-    for _ in range(steps):
-        vector = matrix @ vector
-        value = max(float(torch.linalg.vector_norm(vector)), 1e-12)
-        vector = vector / value
-    return margin * value
 
 
 def _first_atoms(span: Span, n_atoms: int, seed: int) -> torch.Tensor:

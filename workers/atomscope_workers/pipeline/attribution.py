@@ -18,8 +18,8 @@ from scipy.sparse import csr_array
 
 from atomscope.bundle.tables import Coefficients
 from atomscope.types.spec import Codes
-from atomscope_workers.pipeline.alternating import FINAL, fista
 from atomscope_workers.pipeline.curvature import ModuleCurvature
+from atomscope_workers.pipeline.lasso import FINAL, fista
 
 _ROWS = 8192
 """Documents whose codes are multiplied out at once."""

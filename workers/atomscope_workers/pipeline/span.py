@@ -18,7 +18,10 @@ from __future__ import annotations
 from typing import Protocol, Self
 
 import torch
+from torch.nn.functional import embedding_bag
 
+_FEW = 0.05
+"""Share of weights that are not zero below which they are few."""
 _EIGENVALUE_FLOOR = 1e-6
 """Share of the largest eigenvalue below which a direction of a Gram matrix is rounding."""
 
@@ -96,7 +99,7 @@ class RowSpan:
         return self.rows.shape[1]
 
     def combine(self, weights: torch.Tensor) -> torch.Tensor:
-        return weights @ self.rows
+        return _weighted_sums(weights, self.rows)
 
     def products(self, vectors: torch.Tensor) -> torch.Tensor:
         return self.rows @ vectors.T
@@ -140,7 +143,7 @@ class GramSpan:
         return 2 * self.gram.shape[0]
 
     def combine(self, weights: torch.Tensor) -> torch.Tensor:
-        return torch.cat([weights, weights @ self.gram], dim=1)
+        return torch.cat([weights, _weighted_sums(weights, self.gram)], dim=1)
 
     def products(self, vectors: torch.Tensor) -> torch.Tensor:
         return vectors[:, self.documents :].T
@@ -169,6 +172,20 @@ class GramSpan:
             kept = values > _EIGENVALUE_FLOOR * values.max().clamp_min(1e-30)
             self._eigen = values[kept].float(), vectors[:, kept].float()
         return self._eigen
+
+
+def _weighted_sums(weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """`weights` (K, N) times `rows` (N, p); on a CPU few weights are added up, not multiplied out."""
+    if rows.device.type != "cpu" or int(weights.count_nonzero()) > _FEW * weights.numel():
+        return weights @ rows
+    atoms, documents = weights.nonzero(as_tuple=True)
+    return embedding_bag(
+        documents,
+        rows,
+        torch.searchsorted(atoms, torch.arange(len(weights))),
+        mode="sum",
+        per_sample_weights=weights[atoms, documents],
+    )
 
 
 def unit_rows(rows: torch.Tensor) -> RowSpan:
