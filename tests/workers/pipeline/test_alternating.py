@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from atomscope.types.spec import Codes
-from atomscope_workers.pipeline.alternating import TOLERANCE, learn
+from atomscope_workers.pipeline import alternating
+from atomscope_workers.pipeline.alternating import TOLERANCE, TOLERANCE_THEN, learn
 from atomscope_workers.pipeline.fit import Fit
 from atomscope_workers.pipeline.minibatch import learn_minibatch, learner
 from atomscope_workers.pipeline.span import unit_gram, unit_rows
@@ -44,6 +45,21 @@ def test_a_fit_that_its_limit_stops_says_so_and_how_far_it_still_fell() -> None:
     assert (stopped.converged, stopped.rounds, stopped.tolerance) == (False, 3, TOLERANCE)
     assert stopped.last_fall is not None
     assert stopped.last_fall > TOLERANCE
+
+
+def test_a_fit_that_has_seen_many_documents_ends_at_a_greater_fall(monkeypatch: pytest.MonkeyPatch) -> None:
+    span = unit_rows(clustered(CLUSTERS, noise=1.0))
+
+    def fitted() -> Fit:
+        return learn(span, 8, codes="nonnegative", alpha=0.05, codes_per_document=2, seed=0)
+
+    whole = fitted()
+    monkeypatch.setattr(alternating, "SEEN", 5 * len(CLUSTERS))
+    early = fitted()
+    assert (whole.tolerance, early.tolerance) == (TOLERANCE, TOLERANCE_THEN)
+    assert 5 <= early.rounds < whole.rounds
+    assert early.converged
+    assert early.objective < whole.objective * 1.02
 
 
 def test_scikit_learn_that_ran_out_of_steps_has_not_converged(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,8 +22,11 @@ OUTER = 100
 """Most rounds of codes and atoms."""
 INNER = 12
 """FISTA steps a round."""
-TOLERANCE = 5e-4
+TOLERANCE = 1e-4
 """Relative fall of the objective over a round below which the fit has converged."""
+SEEN, TOLERANCE_THEN = 100_000, 5e-4
+"""Documents, each counted once a round, after which a greater fall will do: of few documents rounds are
+cheap, and it is there that the last of them tell small groups apart."""
 TUNED_ROUNDS = 25
 """Rounds in which `alpha` is moved towards the codes a document that are wanted; it is fixed afterwards."""
 
@@ -74,7 +77,7 @@ def learn(
         products, inner = span.products(atoms).contiguous(), span.inner(atoms, atoms)
         value = _objective(norms, products, inner, found, penalty)
         fall = (before - value) / max(abs(value), 1e-30)
-        if rounds > tuned and fall < TOLERANCE and not fresh:
+        if rounds > tuned and fall < _tolerance(rounds * n) and not fresh:
             converged = True
             break
         before = value
@@ -90,8 +93,13 @@ def learn(
         reseeded,
         pieces=n_atoms,
         last_fall=fall if math.isfinite(fall) else None,
-        tolerance=TOLERANCE,
+        tolerance=_tolerance(rounds * n),
     )
+
+
+def _tolerance(seen: int) -> float:
+    """The fall that ends a fit whose rounds have gone over so many documents."""
+    return TOLERANCE if seen < SEEN else TOLERANCE_THEN
 
 
 def _first_atoms(span: Span, n_atoms: int, seed: int) -> torch.Tensor:
