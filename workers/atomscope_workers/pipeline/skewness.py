@@ -2,8 +2,7 @@
 
 The transformation is that of Yeo and Johnson (2000), its power the likeliest. The negative log-likelihood is
 convex in the power (Marchand et al. 2022, "SecureFedYJ"), so that golden sections close in on it, for all
-columns at once: `sklearn.preprocessing.PowerTransformer` finds the same powers one column after another, and
-took most of the time that evidence takes.
+columns at once. `sklearn.preprocessing.PowerTransformer` finds the same powers one column after another.
 """
 
 from __future__ import annotations
