@@ -15,6 +15,8 @@ import torch
 
 SMALLEST = 64
 """Columns from which multiplying in bfloat16 repays the conversion."""
+BLOCK = 768
+"""Columns of a block: beyond them only the blocks on and below the diagonal are multiplied."""
 
 
 def outer_sum(rows: torch.Tensor) -> torch.Tensor:
@@ -22,8 +24,21 @@ def outer_sum(rows: torch.Tensor) -> torch.Tensor:
     whole = rows.float()
     if rows.dtype == torch.bfloat16 and rows.device.type == "cpu" and rows.shape[1] >= SMALLEST:
         with _bfloat16_products():
-            return whole.T @ whole
-    return whole.T @ whole
+            return _symmetric(whole)
+    return _symmetric(whole)
+
+
+def _symmetric(rows: torch.Tensor) -> torch.Tensor:
+    """X^T X of float32 rows X, the blocks above its diagonal taken from those below."""
+    size = rows.shape[1]
+    if size <= BLOCK:
+        return rows.T @ rows
+    found = rows.new_empty(size, size)
+    for start in range(0, size, BLOCK):
+        own = slice(start, min(start + BLOCK, size))
+        found[own, : own.stop] = rows[:, own].T @ rows[:, : own.stop]
+        found[:start, own] = found[own, :start].T
+    return found
 
 
 @contextmanager
