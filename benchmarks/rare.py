@@ -31,7 +31,7 @@ from atomscope_workers.pipeline.evidence import prominence
 from atomscope_workers.pipeline.findings import atom_strengths, group
 from atomscope_workers.pipeline.hierarchy import hierarchy
 from atomscope_workers.pipeline.merging import merge_pieces
-from atomscope_workers.pipeline.ranking import branches, scores
+from atomscope_workers.pipeline.ranking import scores
 from atomscope_workers.pipeline.separation import pulls
 from atomscope_workers.pipeline.span import GramSpan, unit_gram
 from atomscope_workers.stages.arrays import load_gram
@@ -69,8 +69,8 @@ def measured(
         found = group(span, codes, atom_strengths(span, codes, config), config)
         stands_out = prominence(pulls(span, found.behaviours), found.behaviours)
         tree = hierarchy(found.kept, found.grouping)
-        branch = branches(tree, [found.kept[members].tolist() for members in found.grouping.groups])
-        score = np.array(scores([Evidence(prominence=float(item)) for item in stands_out], branch))
+        groups = [found.kept[members].tolist() for members in found.grouping.groups]
+        score = np.array(scores([Evidence(prominence=float(item)) for item in stands_out], groups, tree))
         behaviour, place = best(found.behaviours, wanted)
         scored.append((best(found.atoms, wanted)[0], behaviour, float((score > score[place]).mean())))
     return scored

@@ -84,8 +84,8 @@ class Atom(msgspec.Struct, kw_only=True, frozen=True):
     bottom_documents: list[DocumentRef]
     """Documents of negative code, strongest first."""
     score: float = 0.0
-    """Prominence times stability, over the square of its place within its behaviour; 0 where the evidence is
-    no better than chance. What `rank` follows."""
+    """Prominence times stability, times the square of how far it lies from the nearest atom that stands out
+    more; 0 where the evidence is no better than chance. What `rank` follows."""
     share: float = 0.0
     """Share of the audited documents that are active on it, 0 to 1."""
     evidence: Evidence = Evidence()
@@ -117,8 +117,8 @@ class Behaviour(msgspec.Struct, kw_only=True, frozen=True):
     rank: int
     """Place by score, from 1."""
     score: float
-    """Prominence times stability, over the square of its place within its branch of the tree; 0 where the
-    evidence is no better than chance. What `rank` follows."""
+    """Prominence times stability, times the square of how far it lies from the nearest behaviour that stands
+    out more; 0 where the evidence is no better than chance. What `rank` follows."""
     atoms: list[int]
     """Indices of its atoms, strongest first."""
     n_documents: int

@@ -1,13 +1,14 @@
-"""Scores put what stands out first, and no branch of the tree before all others."""
+"""Scores put first what stands out, and lies far from what stands out more."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from atomscope.types.atoms import Evidence
 from atomscope.types.hierarchy import Hierarchy, Merge
-from atomscope_workers.pipeline.ranking import READ, branches, own_score, ranks, scores
+from atomscope_workers.pipeline.ranking import own_score, ranks, scores
 
 
 def _prominent(*values: float) -> list[Evidence]:
@@ -22,39 +23,49 @@ def test_the_own_score_is_prominence_times_stability_of_what_is_no_chance() -> N
     assert own_score(Evidence(tightness=0.9)) == 0.0
 
 
-def test_the_rth_of_a_branch_counts_a_part_of_its_square() -> None:
-    found = scores(_prominent(9.0, 10.0, 4.0, 9.0, 3.0), [0, 0, 1, 0, None])
-    assert found == [9.0 / 4, 10.0, 4.0, 9.0 / 9, 3.0]
-    assert ranks(found, [0.0] * 5, [1] * 5) == [4, 1, 2, 5, 3]
+def _tree(count: int, *merges: tuple[int, int, float]) -> Hierarchy:
+    """A tree over atoms 0, 10, 20 and so on."""
+    sizes = [1] * count
+    found: list[Merge] = []
+    for left, right, height in merges:
+        sizes.append(sizes[left] + sizes[right])
+        found.append(Merge(left=left, right=right, height=height, size=sizes[-1]))
+    return Hierarchy(atoms=[10 * item for item in range(count)], merges=found, cut=0.0)
 
 
-@given(st.lists(st.tuples(st.floats(0, 20), st.integers(0, 4)), max_size=30))
-def test_a_branch_keeps_its_order_and_its_best_its_score(items: list[tuple[float, int]]) -> None:
-    own, branch = [item[0] for item in items], [item[1] for item in items]
-    found = scores(_prominent(*own), branch)
-    for name in set(branch):
-        members = sorted((item for item, at in enumerate(branch) if at == name), key=lambda item: -own[item])
-        assert found[members[0]] == own[members[0]]
-        assert [found[item] for item in members] == sorted((found[item] for item in members), reverse=True)
+def test_each_counts_by_the_square_of_how_far_it_lies_from_one_that_stands_out_more() -> None:
+    tree = _tree(4, (0, 1, 0.2), (2, 4, 0.4), (3, 5, 0.8))
+    found = scores(_prominent(9.0, 10.0, 4.0, 9.5), [[0], [10], [20], [30]], tree)
+    # The second is nowhere joined to a higher one; the others to it, or to what holds it.
+    assert found == pytest.approx([9.0 / 16, 10.0, 4.0 / 4, 9.5], rel=1e-12)
+    assert ranks(found, [0.0] * 4, [1] * 4) == [4, 1, 3, 2]
 
 
-def _chain(count: int, cut: float) -> Hierarchy:
-    """A tree in which the first two atoms are joined, then each next one to them."""
-    merges = [
-        Merge(left=count + at - 1 if at else 0, right=at + 1, height=0.01 * (at + 1), size=at + 2)
-        for at in range(count - 1)
-    ]
-    return Hierarchy(atoms=list(range(count)), merges=merges, cut=cut)
+def test_the_atoms_of_one_group_are_no_others_to_it() -> None:
+    tree = _tree(4, (0, 1, 0.2), (2, 3, 0.3), (4, 5, 0.5))
+    assert scores(_prominent(6.0, 7.0), [[0, 10], [30, 20]], tree) == [6.0, 7.0]
 
 
-def test_of_no_more_behaviours_than_are_read_each_is_a_branch() -> None:
-    assert branches(_chain(READ, 0.0), [[atom] for atom in range(READ)]) == list(range(READ))
-    assert branches(Hierarchy(atoms=[], merges=[], cut=0.7), []) == []
+def test_what_is_not_in_the_tree_counts_in_full() -> None:
+    tree = _tree(2, (0, 1, 0.5))
+    assert scores(_prominent(1.0, 3.0, 2.0), [[0], [5], [10]], tree) == [1.0, 3.0, 2.0]
+    assert scores(_prominent(3.0), [[7]], Hierarchy(atoms=[], merges=[], cut=0.7)) == [3.0]
 
 
-def test_of_more_the_nearest_share_a_branch_until_no_more_than_are_read_are_left() -> None:
-    count = READ + 5
-    found = branches(_chain(count, 0.0), [[atom] for atom in reversed(range(count))])
-    assert len(set(found)) == READ
-    assert len(set(found[-6:])) == 1
-    assert found[0] != found[1] != found[-1]
+def test_of_equals_the_first_counts_in_full() -> None:
+    tree = _tree(3, (0, 1, 0.3), (2, 3, 0.6))
+    assert scores(_prominent(2.0, 2.0, 2.0), [[0], [10], [20]], tree) == [2.0, 0.5, 2.0]
+
+
+@given(st.lists(st.floats(0, 20), min_size=2, max_size=30), st.data())
+def test_no_score_is_above_its_own_and_the_highest_keeps_it(own: list[float], data: st.DataObject) -> None:
+    count = len(own)
+    left = list(range(count))
+    merges: list[tuple[int, int, float]] = []
+    while len(left) > 1:
+        sides = [left.pop(data.draw(st.integers(0, len(left) - 1))) for _ in range(2)]
+        left.append(count + len(merges))
+        merges.append((sides[0], sides[1], 0.1 * (len(merges) + 1)))
+    found = scores(_prominent(*own), [[10 * item] for item in range(count)], _tree(count, *merges))
+    assert all(0 <= score <= mine for score, mine in zip(found, own, strict=True))
+    assert max(found) == max(own)

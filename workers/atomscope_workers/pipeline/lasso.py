@@ -9,6 +9,9 @@ moves.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 
 from atomscope.types.spec import Codes
@@ -40,19 +43,8 @@ def fista(
 
     Ends early when no code moves by more than `tolerance`.
     """
-    lipschitz = _largest_eigenvalue(inner)
-    x, y, t = start, start, 1.0
-    for _ in range(steps):
-        following = _shrunk(y - (y @ inner - products) / lipschitz, alpha / lipschitz, codes)
-        step = following - x
-        if float(((y - following) * step).sum()) > 0:
-            t = 1.0  # momentum points uphill
-        t_next = (1 + (1 + 4 * t * t) ** 0.5) / 2
-        y = following + ((t - 1) / t_next) * step
-        x, t = following, t_next
-        if tolerance and float(step.abs().max()) < tolerance:
-            break
-    return x
+    lipschitz = start.new_full((1, 1), _largest_eigenvalue(inner))
+    return _descent(lambda y: y @ inner - products, start, lipschitz, alpha, codes, steps, tolerance)
 
 
 def sparse_codes(
@@ -81,7 +73,10 @@ def sparse_codes(
             own = pull[documents].topk(size, sorted=False).indices
             between = inner[own[:, :, None], own[:, None, :]]
             target, before = products[documents].gather(1, own), start[documents].gather(1, own)
-            solved = _steps(target, before, between, alpha, codes, steps, largest)
+            # No eigenvalue is above the largest of all atoms', nor above a largest row sum (Gershgorin).
+            lipschitz = between.abs().sum(2).amax(1, keepdim=True).clamp(max=largest)
+            gradient = partial(_own_gradient, between, target)
+            solved = _descent(gradient, before, lipschitz, alpha, codes, steps)
             found[documents] = found[documents].scatter(1, own, solved)
     return found
 
@@ -109,35 +104,42 @@ def settled_codes(
     return found
 
 
-def _steps(
-    products: torch.Tensor,
+def _own_gradient(inner: torch.Tensor, products: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Of each document (n, M), with the inner products (n, M, M) of its own atoms."""
+    return torch.bmm(inner, y[:, :, None])[:, :, 0] - products
+
+
+def _descent(
+    gradient: Callable[[torch.Tensor], torch.Tensor],
     start: torch.Tensor,
-    inner: torch.Tensor,
+    lipschitz: torch.Tensor,
     alpha: float,
     codes: Codes,
     steps: int,
-    largest: float,
+    tolerance: float = 0.0,
 ) -> torch.Tensor:
-    """FISTA for each document by itself, with `inner` (n, M, M) of its own atoms: codes (n, M).
+    """FISTA from `start` (n, M), with a bound of the curvature for all, or of each document's own (n, 1).
 
-    No eigenvalue of `inner` is above `largest`, nor above its largest sum of a row (Gershgorin).
+    Documents that share a bound share momentum and restarts, the others have their own. Ends early when no
+    code moves by more than `tolerance`.
     """
-    lipschitz = inner.abs().sum(2).amax(1, keepdim=True).clamp(max=largest)
     x, y = start, start
-    t = torch.ones(len(start), 1, dtype=start.dtype, device=start.device)
+    t = torch.ones_like(lipschitz)
+    shared = (0, 1) if lipschitz.numel() == 1 else (1,)
     for _ in range(steps):
-        gradient = torch.bmm(inner, y[:, :, None])[:, :, 0] - products
-        following = _shrunk(y - gradient / lipschitz, alpha / lipschitz, codes)
+        following = _shrunk(y - gradient(y) / lipschitz, alpha / lipschitz, codes)
         step = following - x
-        uphill = ((y - following) * step).sum(1, keepdim=True) > 0
+        uphill = ((y - following) * step).sum(shared, keepdim=True) > 0
         t = t.masked_fill(uphill, 1.0)
         t_next = (1 + (1 + 4 * t.square()).sqrt()) / 2
         y = following + ((t - 1) / t_next) * step
         x, t = following, t_next
+        if tolerance and float(step.abs().max()) < tolerance:
+            break
     return x
 
 
-def _shrunk(moved: torch.Tensor, by: torch.Tensor | float, codes: Codes) -> torch.Tensor:
+def _shrunk(moved: torch.Tensor, by: torch.Tensor, codes: Codes) -> torch.Tensor:
     """The proximal step of the penalty."""
     if codes == "nonnegative":
         return (moved - by).clamp_min_(0)

@@ -2,22 +2,17 @@
 
 What stands out most comes first. Tightness does not tell it: answers of one word are tight, long ones
 never; *prominence* does. But the sentences of one template stand out each by itself, and would fill a
-list's beginning with one kind of thing. So atoms are taken behaviour by behaviour, and behaviours branch by
-branch of their tree, cut into as many branches as a reviewer reads: the best of each branch counts in full,
-the r-th a part of 1 / r^2.
+list's beginning with one kind of thing. So each counts by the square of how far it lies, in the tree over
+atoms, from the nearest that stands out more, as peaks of density are chosen (Rodriguez and Laio 2014).
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from atomscope.types.atoms import Evidence
 from atomscope.types.hierarchy import Hierarchy
 from atomscope_workers.pipeline.evidence import DISCOVERY_RATE
-
-READ = 20
-"""Branches: things that a reviewer reads."""
 
 
 def own_score(evidence: Evidence) -> float:
@@ -31,29 +26,24 @@ def own_score(evidence: Evidence) -> float:
     return stands_out * (evidence.stability if evidence.stability is not None else 1.0)
 
 
-def scores(evidence: Sequence[Evidence], branches: Sequence[int | None]) -> list[float]:
-    """What each is ranked by: its own score over the square of its place, from 1, in its branch.
+def scores(evidence: Sequence[Evidence], groups: Sequence[Sequence[int]], tree: Hierarchy) -> list[float]:
+    """What each is ranked by: its own score times the square of how far it lies apart.
 
-    What is in no branch counts in full. Of equal scores the first has the better place.
+    `groups` holds the atoms of each. How far is the height at which it is joined to one of a higher own
+    score, or of an equal one before it, as a share of the tree's: 1 for the highest, and for what is not in
+    the tree.
     """
     own = [own_score(item) for item in evidence]
-    found = list(own)
-    seen: Counter[int] = Counter()
-    for item in sorted(range(len(own)), key=lambda item: -own[item]):
-        branch = branches[item]
-        if branch is not None:
-            seen[branch] += 1
-            found[item] = own[item] / seen[branch] ** 2
-    return found
-
-
-def branches(tree: Hierarchy, behaviours: Sequence[Sequence[int]]) -> list[int]:
-    """The branch of each behaviour, a group of atoms at the tree's cut, where at most `READ` are left."""
-    if len(behaviours) <= READ:
-        return list(range(len(behaviours)))
-    height = max(tree.cut, tree.merges[len(tree.atoms) - READ - 1].height)
-    branch = {atom: number for number, group in enumerate(tree.groups(height)) for atom in group}
-    return [branch[atoms[0]] for atoms in behaviours]
+    of_atom = {atom: item for item, group in enumerate(groups) for atom in group}
+    apart = [1.0] * len(own)
+    highest = [of_atom.get(atom) for atom in tree.atoms]
+    for merge in tree.merges:
+        sides = {item for item in (highest[merge.left], highest[merge.right]) if item is not None}
+        best = min(sides, key=lambda item: (-own[item], item), default=None)
+        highest.append(best)
+        for item in sides - {best}:
+            apart[item] = merge.height / (tree.merges[-1].height or 1.0)
+    return [score * share**2 for score, share in zip(own, apart, strict=True)]
 
 
 def ranks(scores: Sequence[float], coherence: Sequence[float], n_active: Sequence[int]) -> list[int]:

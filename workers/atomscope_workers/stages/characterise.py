@@ -21,7 +21,7 @@ from atomscope_workers.pipeline.coherence import Beginnings, coherences, random_
 from atomscope_workers.pipeline.evidence import DISCOVERY_RATE, first_documents
 from atomscope_workers.pipeline.exemplars import quantile_places
 from atomscope_workers.pipeline.keywords import Keywords, distinctive_keywords
-from atomscope_workers.pipeline.ranking import branches, ranks, scores
+from atomscope_workers.pipeline.ranking import ranks, scores
 from atomscope_workers.pipeline.sides import sides
 from atomscope_workers.stages.arrays import load_losses
 from atomscope_workers.stages.context import StageContext, UnitResult
@@ -51,6 +51,7 @@ class _View:
 
     spanned: SpannedDocuments
     rows: dict[int, StoredRow]
+    tree: Hierarchy
     limit: int
 
     def listed(self, positions: NDArray[np.int64], values: NDArray[np.float64]) -> list[DocumentRef]:
@@ -86,13 +87,13 @@ def run(ctx: StageContext) -> UnitResult:
     ctx.progress(1, 2, "steps")
     ctx.checkpoint()
     rows = read_rows(ctx)
-    view = _View(spanned, rows, config.top_documents)
+    tree = msgspec.json.decode(ctx.read(layout.HIERARCHY).read_bytes(), type=Hierarchy)
+    view = _View(spanned, rows, tree, config.top_documents)
     texts = [sides(rows[int(item)].messages) for item in spanned.documents]
     keywords = distinctive_keywords(texts, [spanned.used[item] for item in active], config.top_documents)
     count = len(members)
     atoms = _atoms(ctx, view, members, codes, found, coherence[:count], keywords[:count])
-    tree = msgspec.json.decode(ctx.read(layout.HIERARCHY).read_bytes(), type=Hierarchy)
-    behaviours = _behaviours(view, found, tree, strength, orders, coherence[count:], keywords[count:])
+    behaviours = _behaviours(view, found, strength, orders, coherence[count:], keywords[count:])
     warnings = _warnings(atoms, codes.shape[1], config.min_active)
     if config.labels:
         subjects = [
@@ -131,7 +132,7 @@ def _atoms(
     norms = msgspec.json.decode(ctx.read(NORMS).read_bytes(), type=dict[int, float])
     behaviour = {atom: number for number, group in enumerate(found.behaviours) for atom in group.atoms}
     evidence = [found.atoms[member.index] for member in members]
-    score = scores(evidence, [behaviour.get(member.index) for member in members])
+    score = scores(evidence, [[member.index] for member in members], view.tree)
     places = ranks(score, [item.own for item in coherence], [member.n_active for member in members])
     atoms = [
         Atom(
@@ -168,15 +169,14 @@ def _atoms(
 def _behaviours(
     view: _View,
     found: Found,
-    tree: Hierarchy,
     strength: NDArray[np.float64],
     orders: Sequence[NDArray[np.int64]],
     coherence: Sequence[_Coherence],
     keywords: Sequence[Keywords],
 ) -> list[Behaviour]:
     spanned = view.spanned
-    branch = branches(tree, [group.atoms for group in found.behaviours])
-    score = scores([group.evidence for group in found.behaviours], branch)
+    groups = [group.atoms for group in found.behaviours]
+    score = scores([group.evidence for group in found.behaviours], groups, view.tree)
     places = ranks(score, [item.own for item in coherence], [len(order) for order in orders])
     strongest = strength.argmax(1)[strength.any(1)] if strength.size else np.zeros(0, dtype=np.int64)
     behaviours = [
