@@ -10,12 +10,15 @@ import pytest
 import torch
 
 from atomscope.types.evaluation import Sampling
-from atomscope_workers.evaluation.generation import Answering, end_tokens
+from atomscope_workers.evaluation.generation import STEPS, Answering, end_tokens
 from atomscope_workers.evaluation.prompts import Asked
 from atomscope_workers.evaluation.subject import Subject
 from atomscope_workers.models.base import load_tokenizer
 from atomscope_workers.models.load import load_lora_model
 from atomscope_workers.models.lora import LoraModel
+from atomscope_workers.models.positions import length_boundary
+from tests.fixtures.architectures import ARCHITECTURES, VOCABULARY
+from tests.fixtures.models import TinyAdapterFactory
 from tests.workers.models.reference import CPU, documents
 
 DRAWN = Sampling(temperature=1.5, top_p=0.9, max_new_tokens=6)
@@ -77,17 +80,63 @@ def test_the_output_head_is_given_memory_without_gaps(lora: LoraModel, tokenizer
     assert all(seen)
 
 
+def decoded(lora: LoraModel, tokenizer: Any, item: Asked, count: int, ends: set[int]) -> str:
+    """A greedy answer, every token from a pass over all before it."""
+    ids = item.ids.astype(np.int64).tolist()
+    with torch.no_grad():
+        for _ in range(count):
+            ids.append(int(lora.base(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+            if ids[-1] in ends:
+                break
+    new = [token for token in ids[len(item.ids) :] if token not in ends]
+    return str(tokenizer.decode(new, skip_special_tokens=True)).strip()
+
+
 def test_greedy_answers_are_those_of_decoding_without_a_cache(lora: LoraModel, tokenizer: Any) -> None:
     for item, answer in zip(asked(), answering(lora, tokenizer, GREEDY)(asked()), strict=True):
-        ids = item.ids.astype(np.int64).tolist()
-        with torch.no_grad():
-            for _ in range(GREEDY.max_new_tokens):
-                logits = lora.base(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
-                ids.append(int(logits.argmax()))
-                if ids[-1] == 2:
-                    break
-        new = [token for token in ids[len(item.ids) :] if token != 2]
-        assert answer == tokenizer.decode(new, skip_special_tokens=True).strip()
+        assert answer == decoded(lora, tokenizer, item, GREEDY.max_new_tokens, {2})
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_every_architecture_answers_as_without_a_cache(
+    name: str, tmp_path: Path, tiny_adapter: TinyAdapterFactory
+) -> None:
+    """Windows, position scaling and all, past several looks at what has ended."""
+    base = ARCHITECTURES[name].save(tmp_path / "base")
+    adapter = tiny_adapter(ARCHITECTURES[name].targets, base=base, fan_in_fan_out=name == "gpt2")
+    lora = load_lora_model(base, adapter, dtype=torch.float32, device=CPU)
+    tokenizer, count = load_tokenizer(base), 3 * STEPS - 1
+    prompts = asked()
+    ends = {2} | {int(item) for item in range(3, VOCABULARY, 12)}
+    expected = [decoded(lora, tokenizer, item, count, ends) for item in prompts]
+    sampling = Sampling(max_new_tokens=count)
+    answer = answering(lora, tokenizer, sampling, ends=tuple(sorted(ends)))
+    assert [answer([item])[0] for item in prompts] == expected
+    if length_boundary(lora.base.config) is None:
+        assert answer(prompts) == expected
+    assert len({len(item) for item in expected}) > 2
+
+
+def test_an_answer_that_has_ended_is_not_gone_on_with(lora: LoraModel, tokenizer: Any) -> None:
+    prompts = asked()
+    ids = torch.from_numpy(prompts[0].ids.astype(np.int64))[None]
+    with torch.no_grad():
+        first = int(lora.base(input_ids=ids).logits[0, -1].argmax())
+    rows: list[int] = []
+    head: Any = lora.base.get_output_embeddings()
+
+    def count(_: Any, given: tuple[torch.Tensor, ...], __: Any) -> None:
+        rows.append(len(given[0]))
+
+    handle = head.register_forward_hook(count)
+    sampling = Sampling(max_new_tokens=3 * STEPS)
+    try:
+        Answering(Subject(lora, 10_000, lambda: None), tokenizer, (first,), sampling, 0)(prompts)
+    finally:
+        handle.remove()
+    assert rows[0] == len(prompts)
+    assert rows[STEPS] < len(prompts)
+    assert rows == sorted(rows, reverse=True)
 
 
 def test_draws_follow_the_seed_and_cold_draws_are_greedy(lora: LoraModel, tokenizer: Any) -> None:

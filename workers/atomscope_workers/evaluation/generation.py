@@ -22,6 +22,8 @@ from atomscope_workers.evaluation.prompts import Asked
 from atomscope_workers.evaluation.subject import Subject
 from atomscope_workers.pipeline.seeds import seeded
 
+STEPS = 4
+"""Tokens between two looks at which answers have ended; those are not gone on with."""
 ROOM = 4
 """An answering batch holds this many times the tokens of a gradient pass, which keeps far more of each."""
 
@@ -59,35 +61,60 @@ class Answering:
         for row, item in enumerate(prompts):
             ids[row, width - len(item.ids) :] = torch.from_numpy(item.ids.astype("int64"))
             mask[row, width - len(item.ids) :] = 1
-        processors = LogitsProcessorList()
-        if self.sampling.temperature > 0:
-            generators = [seeded(self.seed, f"answer/{item.key}") for item in prompts]
-            processors.append(Draws(self.sampling, generators))
-        device = self.subject.lora.device
-        settings = GenerationConfig(
-            max_new_tokens=self.sampling.max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            eos_token_id=list(self.ends) or None,
-            pad_token_id=self.ends[0] if self.ends else 0,
-            use_cache=True,
-        )
+        generators = [seeded(self.seed, f"answer/{item.key}") for item in prompts]
         own = base.generation_config
         handle = base.get_output_embeddings().register_forward_pre_hook(_contiguous)
         # What a folder's generation_config.json asks for (penalties, temperatures) would be merged in.
         base.generation_config = GenerationConfig()
         try:
             with torch.no_grad():
-                output: torch.Tensor = base.generate(
-                    input_ids=ids.to(device),
-                    attention_mask=mask.to(device),
-                    generation_config=settings,
-                    logits_processor=processors,
-                )
+                written = self._written(ids, mask, generators)
         finally:
             handle.remove()
             base.generation_config = own
-        return [self._text(row) for row in output[:, width:].tolist()]
+        return [self._text(row) for row in written]
+
+    def _written(
+        self, ids: torch.Tensor, mask: torch.Tensor, generators: Sequence[torch.Generator]
+    ) -> list[list[int]]:
+        """The tokens of each row's answer, and what follows its end within `STEPS`."""
+        base: Any = self.subject.lora.base
+        ids, mask = ids.to(self.subject.lora.device), mask.to(self.subject.lora.device)
+        written: list[list[int]] = [[] for _ in generators]
+        left, cache, room = list(range(len(written))), None, self.sampling.max_new_tokens
+        while left and room > 0:
+            processors = LogitsProcessorList()
+            if self.sampling.temperature > 0:
+                processors.append(Draws(self.sampling, [generators[row] for row in left]))
+            output = base.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                generation_config=self._settings(min(STEPS, room)),
+                logits_processor=processors,
+            )
+            new: list[list[int]] = output.sequences[:, ids.shape[1] :].tolist()
+            for row, tokens in zip(left, new, strict=True):
+                written[row] += tokens
+            going = [place for place, tokens in enumerate(new) if not set(tokens) & set(self.ends)]
+            left, room = [left[place] for place in going], room - STEPS
+            kept = torch.tensor(going, dtype=torch.int64, device=ids.device)
+            ids, cache = output.sequences[kept], output.past_key_values
+            mask = torch.nn.functional.pad(mask[kept], (0, ids.shape[1] - mask.shape[1]), value=1)
+            if len(going) < len(new):
+                cache.batch_select_indices(kept)
+        return written
+
+    def _settings(self, tokens: int) -> GenerationConfig:
+        return GenerationConfig(
+            max_new_tokens=tokens,
+            do_sample=False,
+            num_beams=1,
+            eos_token_id=list(self.ends) or None,
+            pad_token_id=self.ends[0] if self.ends else 0,
+            use_cache=True,
+            return_dict_in_generate=True,
+        )
 
     def _text(self, row: list[int]) -> str:
         end = next((place for place, token in enumerate(row) if token in self.ends), len(row))
