@@ -15,7 +15,7 @@ from atomscope.types.atoms import AuditReport, Behaviour
 from atomscope.types.hierarchy import Hierarchy
 from atomscope.types.spec import AuditConfig
 from atomscope.types.work import Stage
-from atomscope_workers.pipeline.ranking import own_score
+from atomscope_workers.pipeline.ranking import own_score, scores
 from tests.workers.stages.units import (
     CONFIG,
     SHAPES,
@@ -125,16 +125,20 @@ def test_coherence_is_the_mean_cosine_of_the_raw_gradients(
 def test_atoms_are_listed_by_rank_and_rank_follows_the_score(audit: Audit) -> None:
     atoms = audit.atoms()
     assert [atom.rank for atom in atoms] == [1, 2, 3, 4]
-    scores = [atom.score for atom in atoms]
-    assert scores == sorted(scores, reverse=True)
+    found_scores = [atom.score for atom in atoms]
+    assert found_scores == sorted(found_scores, reverse=True)
     for atom in atoms:
         found = atom.evidence
         assert found.prominence is not None
         assert found.stability is not None
         assert found.separation is not None
-    # Each of the four is a behaviour of its own, so that none comes second in its branch.
-    assert sorted(atom.behaviour or 0 for atom in atoms) == [0, 1, 2, 3]
-    assert scores == pytest.approx([own_score(atom.evidence) for atom in atoms])
+    tree = msgspec.json.decode(audit.file(layout.HIERARCHY).read_bytes(), type=Hierarchy)
+    of_tree = scores([atom.evidence for atom in atoms], [[atom.index] for atom in atoms], tree)
+    assert found_scores == pytest.approx(of_tree)
+    # The first counts in full, the others by how far they lie from one that stands out more.
+    own = [own_score(atom.evidence) for atom in atoms]
+    assert found_scores[0] == pytest.approx(max(own))
+    assert all(0 < score <= mine * (1 + 1e-9) for score, mine in zip(found_scores, own, strict=True))
 
 
 def test_an_audit_of_no_code_says_in_words_that_it_found_nothing(tmp_path: Path) -> None:
