@@ -43,8 +43,9 @@ def fista(
 
     Ends early when no code moves by more than `tolerance`.
     """
-    lipschitz = start.new_full((1, 1), _largest_eigenvalue(inner))
-    return _descent(lambda y: y @ inner - products, start, lipschitz, alpha, codes, steps, tolerance)
+    return _descent(
+        lambda y: y @ inner - products, start, _largest_eigenvalue(inner), alpha, codes, steps, tolerance
+    )
 
 
 def sparse_codes(
@@ -112,7 +113,7 @@ def _own_gradient(inner: torch.Tensor, products: torch.Tensor, y: torch.Tensor) 
 def _descent(
     gradient: Callable[[torch.Tensor], torch.Tensor],
     start: torch.Tensor,
-    lipschitz: torch.Tensor,
+    lipschitz: torch.Tensor | float,
     alpha: float,
     codes: Codes,
     steps: int,
@@ -124,8 +125,8 @@ def _descent(
     code moves by more than `tolerance`.
     """
     x, y = start, start
-    t = torch.ones_like(lipschitz)
-    shared = (0, 1) if lipschitz.numel() == 1 else (1,)
+    shared = (0, 1) if isinstance(lipschitz, float) else (1,)
+    t = start.new_ones((1 if isinstance(lipschitz, float) else len(start), 1))
     for _ in range(steps):
         following = _shrunk(y - gradient(y) / lipschitz, alpha / lipschitz, codes)
         step = following - x
@@ -139,7 +140,7 @@ def _descent(
     return x
 
 
-def _shrunk(moved: torch.Tensor, by: torch.Tensor, codes: Codes) -> torch.Tensor:
+def _shrunk(moved: torch.Tensor, by: torch.Tensor | float, codes: Codes) -> torch.Tensor:
     """The proximal step of the penalty."""
     if codes == "nonnegative":
         return (moved - by).clamp_min_(0)
