@@ -132,8 +132,7 @@ def test_inputs_and_outputs_are_in_the_bucket_and_nowhere_else(
     assert bucket.parts(data) == 2
     assert bucket.open_uploads() == []
     assert not (s3_stack.data_dir / "store").exists()
-    files = [path for path in s3_stack.data_dir.rglob("*") if path.is_file()]
-    assert not [path for path in files if path.suffix in (".safetensors", ".parquet", ".jsonl")]
+    assert not [path for path in s3_stack.files() if path.suffix in (".safetensors", ".parquet", ".jsonl")]
 
 
 def test_the_bundle_on_s3_equals_that_of_a_local_run(
