@@ -199,6 +199,4 @@ class AuditReport(msgspec.Struct, kw_only=True, frozen=True):
     """Atoms that pass at a false-discovery rate of 5%; null where there was no null to compare with."""
     behaviours: list[Behaviour] = []
     """Their `documents` left out; `atoms/behaviours.json` lists them."""
-    timings: dict[str, float] = {}
-    """Seconds by stage."""
     details: dict[str, Any] = {}

@@ -216,7 +216,6 @@ REPORT = AuditReport(
     n_behaviours=1,
     n_significant=0,
     behaviours=[msgspec.structs.replace(item, documents=[]) for item in BEHAVIOURS],
-    timings={"extract": 1.5},
     details={"dictionary": {"atoms": 2}},
 )
 
