@@ -5,6 +5,8 @@ SHELL := /bin/bash
 BIN := .venv/bin
 # Tests run in two processes, and start others: spinning threads of several of them starve each other.
 TEST_ENV := OMP_NUM_THREADS=1
+# The packages are installed as source: what is compiled by the first process, the others read.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install install-test demo test check format test-long bench bench-discovery lock clean
 
@@ -42,11 +44,12 @@ TRAINED := $(SET)/adapter/adapter_model.safetensors
 $(TRAINED):
 	@$(BIN)/python benchmarks/second_set.py --out $(SET)
 
-bench: install-test $(TRAINED) ## time extraction and the dictionary beside their peers, and cost by size
+bench: install-test $(TRAINED) ## time extraction and the dictionary beside their peers, cost by size, a whole audit
 	@benchmarks/peers/install.sh
 	@$(BIN)/python benchmarks/extraction.py $(ON_SET)
 	@$(BIN)/python benchmarks/dictionary.py
 	@$(BIN)/python benchmarks/scaling.py
+	@$(BIN)/python benchmarks/whole_audit.py --base-model $(SET)/base --adapter $(SET)/adapter --folder $(SET)
 
 bench-discovery: install $(TRAINED) ## score an audit of a labelled set (SCORE=FILE, see benchmarks/discovery.py)
 	@test -n "$(SCORE)" || { echo "SCORE=FILE is needed: a file with rank_scores(codes, labels)" >&2; exit 4; }
