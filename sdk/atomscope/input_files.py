@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
-from atomscope.types.resources import DatasetFormat
+from atomscope.types.inputs import DatasetFormat
 
 _FORMATS: dict[str, DatasetFormat] = {**{name: name for name in get_args(DatasetFormat)}, "ndjson": "jsonl"}
 

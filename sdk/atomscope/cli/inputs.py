@@ -13,7 +13,7 @@ from atomscope.cli.registry import EXIT_DONE, Output
 from atomscope.cli.tables import columns, size_text
 from atomscope.cli.tree import CommandTree, PluginRegistry
 from atomscope.client import Client
-from atomscope.types.resources import Adapter, Dataset, Model
+from atomscope.types.inputs import Adapter, Dataset, Model
 
 _PAGE = 100
 

@@ -15,19 +15,9 @@ from atomscope.client._service import Service
 from atomscope.client._settings import connection
 from atomscope.client._transport import AsyncTransport
 from atomscope.client._wire import Params, Reply, next_cursor
+from atomscope.types.inputs import Adapter, Dataset, Model, Upload, UploadPurpose
 from atomscope.types.presets import Preset, PresetName
-from atomscope.types.resources import (
-    Adapter,
-    APIKey,
-    AuditStatus,
-    Dataset,
-    Deleted,
-    Health,
-    Model,
-    Page,
-    Upload,
-    UploadPurpose,
-)
+from atomscope.types.resources import APIKey, AuditStatus, Deleted, Health, Page
 from atomscope.types.resources import Audit as AuditResource
 from atomscope.types.resources import SteeredAdapter as SteeredResource
 from atomscope.types.spec import AuditConfig, VectorPower

@@ -26,27 +26,29 @@ from atomscope.input_files import dataset_format
 from atomscope.steering.targets import check_strengths
 from atomscope.types.atoms import Atom, AuditReport, Behaviour
 from atomscope.types.hierarchy import Hierarchy
-from atomscope.types.presets import Preset, PresetName
-from atomscope.types.resources import (
+from atomscope.types.inputs import (
     Adapter,
     AdapterCreate,
+    Dataset,
+    DatasetCreate,
+    Model,
+    ModelCreate,
+    Upload,
+    UploadPurpose,
+)
+from atomscope.types.presets import Preset, PresetName
+from atomscope.types.resources import (
     APIKey,
     APIKeyCreate,
     Audit,
     AuditCreate,
-    Dataset,
-    DatasetCreate,
     Deleted,
     DocumentMatch,
     Health,
-    Model,
-    ModelCreate,
     Page,
     RefitCreate,
     SteeredAdapter,
     SteeredAdapterCreate,
-    Upload,
-    UploadPurpose,
 )
 from atomscope.types.spec import AuditConfig, VectorPower
 from atomscope.types.steering import Format, Unit

@@ -16,7 +16,7 @@ from atomscope.input_files import (
     folder_digest,
     is_model_file,
 )
-from atomscope.types.resources import (
+from atomscope.types.inputs import (
     CompletedFile,
     CompletedPart,
     Upload,

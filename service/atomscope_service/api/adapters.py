@@ -8,7 +8,8 @@ from typing import Any
 from litestar import Controller, Request, Response, delete, get, post
 from litestar.params import FromPath, JSONBody
 
-from atomscope.types.resources import Adapter, AdapterCreate, Deleted, Page
+from atomscope.types.inputs import Adapter, AdapterCreate
+from atomscope.types.resources import Deleted, Page
 from atomscope_service.api.announce import announce
 from atomscope_service.api.conditional import conditional
 from atomscope_service.api.inputs import require_unused

@@ -9,7 +9,8 @@ from litestar import Controller, Request, Response, delete, get, post
 from litestar.params import FromPath, JSONBody
 
 from atomscope.input_files import dataset_format
-from atomscope.types.resources import Dataset, DatasetCreate, Deleted, Page
+from atomscope.types.inputs import Dataset, DatasetCreate
+from atomscope.types.resources import Deleted, Page
 from atomscope_service.api.announce import announce
 from atomscope_service.api.conditional import conditional
 from atomscope_service.api.inputs import require_unused

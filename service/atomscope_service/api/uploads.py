@@ -8,15 +8,8 @@ import anyio.to_thread
 from litestar import Controller, Request, Response, delete, get, post, put
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
-from atomscope.types.resources import (
-    Deleted,
-    Page,
-    Upload,
-    UploadComplete,
-    UploadCreate,
-    UploadFile,
-    UploadPart,
-)
+from atomscope.types.inputs import Upload, UploadComplete, UploadCreate, UploadFile, UploadPart
+from atomscope.types.resources import Deleted, Page
 from atomscope_service.api.conditional import conditional
 from atomscope_service.api.paging import DEFAULT_LIMIT, Cursor, Limit, list_rows
 from atomscope_service.api.problems import not_found

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from atomscope.input_files import ADAPTER_FILES, DATASET_ENDINGS, dataset_format, is_model_file
-from atomscope.types.resources import UploadFileSpec, UploadPurpose
+from atomscope.types.inputs import UploadFileSpec, UploadPurpose
 from atomscope_service.api.problems import ProblemError
 from atomscope_service.settings import Settings
 

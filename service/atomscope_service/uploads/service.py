@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from atomscope.input_files import folder_digest
-from atomscope.types.resources import CompletedFile, UploadCreate, UploadPurpose
+from atomscope.types.inputs import CompletedFile, UploadCreate, UploadPurpose
 from atomscope_service.api.announce import announce
 from atomscope_service.api.problems import ProblemError, not_found, unknown_reference
 from atomscope_service.api.services import Services, Tenant, found

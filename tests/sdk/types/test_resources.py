@@ -8,23 +8,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from atomscope.types import resources
-from atomscope.types.resources import (
-    TERMINAL,
-    Audit,
-    AuditStatus,
-    DatasetCreate,
-    Deleted,
-    ModelCreate,
-    Page,
-    SteeredAdapterCreate,
-    UploadCreate,
-)
+from atomscope.types import inputs, resources
+from atomscope.types.inputs import DatasetCreate, ModelCreate, UploadCreate
+from atomscope.types.resources import TERMINAL, Audit, AuditStatus, Deleted, Page, SteeredAdapterCreate
 
 STRUCTS = {
     name: kind
-    for name, kind in inspect.getmembers(resources, inspect.isclass)
-    if issubclass(kind, msgspec.Struct) and kind.__module__ == resources.__name__
+    for module in (inputs, resources)
+    for name, kind in inspect.getmembers(module, inspect.isclass)
+    if issubclass(kind, msgspec.Struct) and kind.__module__ == module.__name__
 }
 REQUESTS = {name for name in STRUCTS if name.endswith("Create")} | {
     "UploadComplete", "CompletedFile", "CompletedPart", "UploadFileSpec",

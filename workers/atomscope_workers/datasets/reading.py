@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from atomscope.input_files import DATASET_ENDINGS, dataset_format
-from atomscope.types.resources import DatasetFormat
+from atomscope.types.inputs import DatasetFormat
 from atomscope_workers.datasets.delimited import read_delimited
 from atomscope_workers.datasets.json_file import read_json
 from atomscope_workers.datasets.lines import read_jsonl, read_text
