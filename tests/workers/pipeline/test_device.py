@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from atomscope.types.spec import AuditConfig
+from atomscope.types.spec import AuditConfig, Codes
 from atomscope_workers.pipeline.curvature import squared_sum
 from atomscope_workers.pipeline.dictionary import fit
 from atomscope_workers.pipeline.findings import find
 from atomscope_workers.pipeline.gram import accumulate_gram
+from atomscope_workers.pipeline.lasso import LEAST, settled_codes
+from atomscope_workers.pipeline.products import BLOCK, outer_sum
 from atomscope_workers.pipeline.projection import project
 from atomscope_workers.pipeline.rotation import turned
 from atomscope_workers.pipeline.separation import pulls
@@ -23,7 +25,7 @@ from atomscope_workers.pipeline.sketch import sketch_rows
 from atomscope_workers.pipeline.span import Span, unit_gram, unit_rows, weights_of_codes
 from atomscope_workers.pipeline.vectors import combined_vectors
 from tests.workers.pipeline.elsewhere import DEVICE, Elsewhere, elsewhere
-from tests.workers.pipeline.spans import clustered, curvature_of, gradients, in_shards
+from tests.workers.pipeline.spans import clustered, curvature_of, gradients, in_shards, noise_rows
 
 ROWS = clustered([item % 4 for item in range(32)], width=60)
 SPANS: dict[str, Callable[[], Span]] = {
@@ -52,6 +54,27 @@ def test_a_fit_stays_on_the_device_of_its_documents(span: Span, config: AuditCon
     assert torch.equal(there.atoms.held, here.atoms)
     assert torch.equal(there.codes.held, here.codes)
     assert there.objective == here.objective
+
+
+@pytest.mark.parametrize("codes", ["nonnegative", "signed"])
+def test_working_sets_stay_on_the_device_of_their_documents(codes: Codes) -> None:
+    atoms = unit_rows(noise_rows(6 * LEAST, 60, seed=1)).rows
+    documents = unit_rows(noise_rows(20, 60))
+    products, inner, start = documents.products(atoms), atoms @ atoms.T, torch.zeros(20, len(atoms))
+    here = settled_codes(products, inner, start, 0.13, codes)
+    with elsewhere() as seen:
+        there = settled_codes(products.to(DEVICE), inner.to(DEVICE), start.to(DEVICE), 0.13, codes)
+    assert seen["aten.topk.default"], "sets of all atoms test nothing"
+    assert isinstance(there, Elsewhere)
+    assert torch.equal(there.held, here)
+
+
+def test_sums_of_wide_modules_stay_on_the_device_of_their_rows() -> None:
+    rows = torch.randn(3, BLOCK + 40, generator=torch.Generator().manual_seed(0))
+    with elsewhere():
+        there = outer_sum(rows.to(DEVICE))
+    assert isinstance(there, Elsewhere)
+    assert torch.equal(there.held, outer_sum(rows))
 
 
 def test_findings_and_evidence_come_back_as_the_cpu_gives_them(span: Span) -> None:
