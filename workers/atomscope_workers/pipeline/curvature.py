@@ -87,12 +87,13 @@ def eigenbasis(factor: torch.Tensor) -> Eigenbasis:
     """Eigenvectors of a symmetric positive semi-definite float64 matrix (n, n).
 
     Rounding may leave eigenvalues a little below zero: they are zero. Each vector's largest entry is made
-    positive, since its sign is arbitrary.
+    positive, since its sign is arbitrary. Memory is in C order, as a file gives it back: in another order,
+    some CPUs round products otherwise.
     """
     values, vectors = torch.linalg.eigh((factor + factor.T) / 2)
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
-    return Eigenbasis(values, (vectors * torch.where(largest < 0, -1.0, 1.0)).float())
+    return Eigenbasis(values, (vectors * torch.where(largest < 0, -1.0, 1.0)).float().contiguous())
 
 
 def rotations(factors: FactorSums) -> tuple[Rotation, ...]:
