@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -217,7 +218,7 @@ def _loss_drops(
     """Nats a target token that the adapter takes off the loss of each set, and over how many documents.
 
     What the extraction's sample did not measure under the base is measured now, by a forward pass. In a refit
-    a set half of which its parent measured is told by that half.
+    half of a set tells it: as much of it is measured as its parent left to be.
     """
     losses = load_losses([ctx.read(layout.shard_losses(index)) for index in range(ctx.shards)])
     base = losses.base_loss.copy()
@@ -227,8 +228,7 @@ def _loss_drops(
     if losses.parent_base_loss is not None:
         base[more] = losses.parent_base_loss[more]
         least = ENOUGH_MEASURED
-    untold = [places for places in (spanned.used[item] for item in sets) if _known(base, places) < least]
-    missing = np.unique(np.concatenate([*(places[np.isnan(base[places])] for places in untold), wanted[:0]]))
+    missing = _missing(base, [spanned.used[members] for members in sets], least)
     tokens = load_tokens(ctx.read(layout.TOKENS))
     documents = spanned.documents
     if len(missing):
@@ -248,9 +248,15 @@ def _loss_drops(
     return found
 
 
-def _known(base: NDArray[np.float64], places: NDArray[np.int64]) -> float:
-    """Share of some documents whose loss under the base is known; 1 of none."""
-    return 1.0 - float(np.isnan(base[places]).mean()) if len(places) else 1.0
+def _missing(base: NDArray[np.float64], sets: Sequence[NDArray[np.int64]], least: float) -> NDArray[np.int64]:
+    """The first documents of each set that are yet to be measured, so that a share `least` of it is known."""
+    known = ~np.isnan(base)
+    before = known.copy()
+    for places in sets:
+        unknown = places[~known[places]]
+        lacking = math.ceil(least * len(places)) - (len(places) - len(unknown))
+        known[unknown[: max(0, lacking)]] = True
+    return np.flatnonzero(known & ~before)
 
 
 def _base_losses(ctx: StageContext, documents: Sequence[TokenizedDocument]) -> list[float]:
