@@ -50,7 +50,8 @@ class AuditConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """Tokens of one micro-batch, padding included; a longer document is a micro-batch alone. `auto` tries
     what the device of `validate` takes, and remembers it: results do not depend on it, the plan does."""
     shard_documents: PositiveInt = 256
-    """Documents of one extraction shard, the unit of work that a worker takes."""
+    """Most documents of one extraction shard, the unit of work that a worker takes; where they are long, it
+    has fewer, so that no shard has half as many tokens again as this many documents have on average."""
     preconditioner: Preconditioner = "ekfac-full"
     """`ekfac-full`: measured lambda, relative damping, every component. `ekfac`: the same, the components of
     largest lambda. `kfac`: the same by products of Kronecker eigenvalues (the paper)."""

@@ -126,6 +126,25 @@ def test_a_worker_killed_in_mid_extraction_is_replaced_and_no_shard_counts_twice
     assert unit.worker.endswith(f":{second.pid}")
 
 
+def test_a_slow_worker_keeps_no_shard_from_the_others_but_the_one_it_runs(
+    site: Site, processes: Processes
+) -> None:
+    processes.control()
+    slow = processes.worker(seconds=300.0)
+    audit = _submit(site)
+    processes.until(lambda: len(_leased(site, audit)) == 1)
+    fast = processes.worker(seconds=0.1)
+
+    def done_by() -> Counter[str]:
+        done = [unit for unit in site.units(audit, "extract") if unit.state == "succeeded"]
+        return Counter(str(unit.worker).rpartition(":")[2] for unit in done)
+
+    processes.until(lambda: done_by().total() == SHARDS - 1)
+    assert done_by() == {str(fast.pid): SHARDS - 1}
+    (left,) = [unit for unit in site.units(audit, "extract") if unit.state != "succeeded"]
+    assert (left.state, str(left.worker).rpartition(":")[2]) == ("leased", str(slow.pid))
+
+
 def test_a_worker_that_is_asked_to_end_hands_its_shard_over_without_a_lost_lease(
     site: Site, processes: Processes
 ) -> None:

@@ -7,12 +7,16 @@ shard runs the same batches in the same order and gets the same bits.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from typing import Protocol
 
 from atomscope.types.bundle import Plan, ShardPlan
 
 LOSS_SAMPLE = 32
+UNEVEN = Fraction(3, 2)
+"""Most tokens of a shard, over those of `shard_documents` documents of mean length."""
 
 
 class StoredRuns(Protocol):
@@ -42,11 +46,12 @@ def make_plan(
 ) -> Plan:
     """Plan the documents whose tokens and target tokens are given by physical row.
 
-    Shards are runs of `shard_documents` rows in physical order, the last one shorter; but where `stored` has
-    a run, the largest one that is not larger than that becomes a shard as it is. Within a shard,
-    micro-batches are filled from the longest document down while (longest length x documents), padding
-    included, stays within `token_budget`; a document longer than that is a micro-batch alone. Rows of
-    equal length keep their order.
+    Shards are runs of `shard_documents` rows in physical order, or of fewer: a run ends before its tokens
+    are more than `UNEVEN` times those of as many rows of mean length, so that no shard keeps its worker much
+    longer than others do, unless one row is as long alone. But where `stored` has a run, the largest one of
+    at most `shard_documents` rows becomes a shard as it is. Within a shard, micro-batches are filled from the
+    longest document down while (longest length x documents), padding included, stays within `token_budget`; a
+    document longer than that is a micro-batch alone. Rows of equal length keep their order.
 
     Raises `ValueError` where the two mappings differ in rows, a row is outside `n_rows`, a length is less
     than 1, or a setting is.
@@ -72,15 +77,21 @@ def make_plan(
                 return documents
         return None
 
+    most_tokens = _most_tokens(lengths, shard_documents)
+
+    def run_from(start: int) -> list[int]:
+        end, tokens = start + 1, lengths[rows[start]]
+        while end < min(len(rows), start + shard_documents) and stored_at(end) is None:
+            tokens += lengths[rows[end]]
+            if tokens > most_tokens:
+                break
+            end += 1
+        return rows[start:end]
+
     shards: list[ShardPlan] = []
     start = 0
     while start < len(rows):
-        documents = stored_at(start)
-        if documents is None:
-            end = start + 1
-            while end < min(len(rows), start + shard_documents) and stored_at(end) is None:
-                end += 1
-            documents = rows[start:end]
+        documents = stored_at(start) or run_from(start)
         start += len(documents)
         shards.append(
             ShardPlan(
@@ -102,6 +113,11 @@ def make_plan(
         gradient_dtype=gradient_dtype,
         recompute=recompute,
     )
+
+
+def _most_tokens(lengths: Mapping[int, int], shard_documents: int) -> int:
+    """Of one shard; exact, so that every machine plans alike."""
+    return math.floor(UNEVEN * shard_documents * sum(lengths.values()) / max(1, len(lengths)))
 
 
 def micro_batches(documents: list[int], lengths: Mapping[int, int], token_budget: int) -> list[list[int]]:
