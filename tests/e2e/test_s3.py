@@ -13,22 +13,13 @@ import pytest
 
 import atomscope
 from atomscope.cli.registry import LocalRun
+from tests.e2e.computed import FOLDERS, computed
 from tests.fixtures.corpus import SMALL, rows
 from tests.fixtures.s3 import S3Server
 from tests.fixtures.stack import Stack, running_stack
 
 MIB = 1 << 20
 DOCUMENTS = 16
-COMPUTED = (
-    "gradients/",
-    "projected/",
-    "curvature/",
-    "atoms/",
-    "vectors/",
-    "adapter/",
-    "documents/",
-    "schemas/",
-)
 
 
 class Bucket:
@@ -135,17 +126,18 @@ def test_inputs_and_outputs_are_in_the_bucket_and_nowhere_else(
     assert not [path for path in s3_stack.files() if path.suffix in (".safetensors", ".parquet", ".jsonl")]
 
 
+def paths(bundle: atomscope.Bundle) -> set[str]:
+    return {entry.path for entry in bundle.manifest.files}
+
+
 def test_the_bundle_on_s3_equals_that_of_a_local_run(
     on_s3: atomscope.Bundle, local: atomscope.Bundle, audit: atomscope.Audit
 ) -> None:
     on_s3.verify()
-    remote_files, local_files = (
-        {entry.path: entry.sha256 for entry in bundle.manifest.files} for bundle in (on_s3, local)
-    )
-    assert remote_files.keys() == local_files.keys()
-    computed = [path for path in local_files if path.startswith(COMPUTED) or path == "plan.json"]
-    assert {path.partition("/")[0] + "/" for path in computed} >= set(COMPUTED)
-    assert [path for path in computed if remote_files[path] != local_files[path]] == []
+    assert paths(on_s3) == paths(local)
+    remote, here = computed(on_s3), computed(local)
+    assert {path.partition("/")[0] + "/" for path in remote} >= set(FOLDERS)
+    assert remote == here
     assert on_s3.report.atoms == local.report.atoms
     assert (on_s3.report.loss_base, on_s3.report.loss_adapter) == (
         local.report.loss_base,
@@ -204,7 +196,7 @@ def test_a_refit_reads_the_gradients_where_they_lie_and_a_second_audit_too(
             digests = {entry.path: entry.sha256 for entry in bundle.manifest.files}
             expected = {entry.path: entry.sha256 for entry in on_s3.manifest.files}
             for path, digest in expected.items():
-                assert not path.startswith(COMPUTED) or digests[path] == digest, path
+                assert not path.startswith(FOLDERS) or digests[path] == digest, path
             again.delete()
 
 
