@@ -89,6 +89,17 @@ def test_its_objective_is_no_worse_than_that_of_scikit_learn() -> None:
     assert ours.objective <= theirs.objective * 1.005
 
 
+@pytest.mark.parametrize("alpha", [1.0, 1.5])
+@pytest.mark.parametrize("codes", KINDS)
+def test_a_penalty_that_no_document_reaches_ends_at_once_without_a_code(codes: Codes, alpha: float) -> None:
+    rows = noise_rows(30, 60)
+    for span in (unit_rows(rows), unit_gram(rows @ rows.T)):
+        found = learn(span, 6, codes=codes, alpha=alpha, codes_per_document=2, seed=0)
+        assert (found.converged, found.rounds, found.reseeded) == (True, 1, 0)
+        assert found.codes_per_document == 0
+        assert found.objective == pytest.approx(0.5, rel=1e-5)
+
+
 @pytest.mark.parametrize("wanted", [1.5, 3.0, 6.0])
 def test_the_penalty_is_chosen_by_the_codes_of_a_document(wanted: float) -> None:
     span = unit_rows(clustered([item % 20 for item in range(200)], noise=1.0))

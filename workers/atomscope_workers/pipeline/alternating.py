@@ -71,6 +71,10 @@ def learn(
         if rounds <= tuned:
             used = float((found.abs() > ACTIVE).sum()) / n
             penalty *= min(2.0, max(0.5, (max(used, 0.05) / codes_per_document) ** 0.5))
+        elif not bool((found.abs() > ACTIVE).any()):
+            # Not even a document that is an atom has a code on it: no other atoms would have one.
+            converged = True
+            break
         atoms, fresh = _update(span, atoms, found)
         if fresh:
             reseeded += _reseed(span, atoms, found, norms, fresh)
