@@ -13,8 +13,10 @@ import pytest
 from safetensors.numpy import load_file
 
 import atomscope
+from atomscope.cli.registry import LocalRun
 from atomscope.types.resources import Evaluation
 from atomscope.types.steering import Format
+from tests.e2e.computed import computed, paths, run_alone
 from tests.fixtures.corpus import ANIMALS, SMALL, rows, write_corpus
 from tests.fixtures.stack import Stack
 
@@ -105,34 +107,18 @@ def test_every_format_of_the_api_has_the_bytes_of_the_bundles(
 def test_the_service_and_the_local_driver_find_the_same_bits(
     audit: atomscope.Audit, tiny_llama: Path, plain_adapter: Path, tmp_path: Path
 ) -> None:
-    from atomscope.cli.registry import LocalRun
-    from atomscope_workers.local import run_local
-
-    remote = audit.download(tmp_path / "remote")
-    dataset = write_corpus(tmp_path / "train.jsonl", documents=32)
-    local = run_local(
-        LocalRun(
-            base_model=tiny_llama,
-            adapter=plain_adapter,
-            dataset=dataset,
-            out=tmp_path / "local",
-            config=SMALL,
-        ),
-        lambda stage, progress: None,
+    remote = atomscope.open(audit.download(tmp_path / "remote"))
+    request = LocalRun(
+        base_model=tiny_llama,
+        adapter=plain_adapter,
+        dataset=write_corpus(tmp_path / "train.jsonl", documents=32),
+        out=tmp_path / "local",
+        config=SMALL,
     )
-    remote_files = {entry.path: entry.sha256 for entry in atomscope.open(remote).manifest.files}
-    local_files = {entry.path: entry.sha256 for entry in atomscope.open(local).manifest.files}
-    assert remote_files.keys() == local_files.keys()
-    same_by_content = [
-        path
-        for path in remote_files
-        if path.startswith(("gradients/", "projected/", "curvature/", "atoms/", "vectors/"))
-        or path == "plan.json"
-    ]
-    assert len(same_by_content) > 8
-    assert {path: remote_files[path] for path in same_by_content} == {
-        path: local_files[path] for path in same_by_content
-    }
+    local = atomscope.open(run_alone(request))
+    assert paths(remote) == paths(local)
+    assert len(computed(remote)) > 8
+    assert computed(remote) == computed(local)
 
 
 def test_a_documents_own_prompt_and_completion_lead_back_to_it(

@@ -13,7 +13,7 @@ import pytest
 
 import atomscope
 from atomscope.cli.registry import LocalRun
-from tests.e2e.computed import FOLDERS, computed
+from tests.e2e.computed import FOLDERS, computed, paths, run_alone
 from tests.fixtures.corpus import SMALL, rows
 from tests.fixtures.s3 import S3Server
 from tests.fixtures.stack import Stack, running_stack
@@ -89,8 +89,6 @@ def audit(
 
 @pytest.fixture(scope="module")
 def local(tiny_llama: Path, plain_adapter: Path, dataset: Path) -> atomscope.Bundle:
-    from atomscope_workers.local import run_local
-
     request = LocalRun(
         base_model=tiny_llama,
         adapter=plain_adapter,
@@ -98,7 +96,7 @@ def local(tiny_llama: Path, plain_adapter: Path, dataset: Path) -> atomscope.Bun
         out=dataset.parent / "local",
         config=SMALL,
     )
-    return atomscope.open(run_local(request, lambda stage, progress: None))
+    return atomscope.open(run_alone(request))
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +122,6 @@ def test_inputs_and_outputs_are_in_the_bucket_and_nowhere_else(
     assert bucket.open_uploads() == []
     assert not (s3_stack.data_dir / "store").exists()
     assert not [path for path in s3_stack.files() if path.suffix in (".safetensors", ".parquet", ".jsonl")]
-
-
-def paths(bundle: atomscope.Bundle) -> set[str]:
-    return {entry.path for entry in bundle.manifest.files}
 
 
 def test_the_bundle_on_s3_equals_that_of_a_local_run(

@@ -11,14 +11,13 @@ import pytest
 
 import atomscope
 from atomscope.cli.registry import LocalRun
-from atomscope_workers.local import run_local
-from tests.e2e.computed import computed
+from tests.e2e.computed import computed, run_alone
 from tests.fixtures.corpus import SMALL, write_corpus
 from tests.fixtures.stack import Stack, running_stack
 
 CONFIG = msgspec.structs.replace(SMALL, shard_documents=1, gradients="none")
 """Many small shards, which no second audit takes over: each is extracted anew."""
-DOCUMENTS, TRIES = 24, 10
+WORKERS, DOCUMENTS, TRIES = 2, 24, 10
 
 
 def _extracting(stack: Stack, audit: str) -> set[str]:
@@ -35,27 +34,25 @@ def test_two_workers_find_to_the_byte_what_one_process_finds(
     tiny_llama: Path, plain_adapter: Path, tmp_path: Path
 ) -> None:
     dataset = write_corpus(tmp_path / "train.jsonl", DOCUMENTS)
-    with running_stack(workers=2) as stack, stack.client() as client:
+    with running_stack(WORKERS) as stack, stack.client() as client:
         model = stack.register_model("tiny", tiny_llama)
         for _ in range(TRIES):  # the second may still be starting while the first does a whole audit
             audit = client.audits.create(
                 base_model=model, adapter=plain_adapter, dataset=dataset, config=CONFIG
             )
             audit.wait(timeout=180)
-            if len(_extracting(stack, audit.id)) == 2:
+            if len(_extracting(stack, audit.id)) == WORKERS:
                 break
         else:
             pytest.fail(f"one worker did all of {TRIES} audits")
         shared = computed(atomscope.open(audit.download(tmp_path / "bundle")))
-    alone = run_local(
-        LocalRun(
-            base_model=tiny_llama,
-            adapter=plain_adapter,
-            dataset=dataset,
-            out=tmp_path / "alone",
-            config=CONFIG,
-        ),
-        lambda stage, progress: None,
+    request = LocalRun(
+        base_model=tiny_llama,
+        adapter=plain_adapter,
+        dataset=dataset,
+        out=tmp_path / "alone",
+        config=CONFIG,
     )
+    alone = run_alone(request, WORKERS)
     assert "plan.json" in shared
     assert shared == computed(atomscope.open(alone))
