@@ -19,6 +19,7 @@ from atomscope.bundle import layout
 from atomscope.cli.registry import LocalRun
 from atomscope.store import LocalStore
 from atomscope.types.spec import AuditConfig
+from tests.e2e.computed import run_alone
 from tests.fixtures.corpus import write_corpus
 from tests.fixtures.stack import ATOMSCOPE, Stack, environment, running_stack
 
@@ -79,8 +80,6 @@ class Site:
 
     def local(self, documents: int = DOCUMENTS, **settings: Any) -> Path:
         """The same audit in this process: it shares nothing with the service."""
-        from atomscope_workers.local import run_local
-
         config = msgspec.structs.replace(SMALL, **settings)
         out = self.folder / f"local-{len(list(self.folder.iterdir()))}"
         request = LocalRun(
@@ -90,7 +89,7 @@ class Site:
             out=out,
             config=config,
         )
-        return run_local(request, lambda stage, progress: None)
+        return run_alone(request)
 
     def download(self, audit: atomscope.Audit) -> Path:
         return audit.download(self.folder / audit.id)
