@@ -19,7 +19,7 @@ from atomscope.bundle import layout
 from atomscope.cli.registry import LocalRun
 from atomscope.store import LocalStore
 from atomscope.types.spec import AuditConfig
-from tests.e2e.computed import run_alone
+from tests.e2e.computed import computed, run_alone
 from tests.fixtures.corpus import write_corpus
 from tests.fixtures.stack import ATOMSCOPE, Stack, environment, running_stack
 
@@ -37,7 +37,6 @@ SMALL = AuditConfig(
 DOCUMENTS = 12
 GROWN = 18
 OTHER: dict[str, Any] = {"n_atoms": 4, "alpha": 0.1, "seed": 3}
-COMPUTED = ("gradients/", "projected/", "curvature/", "atoms/", "vectors/", "documents/")
 
 
 class Site:
@@ -95,11 +94,11 @@ class Site:
         return audit.download(self.folder / audit.id)
 
 
-def computed(bundle: Path) -> dict[str, str]:
-    """SHA-256 of what an audit computed; the bundle is verified."""
+def verified(bundle: Path) -> dict[str, str]:
+    """What an audit computed; the bundle is verified."""
     opened = atomscope.open(bundle)
     opened.verify()
-    return {item.path: item.sha256 for item in opened.manifest.files if item.path.startswith(COMPUTED)}
+    return computed(opened)
 
 
 def extracted(audit: atomscope.Audit) -> int:
@@ -138,7 +137,7 @@ def first(site: Site) -> atomscope.Audit:
 @pytest.fixture(scope="module")
 def fresh(site: Site) -> dict[str, str]:
     """What a whole audit with the other settings computes."""
-    return computed(site.local(**OTHER))
+    return verified(site.local(**OTHER))
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +153,7 @@ def test_a_refit_extracts_nothing_and_equals_a_fresh_audit(
     assert list(site.shards()) == [first.id]
     assert site.gradient_files(refit.id) == []
     bundle = site.download(refit)
-    assert computed(bundle) == fresh
+    assert verified(bundle) == fresh
     assert atomscope.open(bundle).manifest.parent == first.id
 
 
@@ -164,7 +163,7 @@ def test_a_second_audit_of_equal_inputs_reads_what_is_stored(
     second = site.audit(**OTHER)
     assert extracted(second) == 0
     assert list(site.shards()) == [first.id]
-    assert computed(site.download(second)) == fresh
+    assert verified(site.download(second)) == fresh
     second.delete()
 
 
@@ -272,7 +271,7 @@ def test_a_parent_is_kept_while_a_refit_reads_it_and_its_gradients_while_any_aud
     racing.wait(timeout=180)
     if first.id in {audit.id for audit in site.client.audits.list()}:
         first.delete()
-    assert computed(site.download(racing)) == fresh
+    assert verified(site.download(racing)) == fresh
     # Its gradients serve whoever is left, and the refits of those, and another audit of the same inputs.
     grandchild = racing.refit(config={"seed": 9}).wait(timeout=180)
     assert (grandchild.parent, extracted(grandchild)) == (racing.id, 0)
@@ -283,7 +282,7 @@ def test_a_parent_is_kept_while_a_refit_reads_it_and_its_gradients_while_any_aud
     time.sleep(8)  # past two leases, and a round of cleaning
     assert site.shards() == {first.id: ["0000000000-000008", "0000000008-000004"]}
     assert extracted(site.audit(seed=4)) == 0
-    computed(site.download(grandchild))
+    verified(site.download(grandchild))
     for audit in list(site.client.audits.list()):
         audit.delete()
     assert soon(lambda: site.gradient_files() == [] and site.shards() == {})
