@@ -154,7 +154,7 @@ def _passed(device: torch.device) -> _Passed:
     rows: dict[int, dict[str, torch.Tensor]] = {}
     losses = torch.zeros(DOCUMENTS, dtype=torch.float64)
     with gradient_pass(lora, factors) as run:
-        for batch in micro_batches(list(lengths), lengths, 512):
+        for batch in micro_batches(list(lengths), lengths, 512, device.type):
             result = run(collate([documents[row] for row in batch], device))
             for place, row in enumerate(batch):
                 rows[row] = {name: value[place].cpu() for name, value in result.gradients.items()}

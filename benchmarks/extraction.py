@@ -70,7 +70,7 @@ def batched(documents: list[TokenizedDocument], budget: int, lora: LoraModel) ->
     lengths = {row: len(item.input_ids) for row, item in by_row.items()}
     return [
         collate([by_row[row] for row in rows], lora.device)
-        for rows in micro_batches(sorted(lengths), lengths, budget)
+        for rows in micro_batches(sorted(lengths), lengths, budget, lora.device.type)
     ]
 
 

@@ -62,8 +62,8 @@ def test_what_stands_beside_a_prompt_does_not_change_its_answer(
 
 def test_on_a_cpu_nothing_is_padded_to_more_than_three_times_itself(lora: LoraModel) -> None:
     subject = Subject(lora, 1000, lambda: None)
-    assert subject.batches([10, 100, 40, 30, 9, 34], 1000) == [[1, 2, 5], [3, 0], [4]]
-    assert subject.batches([10, 100, 40, 30, 9, 34], 200) == [[1, 2], [5, 3], [0, 4]]
+    assert subject.batches([10, 400, 40, 30, 9, 34], 9000) == [[1], [2, 5, 3, 0, 4]]
+    assert subject.batches([10, 100, 40, 30, 9, 34], 130) == [[1], [2, 5, 3], [0, 4]]
     assert subject.batches([], 200) == []
 
 

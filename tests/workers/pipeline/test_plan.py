@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atomscope.types.bundle import Plan
-from atomscope_workers.pipeline.plan import make_plan
+from atomscope_workers.pipeline.plan import BATCH_TOKENS, make_plan, micro_batches, padded_tokens
 
 LENGTHS = st.lists(st.integers(1, 2000), min_size=1, max_size=80)
 
@@ -70,3 +73,30 @@ def test_batches_hold_every_document_of_their_shard_once_within_the_budget(
         assert sorted(row for batch in shard.micro_batches for row in batch) == shard.documents
         for batch in shard.micro_batches:
             assert len(batch) == 1 or max(lengths[row] for row in batch) * len(batch) <= token_budget
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(1, 400), min_size=1, max_size=9), token_budget=st.integers(1, 1500))
+def test_no_other_cut_of_the_sorted_documents_costs_less(lengths: list[int], token_budget: int) -> None:
+    rows = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    by_row = dict(enumerate(lengths))
+
+    def cost(batches: list[list[int]]) -> int:
+        return padded_tokens(batches, by_row) + BATCH_TOKENS["cpu"] * len(batches)
+
+    def cuts() -> Iterator[list[list[int]]]:
+        for inner in itertools.product([False, True], repeat=len(rows) - 1):
+            ends = [place + 1 for place, cut in enumerate(inner) if cut] + [len(rows)]
+            batches = [rows[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+            if all(len(batch) == 1 or lengths[batch[0]] * len(batch) <= token_budget for batch in batches):
+                yield batches
+
+    found = micro_batches(list(by_row), by_row, token_budget, "cpu")
+    assert [row for batch in found for row in batch] == rows
+    assert cost(found) == min(cost(batches) for batches in cuts())
+
+
+def test_a_batch_more_is_worth_less_padding_on_a_cpu_than_on_a_gpu() -> None:
+    lengths = dict(enumerate([400, 390, 50]))
+    assert micro_batches(list(lengths), lengths, 2048, "cpu") == [[0, 1], [2]]
+    assert micro_batches(list(lengths), lengths, 2048, "cuda") == [[0, 1, 2]]

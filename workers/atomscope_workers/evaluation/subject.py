@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,8 +13,6 @@ from atomscope_workers.models.lora import LoraModel
 from atomscope_workers.models.positions import length_boundary
 from atomscope_workers.pipeline.plan import micro_batches
 from atomscope_workers.steered import StepOf, moved_weights
-
-WIDEST = 3
 
 
 @dataclass(frozen=True)
@@ -55,28 +52,12 @@ class Subject:
     def batches(self, lengths: Sequence[int], budget: int) -> list[list[int]]:
         """Places in batches of at most `budget` tokens, padding included, the longest first.
 
-        What the model reads otherwise beside something longer is never put beside it. On a CPU, whose time
-        goes by tokens and not by batches, neither is what would be padded to more than `WIDEST` times itself.
+        What the model reads otherwise beside something longer is never put beside it.
         """
         known = dict(enumerate(lengths))
         boundary = length_boundary(self.lora.base.config)
-        if boundary is None:
-            batches = micro_batches(list(known), known, budget)
-        else:
-            short = [place for place, length in known.items() if length <= boundary]
-            long = [place for place, length in known.items() if length > boundary]
-            batches = micro_batches(long, known, budget) + micro_batches(short, known, budget)
-        return batches if self.lora.device.type != "cpu" else _narrow(batches, known)
-
-
-def _narrow(batches: Iterable[Sequence[int]], lengths: Mapping[int, int]) -> list[list[int]]:
-    """The same, cut wherever a row is shorter than its batch's first by more than `WIDEST` times."""
-    found: list[list[int]] = []
-    for batch in batches:
-        width = math.inf
-        for place in batch:
-            if lengths[place] * WIDEST < width:
-                found.append([])
-                width = lengths[place]
-            found[-1].append(place)
-    return found
+        last = boundary if boundary is not None else max(lengths, default=0)
+        long = [place for place, length in known.items() if length > last]
+        short = [place for place, length in known.items() if length <= last]
+        kind = self.lora.device.type
+        return [batch for part in (long, short) for batch in micro_batches(part, known, budget, kind)]

@@ -12,11 +12,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Protocol
 
+import numpy as np
+
 from atomscope.types.bundle import Plan, ShardPlan
 
 LOSS_SAMPLE = 32
 UNEVEN = Fraction(3, 2)
 """Most tokens of a shard, over those of `shard_documents` documents of mean length."""
+
+
+BATCH_TOKENS = {"cpu": 100, "cuda": 2048}
+"""What a batch costs beside its tokens, in tokens: a CPU adds up curvature sums, a GPU launches kernels."""
 
 
 class StoredRuns(Protocol):
@@ -49,9 +55,8 @@ def make_plan(
     Shards are runs of `shard_documents` rows in physical order, or of fewer: a run ends before its tokens
     are more than `UNEVEN` times those of as many rows of mean length, so that no shard keeps its worker much
     longer than others do, unless one row is as long alone. But where `stored` has a run, the largest one of
-    at most `shard_documents` rows becomes a shard as it is. Within a shard, micro-batches are filled from the
-    longest document down while (longest length x documents), padding included, stays within `token_budget`; a
-    document longer than that is a micro-batch alone. Rows of equal length keep their order.
+    at most `shard_documents` rows becomes a shard as it is. Within a shard, micro-batches are those of
+    `micro_batches`.
 
     Raises `ValueError` where the two mappings differ in rows, a row is outside `n_rows`, a length is less
     than 1, or a setting is.
@@ -65,7 +70,7 @@ def make_plan(
     rows = sorted(lengths)
 
     def batches(documents: list[int]) -> list[list[int]]:
-        return micro_batches(documents, lengths, token_budget)
+        return micro_batches(documents, lengths, token_budget, device_kind)
 
     def stored_at(start: int) -> list[int] | None:
         if stored is None:
@@ -120,16 +125,28 @@ def _most_tokens(lengths: Mapping[int, int], shard_documents: int) -> int:
     return math.floor(UNEVEN * shard_documents * sum(lengths.values()) / max(1, len(lengths)))
 
 
-def micro_batches(documents: list[int], lengths: Mapping[int, int], token_budget: int) -> list[list[int]]:
-    """Rows from the longest down, in batches of at most `token_budget` tokens, padding included."""
+def micro_batches(
+    documents: list[int], lengths: Mapping[int, int], token_budget: int, device_kind: str
+) -> list[list[int]]:
+    """Rows from the longest down, cut into batches of at most `token_budget` tokens, padding included.
+
+    A document longer than that is a batch alone; rows of equal length keep their order. Among all such cuts
+    it is that of the least padded tokens, a batch more counted as `BATCH_TOKENS` of them.
+    """
+    rows = sorted(documents, key=lambda row: (-lengths[row], row))
+    longest = np.array([lengths[row] for row in rows], dtype=np.int64)
+    rest = np.zeros(len(rows) + 1, dtype=np.int64)  # the least cost of the rows from each on
+    taken = np.zeros(len(rows), dtype=np.int64)
+    for first in reversed(range(len(rows))):
+        most = min(len(rows) - first, max(1, token_budget // int(longest[first])))
+        costs = longest[first] * np.arange(1, most + 1) + rest[first + 1 : first + 1 + most]
+        taken[first] = most - int(costs[::-1].argmin())  # of equal ones the largest batch
+        rest[first] = costs[taken[first] - 1] + BATCH_TOKENS[device_kind]
     batches: list[list[int]] = []
-    room = 0
-    for row in sorted(documents, key=lambda row: (-lengths[row], row)):
-        if room == 0:
-            batches.append([])
-            room = max(1, token_budget // lengths[row])
-        batches[-1].append(row)
-        room -= 1
+    first = 0
+    while first < len(rows):
+        batches.append(rows[first : first + int(taken[first])])
+        first += len(batches[-1])
     return batches
 
 

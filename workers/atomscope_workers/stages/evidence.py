@@ -266,7 +266,7 @@ def _base_losses(ctx: StageContext, documents: Sequence[TokenizedDocument]) -> l
     lengths = {place: len(item.input_ids) for place, item in enumerate(documents)}
     found = [0.0] * len(documents)
     with deterministic(lora.device), adapter_disabled(lora):
-        for batch in micro_batches(list(lengths), lengths, plan.token_budget):
+        for batch in micro_batches(list(lengths), lengths, plan.token_budget, plan.device_kind):
             ctx.checkpoint()
             losses = document_losses(lora, collate([documents[place] for place in batch], lora.device))
             for place, loss in zip(batch, losses.tolist(), strict=True):
