@@ -253,6 +253,32 @@ def test_without_gradients_findings_stay_and_refits_are_refused(site: Site, firs
         audit.delete()
 
 
+def test_of_a_sketch_a_refit_is_that_of_all_gradients_but_for_its_vectors(site: Site) -> None:
+    kept = site.audit(gradients="sketch")
+    assert kept.refresh().resource.gradients == "sketch"
+    assert soon(lambda: site.gradient_files(kept.id) == [])  # with its other work, two leases later
+    with pytest.raises(atomscope.APIStatusError) as refused:
+        site.client.raw("POST", f"/v1/audits/{kept.id}/refits", body={"config": {"damping": 0.1}})
+    assert (refused.value.status, refused.value.code) == (422, "needs_extraction")
+    assert refused.value.param == "config.damping"
+    child = kept.refit(config=OTHER).wait(timeout=180)
+    bundle, whole = atomscope.open(site.download(child)), atomscope.open(site.local(**OTHER))
+    assert (bundle.verify(), bundle.gradients_kept, extracted(child)) == ([], "sketch", 0)
+    paths = (layout.DICTIONARY, layout.COEFFICIENTS, layout.HIERARCHY, layout.CURVATURE)
+    found, expected = computed(bundle), computed(whole)
+    assert [found[path] for path in paths] == [expected[path] for path in paths]
+    for atom in bundle.atoms:
+        assert atom.vector_cosine is not None
+        near, exact = (
+            np.concatenate([part.ravel() for part in opened.vector(atom.index).values()])
+            for opened in (bundle, whole)
+        )
+        cosine = near @ exact / np.linalg.norm(near) / np.linalg.norm(exact)
+        assert cosine == pytest.approx(atom.vector_cosine, abs=1e-4)
+    with pytest.raises(atomscope.ConflictError, match=kept.id):
+        child.refit(config={"seed": 5})
+
+
 def test_a_parent_is_kept_while_a_refit_reads_it_and_its_gradients_while_any_audit_does(
     site: Site, first: atomscope.Audit, refit: atomscope.Audit, fresh: dict[str, str]
 ) -> None:

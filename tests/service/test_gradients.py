@@ -89,6 +89,24 @@ def test_what_needs_gradients_is_refused_by_reason(tenant: Tenant, audit: str, k
     assert tenant.get(f"/v1/audits/{audit}").json()["gradients"] == kept
 
 
+def test_of_a_sketch_there_are_refits_with_its_own_whitening_and_nothing_exact(
+    tenant: Tenant, audit: str
+) -> None:
+    tenant.change(AuditRow, audit, config={"gradients": "sketch"})
+    path = f"/v1/audits/{audit}"
+    assert tenant.get(path).json()["gradients"] == "sketch"
+    exact = tenant.post(f"{path}/attributions", json={"prompt": "a", "completion": "b", "exact": True})
+    assert (exact.status_code, exact.json()["code"]) == (409, "gradients_not_kept")
+    assert "`gradients: sketch`" in exact.json()["detail"]
+    missing = tenant.post(f"{path}/refits", json={})  # the files are those of an old bundle
+    assert (missing.status_code, missing.json()["code"]) == (409, "old_bundle")
+    assert tenant.delete(f"{path}/gradients").json()["gradients"] == "sketch"
+    tenant.change(AuditRow, audit, parent_id="aud_first")
+    again = tenant.post(f"{path}/refits", json={})
+    assert (again.status_code, again.json()["code"]) == (409, "gradients_not_kept")
+    assert "refit aud_first instead" in again.json()["detail"]
+
+
 def test_gradients_that_are_in_use_or_not_there_yet_are_not_deleted(tenant: Tenant, audit: str) -> None:
     asked = tenant.post(
         f"/v1/audits/{audit}/attributions", json={"prompt": "a", "completion": "b", "exact": True}
@@ -158,6 +176,7 @@ def test_audits_let_go_once_their_time_is_over_unless_they_are_asked_something(d
     old, failed = ended(database, 31), ended(database, 31, "failed")
     young, live = ended(database, 29), ended(database, None, "running")
     ended(database, 31, gradients="none")
+    ended(database, 31, gradients="sketch")
     assert expire_gradients(database, 0) == 0
     assert removed(database, "prj_1") == set()
     assert expire_gradients(database, 30) == 2

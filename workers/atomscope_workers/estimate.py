@@ -39,7 +39,7 @@ from atomscope_workers.stages import validate
 from atomscope_workers.stages.context import StageContext
 from atomscope_workers.stages.inputs import lora_model, plan_gradient_dtype, read_plan
 from atomscope_workers.stages.rows import ROWS
-from atomscope_workers.stages.sizes import Shapes, bundle_bytes, shapes_of
+from atomscope_workers.stages.sizes import Shapes, bundle_bytes, shapes_of, sketch_bytes
 
 PROBE_TOKENS = 1024
 """Padded tokens of the probe's batch, or one document where all are longer."""
@@ -112,10 +112,10 @@ def estimate_audit(spec: AuditSpec, context: Callable[[AuditSpec, Path], StageCo
         details={
             "device": plan.device_kind,
             "compute_dtype": plan.compute_dtype,
-            "gradients": shapes.gradients if shapes.keeps_gradients else "none",
-            "gradient_bytes": files["gradients"],
-            "gradient_bytes_by_setting": {**by_setting, "none": 0},
-            # Of a run on one machine; in the service, of the extraction: removed at the end under `none`.
+            "gradients": shapes.gradients if shapes.keeps_gradients else spec.config.gradients,
+            "gradient_bytes": files["gradients"] + files["sketches"],
+            "gradient_bytes_by_setting": {**by_setting, "sketch": sketch_bytes(shapes), "none": 0},
+            # Of a run on one machine; in the service, of the extraction: removed at the end unless kept.
             "gradient_bytes_while_running": by_setting[shapes.gradients],
             "padding": round(padding_facts(plan, lengths)["share"], 4),
             "seconds_by_stage": {stage: round(value, 1) for stage, value in seconds.items()},

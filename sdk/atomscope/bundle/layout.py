@@ -68,6 +68,11 @@ def gradient_shard(index: int) -> str:
     return f"gradients/{index:04d}.safetensors"
 
 
+def gradient_sketch(index: int) -> str:
+    """Bundle path of the sketched raw gradients of shard `index`, under `gradients: sketch`."""
+    return f"sketches/{index:04d}.safetensors"
+
+
 def shard_plan(index: int) -> str:
     """Work path of the plan with shard `index` alone."""
     return f"work/plan/{index:04d}.json"

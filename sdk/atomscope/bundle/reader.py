@@ -121,13 +121,13 @@ class Bundle:
 
     @cached_property
     def _keeps_gradients(self) -> bool:
-        return layout.SPEC not in self._files or self.spec.config.gradients != "none"
+        return layout.SPEC not in self._files or self.spec.config.gradients not in ("sketch", "none")
 
     @property
     def gradients_kept(self) -> GradientsKept:
-        """`kept`; `none` where the audit kept none; `expired` where they are gone, as they may be."""
+        """`kept`; `expired` where they are gone, as they may be; `sketch` or `none` by the setting."""
         if not self._keeps_gradients:
-            return "none"
+            return "sketch" if self.spec.config.gradients == "sketch" else "none"
         # One of each extraction: these go as a whole.
         one = {key.split("/")[3]: path for path, key in (self.manifest.shared or {}).items()}
         return "expired" if any(self._files.expired(path) for path in one.values()) else "kept"
@@ -140,7 +140,10 @@ class Bundle:
         gradients, or they have expired.
         """
         if not self._keeps_gradients:
-            raise BundleError("the bundle holds no gradients: the audit was made with `gradients: none`")
+            setting = self.spec.config.gradients
+            raise BundleError(
+                f"the bundle holds no gradients: the audit was made with `gradients: {setting}`"
+            )
         for shard in self.plan.shards:
             path = layout.gradient_shard(shard.index)
             tensors = self._tensors(path, integers=True)

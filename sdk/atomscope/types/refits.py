@@ -21,9 +21,19 @@ EXTRACTION_SETTINGS = (
 )
 """Settings that decide what is extracted: a refit has those of its parent."""
 
+WHITENING_SETTINGS = (
+    "preconditioner",
+    "components",
+    "damping",
+    "exact_documents",
+    "sketch_columns",
+    "vector_power",
+)
+"""Settings that decide what is made of gradients: of `gradients: sketch`, a refit has those of its parent."""
+
 
 class NeedsExtraction(ValueError):  # noqa: N818
-    """A setting that only a whole audit can change; `setting` names it."""
+    """A setting that only a whole audit can change, of this parent at least; `setting` names it."""
 
     def __init__(self, setting: str, detail: str) -> None:
         super().__init__(detail)
@@ -50,4 +60,12 @@ def refit_config(parent: AuditConfig, settings: Mapping[str, Any], preset: str |
                 f"`{name}` decides what is extracted, and a refit extracts nothing: it keeps the audit's "
                 f"{shown!r}. Run a whole audit for another",
             )
+    if parent.gradients == "sketch":
+        for name in WHITENING_SETTINGS:
+            if getattr(found, name) != own[name]:
+                raise NeedsExtraction(
+                    name,
+                    f"`{name}` decides what is made of gradients, and this audit was made with `gradients: "
+                    f"sketch`: a refit keeps the audit's {own[name]!r}. Run a whole audit for another",
+                )
     return found

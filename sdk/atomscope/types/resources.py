@@ -78,8 +78,9 @@ class AuditError(msgspec.Struct, kw_only=True, frozen=True):
     errors: list[dict[str, Any]] = []
 
 
-GradientsKept = Literal["kept", "expired", "none"]
-"""What is left of an audit's gradients: all; nothing any more; nothing since its end (`gradients: none`)."""
+GradientsKept = Literal["kept", "expired", "sketch", "none"]
+"""What is left of an audit's gradients: all; nothing any more; a sketch, or nothing, since its end (as its
+setting `gradients` says)."""
 
 
 class Audit(msgspec.Struct, kw_only=True):
@@ -103,7 +104,8 @@ class Audit(msgspec.Struct, kw_only=True):
     parent: str | None = None
     """Of a refit: the audit whose gradients it reads, which may be deleted since."""
     gradients: GradientsKept | None = None
-    """What is left of its gradients, once it has ended: without them there is no refit, and no `exact`."""
+    """What is left of its gradients, once it has ended: without them there is no `exact`, and without a
+    sketch either no refit."""
     gradients_expire_at: str | None = None
     """When they expire; null when they do not, or have."""
     object: Literal["audit"] = "audit"

@@ -14,7 +14,7 @@ Preconditioner = Literal["ekfac-full", "ekfac", "kfac"]
 Solver = Literal["torch", "sklearn"]
 Codes = Literal["nonnegative", "signed"]
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
-StoredGradients = Literal["auto", "float32", "bfloat16", "float16", "none"]
+StoredGradients = Literal["auto", "float32", "bfloat16", "float16", "sketch", "none"]
 OnBadRow = Literal["fail", "skip"]
 VectorPower = Literal["+1/2", "0", "-1/2"]
 ChatTemplate = Annotated[
@@ -43,9 +43,11 @@ class AuditConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """Dtype of the model pass; `auto` is bfloat16 where the hardware has it. Arithmetic on gradients is
     float32."""
     gradients: StoredGradients = "auto"
-    """How gradients are kept: in numbers of this dtype, float16 with a scale a document and parameter; or,
-    under `none`, not past the audit's end: it has no refits, no `exact` attribution, and no later audit takes
-    its shards. `auto` is float32 up to 2^31 numbers in all (8 GiB), float16 past that."""
+    """How gradients are kept: in numbers of this dtype, float16 with a scale a document and parameter. `auto`
+    is float32 up to 2^31 numbers in all (8 GiB), float16 past that. Under `sketch` and `none` they are not
+    kept past the audit's end: there is no `exact` attribution, and no later audit takes its shards. `sketch`
+    keeps `sketch_columns` numbers a document, from which refits with the same whitening are made, their
+    vectors as sums of the audit's own; under `none` there are no refits."""
     token_budget: PositiveInt | Literal["auto"] = 2048
     """Tokens of one micro-batch, padding included; a longer document is a micro-batch alone. `auto` tries
     what the device of `validate` takes, and remembers it: results do not depend on it, the plan does."""
@@ -62,7 +64,7 @@ class AuditConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     exact_documents: PositiveInt = 10_000
     """Documents up to which `ekfac-full` keeps every inner product exactly; past it, a seeded sketch."""
     sketch_columns: Annotated[int, msgspec.Meta(ge=64, le=65_536)] = 4096
-    """Columns of that sketch."""
+    """Columns of that sketch, and of the one that `gradients: sketch` keeps of raw gradients."""
     solver: Solver = "torch"
     """`torch`: full-batch alternating minimisation. `sklearn`: `MiniBatchDictionaryLearning` (the paper)."""
     codes: Codes = "nonnegative"

@@ -184,11 +184,14 @@ def delete_gradients(tenant: Tenant, audit_id: str) -> AuditRow:
     return row
 
 
-def require_gradients(row: AuditRow, what: str) -> None:
-    """Raise 409 `gradients_not_kept` or `gradients_expired` unless the audit has its gradients."""
+def require_gradients(row: AuditRow, what: str, *, sketch: bool = False) -> None:
+    """Raise 409 `gradients_not_kept` or `gradients_expired` unless the audit has its gradients.
+
+    With `sketch`, one of them will do.
+    """
     kept = gradients_of(row)
-    if kept == "none":
-        detail = f"{what} reads gradients, and this audit was made with `gradients: none`: it kept none."
+    if kept == "none" or (kept == "sketch" and not sketch):
+        detail = f"{what} reads gradients, and this audit was made with `gradients: {kept}`: it kept none."
         raise ProblemError(409, "gradients_not_kept", detail)
     if kept == "expired":
         detail = f"{what} reads gradients, and this audit's have expired: run a whole audit."

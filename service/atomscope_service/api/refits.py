@@ -17,6 +17,7 @@ from atomscope_service.api.paging import DEFAULT_LIMIT, Cursor, Limit, list_rows
 from atomscope_service.api.problems import ProblemError
 from atomscope_service.api.services import CurrentTenant, Tenant, found, referenced
 from atomscope_service.db import extractions
+from atomscope_service.db.gradients import gradients_of
 from atomscope_service.db.models import AuditRow
 
 
@@ -30,13 +31,24 @@ def settings_of(parent: AuditConfig, request: RefitCreate) -> AuditConfig:
             raise ProblemError(422, "needs_extraction", detail, param=f"config.{error.setting}") from error
 
 
-def require_stored(bundle: Bundle) -> None:
-    """Raise 409 `old_bundle` or `gradients_missing` unless there are gradients to read."""
+def require_stored(bundle: Bundle, *, sketched: bool) -> None:
+    """Raise 409 `old_bundle` or `gradients_missing` unless there are gradients, or a sketch, to read."""
     if not bundle.holds(layout.TOKENS):
         raise ProblemError(409, "old_bundle", "This audit was made before there were refits: audit again.")
-    if not bundle.holds(layout.gradient_shard(0)):
+    if not bundle.holds(layout.gradient_sketch(0) if sketched else layout.gradient_shard(0)):
         detail = "The gradients of this audit are no longer in the store: audit again."
         raise ProblemError(409, "gradients_missing", detail)
+
+
+def _require_gradients(parent: AuditRow) -> None:
+    """Raise 409 `gradients_not_kept` or `gradients_expired` where a refit would have nothing to go by."""
+    require_gradients(parent, "A refit", sketch=True)
+    if parent.parent_id is not None and gradients_of(parent) == "sketch":
+        detail = (
+            "A refit makes its vectors of those of an audit of `gradients: sketch`, and this one, a refit "
+            f"itself, has none that are exact: refit {parent.parent_id} instead."
+        )
+        raise ProblemError(409, "gradients_not_kept", detail)
 
 
 def create_refit(tenant: Tenant, audit_id: str, request: RefitCreate) -> AuditRow:
@@ -48,12 +60,14 @@ def create_refit(tenant: Tenant, audit_id: str, request: RefitCreate) -> AuditRo
     """
     bundle, _ = open_audit_bundle(tenant, audit_id)
     with tenant.read() as repositories:
-        require_gradients(found(repositories.audits, audit_id, "audit"), "A refit")
-    require_stored(bundle)
+        row = found(repositories.audits, audit_id, "audit")
+        _require_gradients(row)
+        sketched = gradients_of(row) == "sketch"
+    require_stored(bundle, sketched=sketched)
     with tenant.write() as repositories:
         # Locked: a deletion of the audit sees the refit, or the refit sees that the audit is gone.
         parent = found(repositories.audits, audit_id, "audit", lock=True)
-        require_gradients(parent, "A refit")
+        _require_gradients(parent)
         config = settings_of(msgspec.convert(parent.config, AuditConfig), request)
         model = referenced(repositories.models, parent.base_model_id, "model", "base_model", lock=True)
         row = queue_audit(

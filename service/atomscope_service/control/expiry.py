@@ -49,7 +49,7 @@ def expire_gradients(database: Database, days: float) -> int:
             row = records.lock_audit(session, project_id, audit_id)
             if row is None:
                 continue
-            if gradients_of(row) == "none":
+            if gradients_of(row) in ("sketch", "none"):
                 row.gradients_expired_at = row.ended_at  # it is not looked at again
                 continue
             at = expires_at(row, days)

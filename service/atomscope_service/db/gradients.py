@@ -18,8 +18,11 @@ def gradients_of(row: AuditRow) -> GradientsKept | None:
     """What is left of them; None before the audit has ended."""
     if row.status not in TERMINAL:
         return None
-    if row.config.get("gradients") == "none":
-        return "none"
+    match row.config.get("gradients"):
+        case "sketch" | "none" as setting:
+            return setting
+        case _:
+            pass
     return "kept" if row.gradients_expired_at is None else "expired"
 
 

@@ -8,8 +8,8 @@ import torch
 
 from atomscope_workers.pipeline import gram as gram_module
 from atomscope_workers.pipeline.gram import accumulate_gram, blocks
-from atomscope_workers.pipeline.sketch import cosine_error, sketch_rows
-from atomscope_workers.pipeline.vectors import combined_vectors
+from atomscope_workers.pipeline.sketch import cosine_error, sketch_raw, sketch_rows
+from atomscope_workers.pipeline.vectors import combined_vectors, nearest_combinations
 from tests.workers.pipeline.spans import SHAPES, curvature_of, gradients, in_shards, whitened
 
 SIZES = [5, 5, 3]
@@ -88,6 +88,44 @@ def test_the_error_of_the_sketch_falls_as_one_over_the_root_of_its_columns() -> 
     errors = [error(columns) for columns in widths]
     slope = np.polyfit(np.log(widths), np.log(errors), 1)[0]
     assert slope == pytest.approx(-0.5, abs=0.05)
+
+
+def test_a_sketch_of_raw_gradients_keeps_their_cosines_whatever_the_shards() -> None:
+    found = gradients(40)
+    raw = torch.cat([part.flatten(1) for part in found.values()], dim=1).double()
+    rows = sketch_raw(found, lambda name: found[name], 40, columns=4096, seed=2)
+    assert rows.shape == (40, 4096)
+    assert cosine_error(rows, raw @ raw.T) < 1.5 / 4096**0.5
+    last = sketch_raw(found, lambda name: found[name][30:], 10, columns=4096, seed=2)
+    torch.testing.assert_close(last, rows[30:], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("repeated", [False, True], ids=["a basis", "vectors that depend on each other"])
+def test_the_nearest_combination_is_the_projection_at_the_cosine_told(repeated: bool) -> None:
+    generator = torch.Generator().manual_seed(5)
+    basis = torch.randn(4, 30, generator=generator, dtype=torch.float64)
+    if repeated:
+        basis[3] = basis[0] - 2 * basis[1]
+    targets = torch.randn(3, 30, generator=generator, dtype=torch.float64)
+    targets[2] = basis[0] + 0.5 * basis[2]
+    targets /= targets.norm(dim=1, keepdim=True)
+    weights, cosines = nearest_combinations(basis @ basis.T, targets @ basis.T)
+    made = weights @ basis
+    torch.testing.assert_close(made.norm(dim=1), torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close((made * targets).sum(1), cosines)
+    projected = torch.linalg.lstsq(basis[:3].T, targets.T).solution.T @ basis[:3]
+    if not repeated:
+        projected = torch.linalg.lstsq(basis.T, targets.T).solution.T @ basis
+    torch.testing.assert_close(projected.norm(dim=1), cosines)
+    assert cosines[2] == pytest.approx(1)
+    assert 0 < cosines[0] < 0.8
+
+
+def test_what_has_nothing_in_common_with_a_basis_has_no_combination() -> None:
+    weights, cosines = nearest_combinations(torch.eye(2), torch.zeros(1, 2))
+    assert (weights.tolist(), cosines.tolist()) == ([[0, 0]], [0])
+    weights, cosines = nearest_combinations(torch.zeros(0, 0), torch.zeros(1, 0))
+    assert (tuple(weights.shape), cosines.tolist()) == ((1, 0), [0])
 
 
 @pytest.mark.parametrize(("power", "exponent"), [("+1/2", 0.5), ("0", 0.0), ("-1/2", -0.5)])

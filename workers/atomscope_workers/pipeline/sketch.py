@@ -1,4 +1,4 @@
-"""A seeded sketch of the whitened gradients: every coordinate, in a fixed number of columns.
+"""A seeded sketch of gradients, whitened or raw: every coordinate, in a fixed number of columns.
 
 A count sketch (Charikar et al. 2002; Pham and Pagh 2013): each coordinate is added to one column, with a
 random sign. Inner products are kept in expectation, with an error that falls as one over the square root of
@@ -8,7 +8,7 @@ together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
@@ -35,7 +35,7 @@ def sketch_rows(
         if not module.has_energy:
             continue
         gradients = load(module.name)
-        places, signs = _hashes(module, columns, seed)
+        places, signs = _hashes(module.name, module.rotation.shape, columns, seed)
         rows = rows.to(gradients.device)
         for block in blocks([module], documents):
             whitened = block.whiten(gradients)
@@ -43,6 +43,21 @@ def sketch_rows(
             rows.index_add_(1, target, whitened * signs[block.part].flatten().to(gradients.device))
             energy += whitened.double().square().sum(1).cpu()
     return rows.cpu(), energy
+
+
+def sketch_raw(
+    names: Iterable[str], load: Callable[[str], torch.Tensor], documents: int, *, columns: int, seed: int
+) -> torch.Tensor:
+    """Sketched rows (n, columns) float32 of the raw gradients of one shard; `load` as in `sketch_rows`."""
+    rows = torch.zeros(documents, columns)
+    for name in names:
+        gradients = load(name)
+        places, signs = (
+            part.to(gradients.device) for part in _hashes(name, gradients.shape[1:], columns, seed)
+        )
+        rows = rows.to(gradients.device)
+        rows.index_add_(1, places.flatten(), (gradients * signs).flatten(1))
+    return rows.cpu()
 
 
 def cosine_error(rows: torch.Tensor, gram: torch.Tensor) -> float:
@@ -54,9 +69,8 @@ def cosine_error(rows: torch.Tensor, gram: torch.Tensor) -> float:
     return float((left @ left.T - exact)[off].square().mean().sqrt()) if len(rows) > 1 else 0.0
 
 
-def _hashes(module: ModuleCurvature, columns: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Column int64 and sign float32 of every coordinate of a module, (d_out, d_in) each."""
-    generator = seeded(seed, f"sketch/{module.name}")
-    shape = module.rotation.shape
+def _hashes(name: str, shape: Sequence[int], columns: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Column int64 and sign float32 of every coordinate of a parameter, (d_out, d_in) each."""
+    generator = seeded(seed, f"sketch/{name}")
     places = torch.randint(0, columns, shape, generator=generator)
     return places, torch.randint(0, 2, shape, generator=generator).float() * 2 - 1

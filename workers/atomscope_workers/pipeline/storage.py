@@ -33,10 +33,10 @@ _LOWEST = -126
 def gradient_dtypes(setting: StoredGradients, documents: int, parameters: int) -> list[GradientDtype]:
     """Dtypes in which the audit's shards may be stored, the one that it asks for first.
 
-    `auto`, and `none` while the audit runs, are float32 up to `FLOAT32_NUMBERS` and float16 past that; the
-    other of the two comes second.
+    `auto`, and what is not kept while the audit runs, are float32 up to `FLOAT32_NUMBERS` and float16 past
+    that; the other of the two comes second.
     """
-    if setting not in ("auto", "none"):
+    if setting not in ("auto", "sketch", "none"):
         return [setting]
     small = documents * parameters <= FLOAT32_NUMBERS
     return ["float32", "float16"] if small else ["float16", "float32"]

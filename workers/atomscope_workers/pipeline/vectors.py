@@ -24,6 +24,9 @@ from atomscope_workers.pipeline.curvature import ModuleCurvature
 from atomscope_workers.pipeline.gram import LoadShard, blocks
 from atomscope_workers.pipeline.projection import columns
 
+_EIGENVALUE_FLOOR = 1e-6
+"""Share of the largest eigenvalue below which a direction of a basis is rounding."""
+
 EXPONENTS: dict[VectorPower, float] = {"+1/2": 0.5, "0": 0.0, "-1/2": -0.5}
 
 
@@ -74,6 +77,20 @@ def combined_vectors(
         for vector, tensor in zip(found, total, strict=True):
             vector[module.name] = tensor.clone().numpy()
     return found
+
+
+def nearest_combinations(inner: torch.Tensor, products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How unit vectors are best made of the vectors of a basis: weights (K, P), and cosines (K,), float64.
+
+    `inner` (P, P) are the inner products of the basis, `products` (K, P) those of the unit vectors with it.
+    The combinations are the projections on its span, of unit norm, but for one whose projection is zero.
+    """
+    values, vectors = torch.linalg.eigh(inner.double())
+    kept = values > _EIGENVALUE_FLOOR * values.max(dim=0).values if len(values) else values > 0
+    along = products.double() @ vectors[:, kept] * values[kept].rsqrt()
+    cosines = torch.linalg.vector_norm(along, dim=1)
+    weights = (along * values[kept].rsqrt()) @ vectors[:, kept].T
+    return weights / cosines.clamp_min(1e-30)[:, None], cosines
 
 
 def vector_norm(vector: Mapping[str, NDArray[np.float32]]) -> float:

@@ -196,6 +196,16 @@ def load_projected(paths: Sequence[Path]) -> tuple[NDArray[np.int64], ProjectedR
     )
 
 
+def save_sketch(documents: NDArray[np.int64], rows: torch.Tensor, path: Path) -> None:
+    """Write sketched raw gradients (n, columns) float32: `document` and `sketch`."""
+    save_file({"document": torch.from_numpy(documents), "sketch": rows}, path)
+
+
+def load_sketch(paths: Sequence[Path]) -> torch.Tensor:
+    """The rows (N, columns) float32 that `save_sketch` wrote of every shard, in the order of `paths`."""
+    return torch.cat([load_file(path)["sketch"] for path in paths])
+
+
 def save_gram(documents: NDArray[np.int64], gram: torch.Tensor, path: Path) -> None:
     """Write `document` (N) and `gram` float32 (N, N), inner products of the whitened gradients."""
     save_file({"document": torch.from_numpy(documents), "gram": gram.float().cpu().contiguous()}, path)

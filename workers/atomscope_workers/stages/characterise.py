@@ -23,7 +23,7 @@ from atomscope_workers.pipeline.exemplars import quantile_places
 from atomscope_workers.pipeline.keywords import Keywords, distinctive_keywords
 from atomscope_workers.pipeline.ranking import ranks, scores
 from atomscope_workers.pipeline.sides import sides
-from atomscope_workers.stages.arrays import load_losses
+from atomscope_workers.stages.arrays import load_losses, load_sketch
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.dictionary import read_dictionary
 from atomscope_workers.stages.evidence import FOUND, Found, stored_strengths
@@ -31,7 +31,7 @@ from atomscope_workers.stages.inputs import gradient_shards, read_rows
 from atomscope_workers.stages.labels import Subject, label
 from atomscope_workers.stages.rows import StoredRow
 from atomscope_workers.stages.space import SpannedDocuments, spanned_documents
-from atomscope_workers.stages.vectors import NORMS
+from atomscope_workers.stages.vectors import COSINES, NORMS
 from atomscope_workers.stages.warned import keep
 
 FEW = 0.1
@@ -130,6 +130,9 @@ def _atoms(
     spanned = view.spanned
     signs = read_dictionary(ctx)["signs"]
     norms = msgspec.json.decode(ctx.read(NORMS).read_bytes(), type=dict[int, float])
+    cosines: dict[int, float] = {}
+    if COSINES in ctx.outputs():
+        cosines = msgspec.json.decode(ctx.read(COSINES).read_bytes(), type=dict[int, float])
     behaviour = {atom: number for number, group in enumerate(found.behaviours) for atom in group.atoms}
     evidence = [found.atoms[member.index] for member in members]
     score = scores(evidence, [[member.index] for member in members], view.tree)
@@ -160,6 +163,7 @@ def _atoms(
             evidence=evidence[item],
             behaviour=behaviour.get(member.index),
             exemplars=view.exemplars(member.positive, codes[:, member.index]),
+            vector_cosine=cosines.get(member.index),
         )
         for item, member in enumerate(members)
     ]
@@ -242,8 +246,13 @@ def _coherence(ctx: StageContext, top: Sequence[NDArray[np.int64]]) -> list[_Coh
     orders = random_orders(candidates, ctx.spec.config.top_documents, ctx.spec.config.seed)
     sizes = np.unique([len(item) for item in top if len(item) > 1]).astype(np.int64)
     sets = [*(Beginnings.whole(item) for item in top), *(Beginnings(order, sizes) for order in orders)]
-    gradients = gradient_shards(ctx, torch.device("cpu"))
-    found = coherences(sets, gradients.names, gradients.rows, losses.gradient_norm)
+    if ctx.parent is not None and ctx.spec.config.gradients == "sketch":
+        sketch = load_sketch([ctx.read(layout.gradient_sketch(index)) for index in range(ctx.shards)])
+        lengths = torch.linalg.vector_norm(sketch, dim=1, dtype=torch.float64).numpy()
+        found = coherences(sets, ["sketch"], lambda _, rows: sketch[torch.from_numpy(rows)], lengths)
+    else:
+        gradients = gradient_shards(ctx, torch.device("cpu"))
+        found = coherences(sets, gradients.names, gradients.rows, losses.gradient_norm)
     null = dict(zip(sizes.tolist(), np.transpose(found[len(top) :]), strict=True))
     return [
         _Coherence(float(own[0]) if len(own) else 0.0, *_mean_and_95(null.get(len(members))))

@@ -7,12 +7,13 @@ import numpy as np
 import torch
 
 from atomscope.bundle import layout
+from atomscope.types.atoms import AuditReport
 from atomscope.types.bundle import Plan
 from atomscope_workers.pipeline.gram import accumulate_gram
 from atomscope_workers.pipeline.projection import ProjectedRows, project
-from atomscope_workers.pipeline.sketch import cosine_error, sketch_rows
-from atomscope_workers.stages.arrays import load_curvature, save_gram, save_projected
-from atomscope_workers.stages.context import StageContext, UnitResult
+from atomscope_workers.pipeline.sketch import cosine_error, sketch_raw, sketch_rows
+from atomscope_workers.stages.arrays import load_curvature, save_gram, save_projected, save_sketch
+from atomscope_workers.stages.context import Parent, StageContext, UnitResult
 from atomscope_workers.stages.determinism import deterministic
 from atomscope_workers.stages.gradient_file import GradientShards
 from atomscope_workers.stages.inputs import gradient_shards, plan_device, read_plan, read_shard_plan
@@ -28,7 +29,8 @@ MEASURED = 64
 def run(ctx: StageContext) -> UnitResult:
     """Write `projected/NNNN.safetensors` of the shard; or, by the first unit, `projected/gram.safetensors`.
 
-    The Gram matrix is one unit's work, since its blocks are coordinates of all the documents.
+    The Gram matrix is one unit's work, since its blocks are coordinates of all the documents. Under
+    `gradients: sketch`, every unit writes `sketches/NNNN.safetensors` as well.
     """
     plan, own = read_shard_plan(ctx)
     documents = np.array(own.documents, dtype=np.int64)
@@ -36,8 +38,15 @@ def run(ctx: StageContext) -> UnitResult:
     space = space_of(ctx.spec.config, plan.n_documents)
     whole = space == "gram"
     path = layout.GRAM if whole else layout.projected_shard(ctx.index)
+    sketched = ctx.spec.config.gradients == "sketch"
+    if sketched:
+        _keep_sketch(ctx, plan, documents)
     if whole and ctx.index:
         pass
+    elif ctx.parent is not None and sketched:
+        ctx.adopt(path)
+        if space == "sketch" and ctx.index == 0:
+            _adopt_facts(ctx, ctx.parent)
     elif _is_the_parents(ctx, path, plan.n_documents) and (space != "sketch" or ctx.index):
         ctx.adopt(path)  # but for the sketch's first shard, by which its error is measured
     elif whole:
@@ -52,6 +61,32 @@ def _is_the_parents(ctx: StageContext, path: str, documents: int) -> bool:
     """Whether a refit's parent holds the same at `path`."""
     parent = ctx.parent
     return parent is not None and same_whitening(ctx.spec, parent, documents) and parent.holds(path)
+
+
+def _keep_sketch(ctx: StageContext, plan: Plan, documents: np.ndarray) -> None:
+    """Write what is kept of the shard's raw gradients; a refit has it from its parent."""
+    path = layout.gradient_sketch(ctx.index)
+    if ctx.parent is not None:
+        ctx.adopt(path)
+        return
+    config, device = ctx.spec.config, plan_device(plan)
+    shard = GradientShards([ctx.read(layout.gradient_shard(ctx.index))], device)
+
+    def load(name: str) -> torch.Tensor:
+        ctx.checkpoint()
+        return shard.shard(0, name)
+
+    with deterministic(device):
+        rows = sketch_raw(shard.names, load, len(documents), columns=config.sketch_columns, seed=config.seed)
+    scratch = ctx.scratch / "sketch.safetensors"
+    save_sketch(documents, rows, scratch)
+    ctx.write(path, scratch)
+
+
+def _adopt_facts(ctx: StageContext, parent: Parent) -> None:
+    """What the parent told of how well its documents were sketched."""
+    report = msgspec.json.decode(parent.read(layout.REPORT).read_bytes(), type=AuditReport)
+    ctx.write_bytes(SKETCH, msgspec.json.encode(report.details["sketch"]))
 
 
 def _shard(ctx: StageContext, plan: Plan, documents: np.ndarray) -> None:

@@ -8,12 +8,14 @@ from dataclasses import replace
 
 import msgspec
 import numpy as np
+from safetensors.numpy import load_file
 
 from atomscope.bundle import layout
 from atomscope.bundle.documents import read_documents
 from atomscope.errors import InvalidInput
 from atomscope.types.atoms import AuditReport, DocumentRecord
 from atomscope.types.bundle import Plan, ShardPlan, StoredShard
+from atomscope.types.spec import ParentRef
 from atomscope_workers.labels.settings import required_label_settings
 from atomscope_workers.models.device import choose_device
 from atomscope_workers.pipeline.plan import loss_sample
@@ -37,11 +39,14 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
     """`validate`: the parent's plan, documents and adapter, under the refit's own spec.
 
     Raises `InvalidInput`: `old_bundle` where it was made before there were refits, `gradients_not_kept` and
-    `gradients_missing` where its gradients were not kept, or are gone.
+    `gradients_missing` where its gradients, or the sketch of them, were not kept or are gone.
     """
     if ctx.spec.config.labels:
         required_label_settings(os.environ)
-    require_kept(parent.spec.config, "a refit")
+    sketched = parent.spec.config.gradients == "sketch"
+    require_kept(parent.spec.config, "a refit", sketch=True)
+    if sketched:
+        _require_first(parent)
     for path in _NEEDED:
         if not parent.holds(path):
             raise InvalidInput(
@@ -50,7 +55,7 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
     plan = msgspec.json.decode(parent.read(layout.PLAN).read_bytes(), type=Plan)
     for shard in plan.shards:
         ctx.checkpoint()
-        path = layout.gradient_shard(shard.index)
+        path = layout.gradient_sketch(shard.index) if sketched else layout.gradient_shard(shard.index)
         if not parent.holds(path):
             raise InvalidInput(
                 "gradients_missing",
@@ -66,7 +71,8 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
         plan = msgspec.structs.replace(plan, device_kind=device)
     write_plan(ctx, plan)
     _rows(ctx, parent)
-    ctx.write_bytes(layout.SHARDS, msgspec.json.encode([_stored(parent, shard) for shard in plan.shards]))
+    stored = [] if sketched else [_stored(parent, shard) for shard in plan.shards]
+    ctx.write_bytes(layout.SHARDS, msgspec.json.encode(stored))
     keep(ctx, warnings)
     spec = msgspec.structs.replace(ctx.spec, versions=software_versions())
     ctx.write_bytes(layout.SPEC, msgspec.json.format(msgspec.json.encode(spec), indent=1))
@@ -81,9 +87,10 @@ def take_over_shard(ctx: StageContext, parent: Parent, shard: ShardPlan) -> Unit
     """
     total = len(shard.documents)
     ctx.progress(0, total, "documents")
-    path = layout.gradient_shard(shard.index)
-    ctx.adopt(path)
-    ctx.adopt(path.removesuffix(".safetensors") + ".json")
+    if parent.spec.config.gradients != "sketch":
+        path = layout.gradient_shard(shard.index)
+        ctx.adopt(path)
+        ctx.adopt(path.removesuffix(".safetensors") + ".json")
     if parent.holds(layout.factor_sums(shard.index)):
         ctx.adopt(layout.factor_sums(shard.index))
     scratch = ctx.scratch / "losses.safetensors"
@@ -91,6 +98,28 @@ def take_over_shard(ctx: StageContext, parent: Parent, shard: ShardPlan) -> Unit
     ctx.write(layout.shard_losses(shard.index), scratch)
     ctx.progress(total, total, "documents")
     return UnitResult(documents=total)
+
+
+def _require_first(parent: Parent) -> None:
+    """Raise `InvalidInput` unless a parent without gradients has exact vectors to make others of."""
+    other = parent.spec.parent
+    if isinstance(other, ParentRef):
+        raise InvalidInput(
+            "gradients_not_kept",
+            "a refit makes its vectors of those of an audit of `gradients: sketch`, and this one, a refit "
+            f"itself, has none that are exact. Refit {other.audit_id} instead",
+        )
+    if not parent.holds(layout.REPORT):
+        raise InvalidInput(
+            "not_extracted", "a refit of `gradients: sketch` needs the vectors of the audit: let it end first"
+        )
+    atoms = len(load_file(parent.read(layout.DICTIONARY))["signs"])
+    if not any(parent.holds(layout.vector(atom)) for atom in range(atoms)):
+        raise InvalidInput(
+            "gradients_not_kept",
+            "a refit makes its vectors of those of an audit of `gradients: sketch`, and this one found no "
+            "atom. Run a whole audit under other settings",
+        )
 
 
 def _stored(parent: Parent, shard: ShardPlan) -> StoredShard:

@@ -6,24 +6,28 @@ from typing import Any
 
 from atomscope.errors import InvalidInput
 from atomscope.types.bundle import Plan
+from atomscope.types.refits import WHITENING_SETTINGS
 from atomscope.types.spec import AuditConfig
 
-WITHOUT = ("refits", "attribution with `exact`", "later audits that take its shards")
-"""What an audit of `gradients: none` does without."""
+WITHOUT = ("attribution with `exact`", "later audits that take its shards")
+"""What an audit that keeps no gradients does without."""
 
 
 def keeps_gradients(config: AuditConfig) -> bool:
     """Whether the gradients are still there once the audit has ended."""
-    return config.gradients != "none"
+    return config.gradients not in ("sketch", "none")
 
 
-def require_kept(config: AuditConfig, what: str) -> None:
-    """Raise `InvalidInput` (`gradients_not_kept`) unless an audit kept its gradients, which `what` reads."""
-    if not keeps_gradients(config):
+def require_kept(config: AuditConfig, what: str, *, sketch: bool = False) -> None:
+    """Raise `InvalidInput` (`gradients_not_kept`) unless an audit kept its gradients, which `what` reads.
+
+    With `sketch`, one of them will do.
+    """
+    if not keeps_gradients(config) and not (sketch and config.gradients == "sketch"):
         raise InvalidInput(
             "gradients_not_kept",
-            f"{what} reads the documents' gradients, and this audit was made with `gradients: none`: it kept "
-            "none. Run a whole audit that keeps them",
+            f"{what} reads the documents' gradients, and this audit was made with `gradients: "
+            f"{config.gradients}`: it did not keep them. Run a whole audit that does",
         )
 
 
@@ -31,4 +35,8 @@ def gradient_facts(config: AuditConfig, plan: Plan) -> dict[str, Any]:
     """What the report says of them."""
     if keeps_gradients(config):
         return {"kept": plan.gradient_dtype, "disables": []}
-    return {"kept": "none", "disables": list(WITHOUT)}
+    if config.gradients == "none":
+        return {"kept": "none", "disables": ["refits", *WITHOUT]}
+    settings = ", ".join(f"`{name}`" for name in WHITENING_SETTINGS)
+    refits = [f"refits with another {settings}", "refits of its refits", "exact vectors in its refits"]
+    return {"kept": "sketch", "columns": config.sketch_columns, "disables": [*refits, *WITHOUT]}

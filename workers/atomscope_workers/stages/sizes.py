@@ -31,6 +31,7 @@ class Shapes:
     gradients: GradientDtype = "float32"
     """In what they are stored."""
     keeps_gradients: bool = True
+    keeps_sketch: bool = False
 
     @property
     def gradient(self) -> int:
@@ -88,6 +89,7 @@ def shapes_of(
         sketch_columns=config.sketch_columns,
         gradients=dtype,
         keeps_gradients=keeps_gradients(config),
+        keeps_sketch=config.gradients == "sketch",
     )
 
 
@@ -103,6 +105,11 @@ def fewest_groups(parameters: Mapping[str, tuple[int, int]]) -> dict[str, str]:
     }
 
 
+def sketch_bytes(shapes: Shapes) -> int:
+    """Bytes of what `gradients: sketch` keeps of raw gradients."""
+    return 4 * shapes.documents * shapes.sketch_columns
+
+
 def bundle_bytes(shapes: Shapes) -> dict[str, int]:
     """Bytes of the bundle's arrays, by folder; every one but the vectors' is exact but for its headers."""
     bases = sum(size * size * 4 + size * 8 for size in shapes.bases)
@@ -110,6 +117,7 @@ def bundle_bytes(shapes: Shapes) -> dict[str, int]:
     gradients = gradient_bytes(shapes.gradients, shapes.documents, shapes.gradient, len(shapes.parameters))
     return {
         "gradients": gradients if shapes.keeps_gradients else 0,
+        "sketches": sketch_bytes(shapes) if shapes.keeps_sketch else 0,
         "projected": 4 * shapes.documents * shapes.whitened,
         "curvature": bases + lambdas + shapes.kept * (16 + 8),
         "dictionary": 4 * shapes.atoms * (shapes.kept or shapes.documents),

@@ -1,0 +1,231 @@
+"""`gradients: sketch`: refits find what they would with all gradients, their vectors as near as told."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+import atomscope
+from atomscope.bundle import Bundle, layout
+from atomscope.cli.registry import LocalRefit
+from atomscope.errors import BundleError, InvalidInput
+from atomscope.types.atoms import Atom
+from atomscope.types.attribution import AttributionQuery
+from atomscope_workers.local import InProcess, refit_local
+from atomscope_workers.stages import extract
+from tests.fixtures.corpus import write_corpus
+from tests.workers.local_runs import SMALL, Recorder, contents, partial, quiet, request, run
+
+DOCUMENTS = 14
+SPACES: dict[str, dict[str, Any]] = {
+    "gram": {},
+    "sketch": {"exact_documents": 4, "sketch_columns": 512},
+    "components": {"preconditioner": "ekfac"},
+}
+OTHER: dict[str, Any] = {"n_atoms": 6, "alpha": 0.2}
+SEED = {"gram": 3, "components": 3, "sketch": SMALL.seed}
+"""Of refits: a sketch's columns are those of the first audit's seed, which another one would not draw."""
+COHERENCE_ERROR = 0.02
+"""Most that 4,096 columns put the mean cosine of a few documents off by: one over their root is 0.016."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("sketched")
+    write_corpus(made / "train.jsonl", DOCUMENTS)
+    return made
+
+
+@pytest.fixture(scope="module")
+def audits(folder: Path, tiny_llama: Path, plain_adapter: Path) -> dict[tuple[str, str], Path]:
+    """One audit a space and way to keep gradients."""
+    return {
+        (space, kept): run(
+            request(
+                tiny_llama,
+                plain_adapter,
+                folder / "train.jsonl",
+                folder / f"{space}-{kept}",
+                msgspec.structs.replace(SMALL, gradients=kept, **settings),
+            )
+        )
+        for space, settings in SPACES.items()
+        for kept in ("float32", "sketch")
+    }
+
+
+def refit(source: Path, out: Path, **settings: Any) -> Path:
+    return refit_local(LocalRefit(source=str(source), out=out, settings=settings), quiet)
+
+
+def forbid_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise AssertionError("a gradient was extracted")
+
+    monkeypatch.setattr(extract, "gradient_pass", forbidden)
+
+
+def but_for_vectors(atom: Atom) -> Atom:
+    return msgspec.structs.replace(
+        atom, vector_norm=0.0, vector_cosine=None, coherence=0.0, null_coherence=0.0, null_coherence_95=0.0
+    )
+
+
+def cosine(left: Bundle, right: Bundle, atom: int) -> float:
+    """Between the vectors of one atom in two bundles; half-whitened, it is that of the whitened space."""
+    one, other = (
+        np.concatenate([part.ravel() for part in found.vector(atom).values()]) for found in (left, right)
+    )
+    return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_the_audit_itself_is_that_which_keeps_everything(
+    audits: dict[tuple[str, str], Path], space: str
+) -> None:
+    files, others = contents(audits[space, "sketch"]), contents(audits[space, "float32"])
+    own = {layout.MANIFEST, layout.SPEC, layout.REPORT}
+    assert {path.partition("/")[0] for path in others.keys() - files.keys()} == {"gradients"}
+    assert files.keys() - others.keys() == {layout.gradient_sketch(0), layout.gradient_sketch(1)}
+    assert {path for path in files.keys() & others.keys() if files[path] != others[path]} <= own
+    bundle = atomscope.open(audits[space, "sketch"])
+    bundle.verify()
+    assert bundle.gradients_kept == "sketch"
+    told = bundle.report.details["gradients"]
+    assert (told["kept"], told["columns"]) == ("sketch", bundle.spec.config.sketch_columns)
+    assert "attribution with `exact`" in told["disables"]
+    assert all(atom.vector_cosine is None for atom in bundle.report.atoms)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_refit_finds_what_it_would_with_every_gradient(
+    audits: dict[tuple[str, str], Path], space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid_passes(monkeypatch)
+    exact, child = (
+        atomscope.open(refit(audits[space, kept], tmp_path / kept, seed=SEED[space], **OTHER))
+        for kept in ("float32", "sketch")
+    )
+    child.verify()
+    assert child.gradients_kept == "sketch"
+    assert list(map(but_for_vectors, child.report.atoms)) == list(map(but_for_vectors, exact.report.atoms))
+    assert child.report.details.get("sketch") == atomscope.open(audits[space, "sketch"]).report.details.get(
+        "sketch"
+    )
+    error = COHERENCE_ERROR * (4096 / child.spec.config.sketch_columns) ** 0.5
+    for atom, other in zip(child.report.atoms, exact.report.atoms, strict=True):
+        assert atom.coherence == pytest.approx(other.coherence, abs=error)
+        assert atom.null_coherence == pytest.approx(other.null_coherence, abs=error)
+        near = cosine(child, exact, atom.index)
+        if space == "components":
+            assert atom.vector_cosine is None
+            assert near == pytest.approx(1, abs=1e-6)
+            continue
+        assert atom.vector_cosine is not None
+        assert 0 < atom.vector_cosine < 1 + 1e-6
+        if space == "gram":
+            assert near == pytest.approx(atom.vector_cosine, abs=1e-4)
+            assert atom.vector_norm == pytest.approx(1, abs=1e-3)
+        else:  # known by its columns alone
+            assert near == pytest.approx(atom.vector_cosine, abs=0.1)
+
+
+def test_a_refit_under_the_same_settings_has_the_vectors_of_its_parent(
+    audits: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    parent = atomscope.open(audits["gram", "sketch"])
+    child = atomscope.open(refit(audits["gram", "sketch"], tmp_path / "child"))
+    assert [atom.index for atom in child.report.atoms] == [atom.index for atom in parent.report.atoms]
+    for atom in child.report.atoms:
+        assert atom.vector_cosine == pytest.approx(1, abs=1e-5)
+        for name, tensor in parent.vector(atom.index).items():
+            np.testing.assert_allclose(child.vector(atom.index)[name], tensor, atol=1e-4)
+
+
+def test_what_needs_more_than_a_sketch_is_refused_by_name(
+    audits: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    kept = audits["gram", "sketch"]
+    for name, value in {
+        "preconditioner": "kfac",
+        "damping": 0.1,
+        "components": 3,
+        "exact_documents": 4,
+        "sketch_columns": 64,
+        "vector_power": "+1/2",
+        "gradients": "float32",
+    }.items():
+        with pytest.raises(InvalidInput, match=f"`{name}`") as refused:
+            refit(kept, tmp_path / "child", **{name: value})
+        assert refused.value.code == "needs_extraction"
+    assert list(tmp_path.iterdir()) == []
+    child = refit(kept, tmp_path / "child", seed=3)
+    first = atomscope.open(kept).manifest.audit_id
+    with pytest.raises(InvalidInput, match=f"Refit {first} instead") as again:
+        refit(child, tmp_path / "again", seed=4)
+    assert again.value.code == "gradients_not_kept"
+    bundle = atomscope.open(kept)
+    with pytest.raises(BundleError, match="`gradients: sketch`"):
+        next(bundle.gradients())
+    base = Path(bundle.spec.base_model.location)
+    query = AttributionQuery(prompt="a", completion="b", exact=True)
+    with pytest.raises(InvalidInput, match="`gradients: sketch`") as exact:
+        InProcess().attribute(bundle, base, query, lambda progress: None)
+    assert exact.value.code == "gradients_not_kept"
+    by_codes = msgspec.structs.replace(query, exact=False)
+    assert not InProcess().attribute(atomscope.open(child), base, by_codes, lambda progress: None).exact
+
+
+def test_a_sketch_that_was_left_out_of_a_copy_is_missed(
+    audits: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(audits["gram", "sketch"], tmp_path / "copy")
+    (copy / layout.gradient_sketch(1)).unlink()
+    with pytest.raises(InvalidInput) as caught:
+        refit(copy, tmp_path / "child", seed=1)
+    assert caught.value.code == "gradients_missing"
+
+
+def test_an_audit_that_found_nothing_has_no_vectors_to_give(
+    folder: Path, tiny_llama: Path, plain_adapter: Path, tmp_path: Path
+) -> None:
+    config = msgspec.structs.replace(SMALL, gradients="sketch", alpha=100.0)
+    empty = run(request(tiny_llama, plain_adapter, folder / "train.jsonl", tmp_path / "empty", config))
+    assert atomscope.open(empty).report.atoms == []
+    with pytest.raises(InvalidInput, match="found no atom") as refused:
+        refit(empty, tmp_path / "child", alpha=0.2)
+    assert refused.value.code == "gradients_not_kept"
+
+
+def test_an_audit_under_way_is_to_end_first(
+    folder: Path, tiny_llama: Path, plain_adapter: Path, tmp_path: Path
+) -> None:
+    config = msgspec.structs.replace(SMALL, gradients="sketch")
+    asked = request(tiny_llama, plain_adapter, folder / "train.jsonl", tmp_path / "stopped", config)
+    with pytest.raises(KeyboardInterrupt):
+        run(asked, Recorder(stop=lambda told: told.stage == "dictionary"))
+    with pytest.raises(InvalidInput, match="let it end first"):
+        refit(partial(tmp_path / "stopped"), tmp_path / "child", seed=1)
+
+
+def test_the_bytes_of_a_sketch_are_told_in_advance(
+    audits: dict[tuple[str, str], Path], folder: Path, tmp_path: Path
+) -> None:
+    spec = atomscope.open(audits["gram", "sketch"]).spec
+    asked = request(
+        Path(spec.base_model.location),
+        Path(spec.adapter.location),
+        folder / "train.jsonl",
+        tmp_path / "estimated",
+        spec.config,
+    )
+    told = InProcess().estimate(asked).details
+    held = sum(path.stat().st_size for path in (audits["gram", "sketch"] / "sketches").iterdir())
+    assert told["gradients"] == "sketch"
+    assert told["gradient_bytes"] == told["gradient_bytes_by_setting"]["sketch"]
+    assert told["gradient_bytes"] == pytest.approx(held, rel=0.02)
