@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
+from atomscope_workers.pipeline.products import held_numbers
+
 PART = 64 * 2**20
 """Bytes of one request of a multipart upload or download."""
 
@@ -48,12 +50,21 @@ class Shape:
         return self.layers * self.rank * sum(sum(self.sizes(module)) for module in self.targets)
 
     @property
-    def factor_numbers(self) -> int:
-        """Numbers in the large Kronecker sums: one for every distinct input, one for every output."""
+    def factors(self) -> list[int]:
+        """Columns of one layer's large Kronecker sums: one for every distinct input, one for every output."""
         groups = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "mlp", "up": "mlp"}
         inputs = {groups.get(module, module): self.sizes(module)[0] for module in self.targets}
-        outputs = [self.sizes(module)[1] for module in self.targets]
-        return self.layers * sum(size * size for size in (*inputs.values(), *outputs))
+        return [*inputs.values(), *(self.sizes(module)[1] for module in self.targets)]
+
+    @property
+    def factor_numbers(self) -> int:
+        """Numbers that a worker holds of all of them."""
+        return self.layers * sum(map(held_numbers, self.factors))
+
+    @property
+    def factor_bytes(self) -> int:
+        """Of all of them in a shard's file."""
+        return self.layers * sum(2 * size * (size + 1) for size in self.factors)
 
     def pass_flops(self, tokens: int) -> float:
         """Of a forward pass and the backward to activations; logits at half of the tokens."""
@@ -82,24 +93,27 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=300, help="of a document, on average")
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--peak", type=float, default=790, help="TFLOP/s of bfloat16 products")
-    parser.add_argument("--share", type=float, default=0.45, help="of that peak which a pass reaches")
-    parser.add_argument("--float32", type=float, default=50, help="TFLOP/s of float32 products")
+    parser.add_argument("--share", type=float, default=0.45, help="of these peaks which is reached")
+    parser.add_argument("--sums", type=float, default=395, help="TFLOP/s of the sums' products (TF32)")
     parser.add_argument("--store", type=float, default=1.0, help="GB/s of one worker to or from the store")
     parser.add_argument("--shard", type=int, default=256)
     args = parser.parse_args()
     count, shards = args.documents, -(-args.documents // args.shard)
     for shape in SHAPES:
         flops, sums = shape.pass_flops(args.tokens), shape.factor_flops(args.tokens)
-        computing = count * (flops / (args.peak * args.share) + sums / args.float32) / 1e12
-        size = count * shape.gradient * 2.0
-        writing = reading = size / (args.store * 1e9)
+        computing = count * (flops / (args.peak * args.share) + sums / (args.sums * args.share)) / 1e12
+        size, stored_sums = count * shape.gradient * 2.0, shards * shape.factor_bytes
+        reading = size / (args.store * 1e9)
+        writing = reading + stored_sums / (args.store * 1e9)
         requests = 2 * shards * -(-int(size / shards) // PART) + 12 * shards
         print(
-            f"\n{shape.name}: d = {shape.gradient / 1e6:.1f} M, sums {8 * shape.factor_numbers / 1e9:.0f} GB"
+            f"\n{shape.name}: d = {shape.gradient / 1e6:.1f} M, sums {4 * shape.factor_numbers / 1e9:.0f} GB"
         )
         print(f"per document: pass {flops / 1e12:.1f} TFLOP, sums {sums / 1e12:.1f} TFLOP, ", end="")
         print(f"gradient {2 * shape.gradient / 1e6:.0f} MB in float16")
         print(f"stored: {size / 1e12:.1f} TB in {shards:,} shards, {requests:,} requests for them")
+        alone = hours(stored_sums / (args.store * 1e9))
+        print(f"sums stored: {stored_sums / 1e12:.1f} TB, read by one worker in {alone} h")
         print("| GPUs | passes and sums, h | writing, h | extraction, h | reading for the sketch, h |")
         print("|---|---|---|---|---|")
         for gpus in args.gpus:

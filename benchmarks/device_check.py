@@ -174,8 +174,9 @@ def _model_passes(device: torch.device) -> Iterator[Line]:
     change = (_flat(there) - _flat(here)).norm(dim=1) / _flat(here).norm(dim=1)
     yield Line("gradients of a document", float(change.max()), 1e-4, seconds)
     yield Line("losses", _relative(there.losses, here.losses), 1e-5, seconds)
-    sums = [_relative(there.factors.outputs[name], value) for name, value in here.factors.outputs.items()]
-    sums += [_relative(there.factors.inputs[name], value) for name, value in here.factors.inputs.items()]
+    pairs = [(there.factors.outputs[name], value) for name, value in here.factors.outputs.items()]
+    pairs += [(there.factors.inputs[name], value) for name, value in here.factors.inputs.items()]
+    sums = [_relative(found.matrix(), value.matrix()) for found, value in pairs]
     yield Line("factor sums", max(sums), 1e-4, seconds)
     yield Line("gradients, twice", float((_flat(again) - _flat(there)).abs().max()), 0.0, seconds)
 

@@ -33,6 +33,7 @@ from atomscope_workers.pipeline.factors import FactorSums
 from atomscope_workers.pipeline.gradients import document_losses, gradient_pass
 from atomscope_workers.pipeline.minibatch import BATCH, learner
 from atomscope_workers.pipeline.plan import loss_sample, padded_tokens, padding_facts
+from atomscope_workers.pipeline.products import held_numbers
 from atomscope_workers.pipeline.span import unit_rows
 from atomscope_workers.pipeline.storage import DTYPES, gradient_bytes
 from atomscope_workers.stages import validate
@@ -238,7 +239,7 @@ def _peak_bytes(shapes: Shapes, plan: Plan, lengths: Mapping[int, int], probe: M
     """The largest of what extraction, curvature and the dictionary hold."""
     widest = max(padded_tokens([batch], lengths) for shard in plan.shards for batch in shard.micro_batches)
     most = max(len(batch) for shard in plan.shards for batch in shard.micro_batches)
-    sums = 8 * sum(size * size for size in shapes.bases)
+    sums = 4 * sum(map(held_numbers, shapes.bases))
     # The gradients of one batch are written while the next ones are made.
     extract = probe.activations * widest + 2 * 4 * most * shapes.gradient + sums
     shard = 4 * max(len(shard.documents) for shard in plan.shards)

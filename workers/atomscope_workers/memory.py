@@ -12,6 +12,7 @@ from atomscope.errors import InvalidInput
 from atomscope.types.bundle import Plan
 from atomscope_workers.models.device_memory import size_text
 from atomscope_workers.pipeline.plan import padded_tokens
+from atomscope_workers.pipeline.products import held_numbers
 from atomscope_workers.stages.sizes import Shapes
 
 GRAM_BYTES = 16
@@ -50,14 +51,14 @@ def needs(
     recomputed.
     """
     batches = [batch for shard in plan.shards for batch in shard.micro_batches]
-    sums = 8 * sum(size * size for size in shapes.bases)
+    sums = sum(map(held_numbers, shapes.bases))
     kept = hidden + shapes.layer_inputs if plan.recompute else sum(shapes.inputs.values())
     extract = {
         "the model's weights": model,
         "inputs of layers": item * kept * max(padded_tokens([batch], lengths) for batch in batches),
         "logits": 4 * vocabulary * max(sum(target_counts[row] for row in batch) for batch in batches),
         "gradients of a micro-batch": 4 * shapes.gradient * max(map(len, batches)),
-        "curvature sums": sums,
+        "curvature sums": 4 * sums,
     }
     documents = shapes.documents
     whitened = {
@@ -67,7 +68,7 @@ def needs(
     }[shapes.space]
     return [
         Need("extract", extract),
-        Need("curvature", {"curvature sums": 2 * sums, "lambda": 8 * shapes.gradient}),
+        Need("curvature", {"curvature sums": 12 * sums, "lambda": 8 * shapes.gradient}),
         Need("dictionary", whitened),
     ]
 

@@ -61,8 +61,8 @@ def bits(lora: LoraModel, *, recompute: bool = False) -> dict[str, torch.Tensor]
             found[f"{half[0].document}/losses alone"] = document_losses(lora, batch)
             with adapter_disabled(lora):
                 found[f"{half[0].document}/losses of the base"] = document_losses(lora, batch)
-    found |= {f"inputs of {name}": value for name, value in sums.inputs.items()}
-    return found | {f"outputs of {name}": value for name, value in sums.outputs.items()}
+    found |= {f"inputs of {name}": value.matrix() for name, value in sums.inputs.items()}
+    return found | {f"outputs of {name}": value.matrix() for name, value in sums.outputs.items()}
 
 
 def check_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

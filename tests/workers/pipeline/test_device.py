@@ -17,7 +17,7 @@ from atomscope_workers.pipeline.dictionary import fit
 from atomscope_workers.pipeline.findings import find
 from atomscope_workers.pipeline.gram import accumulate_gram
 from atomscope_workers.pipeline.lasso import LEAST, settled_codes
-from atomscope_workers.pipeline.products import BLOCK, outer_sum
+from atomscope_workers.pipeline.products import BLOCK, OuterSum
 from atomscope_workers.pipeline.projection import project
 from atomscope_workers.pipeline.rotation import turned
 from atomscope_workers.pipeline.separation import pulls
@@ -71,10 +71,14 @@ def test_working_sets_stay_on_the_device_of_their_documents(codes: Codes) -> Non
 
 def test_sums_of_wide_modules_stay_on_the_device_of_their_rows() -> None:
     rows = torch.randn(3, BLOCK + 40, generator=torch.Generator().manual_seed(0))
+    here = OuterSum.zeros(rows.shape[1], torch.device("cpu"))
+    here.add(rows)
     with elsewhere():
-        there = outer_sum(rows.to(DEVICE))
+        sums = OuterSum.zeros(rows.shape[1], DEVICE)
+        sums.add(rows.to(DEVICE))
+        there = sums.matrix()
     assert isinstance(there, Elsewhere)
-    assert torch.equal(there.held, outer_sum(rows))
+    assert torch.equal(there.held, here.matrix())
 
 
 def test_findings_and_evidence_come_back_as_the_cpu_gives_them(span: Span) -> None:

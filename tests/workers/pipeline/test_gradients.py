@@ -230,7 +230,12 @@ def test_reducing_shards_equals_one_pass_over_all_and_refuses_other_groupings() 
                 run(collate([item], CPU))
     total = reduce_factors(parts[:2])
     for name, value in parts[2].outputs.items():
-        assert torch.allclose(total.outputs[name], value, rtol=1e-12)
+        torch.testing.assert_close(
+            total.outputs[name].matrix(),
+            value.matrix().double(),
+            rtol=1e-5,
+            atol=1e-6 * float(value.matrix().max()),
+        )
     other = FactorSums(groups={"x": "x"})
     with pytest.raises(FactorMismatch):
         reduce_factors([parts[0], other])

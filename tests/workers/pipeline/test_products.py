@@ -1,27 +1,78 @@
-"""Sums of outer products lose nothing, whatever dtype the rows have."""
+"""Sums of outer products lose nothing, whatever dtype the rows have, and hold half of a wide matrix."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 
-from atomscope_workers.pipeline.products import BLOCK, SMALLEST, outer_sum
+from atomscope_workers.pipeline import products
+from atomscope_workers.pipeline.products import BLOCK, SMALLEST, OuterSum, held_numbers
+
+CPU = torch.device("cpu")
+COLUMNS = [3, SMALLEST, 2 * SMALLEST + 1, 2 * BLOCK + 1]
+
+
+def rows_of(columns: int, dtype: torch.dtype = torch.float32, count: int = 300) -> torch.Tensor:
+    return torch.randn(count, columns, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def summed(*batches: torch.Tensor) -> OuterSum:
+    found = OuterSum.zeros(batches[0].shape[1], CPU)
+    for rows in batches:
+        found.add(rows)
+    return found
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("columns", [3, SMALLEST, 2 * SMALLEST + 1, 2 * BLOCK + 1])
+@pytest.mark.parametrize("columns", COLUMNS)
 def test_the_sum_is_that_of_the_rows_to_the_rounding_of_float32(dtype: torch.dtype, columns: int) -> None:
-    rows = torch.randn(300, columns, generator=torch.Generator().manual_seed(0)).to(dtype)
+    rows = rows_of(columns, dtype)
     expected = rows.double().T @ rows.double()
-    found = outer_sum(rows)
+    found = summed(*rows.split(70)).matrix()
     assert found.dtype == torch.float32
     assert torch.allclose(found, found.T, rtol=0, atol=1e-6 * float(expected.max()))
     # bfloat16 has a rounding of 4e-3: a product rounded to it would be far outside.
     assert torch.allclose(found.double(), expected, rtol=0, atol=3e-6 * float(expected.max()))
 
 
-def test_other_products_are_as_precise_as_before() -> None:
-    left = torch.randn(200, 200, generator=torch.Generator().manual_seed(1))
-    before = left @ left
-    outer_sum(left.bfloat16())
-    assert torch.equal(left @ left, before)
+def test_a_sum_of_many_batches_is_as_near_as_that_of_one() -> None:
+    """As many as a shard has where each document is a batch alone; they are added up in float32."""
+    rows = rows_of(40, count=256 * 20)
+    expected = rows.double().T @ rows.double()
+    found = summed(*rows.split(20)).matrix().double()
+    assert float((found - expected).norm() / expected.norm()) < 1e-6
+
+
+@pytest.mark.parametrize("columns", COLUMNS)
+def test_sums_of_shards_are_added_up_in_float64(columns: int) -> None:
+    first, second = (summed(rows_of(columns) * scale) for scale in (1000.0, 0.01))
+    total = first.double()
+    total.merge(second)
+    assert total.size == columns
+    assert torch.equal(total.matrix(), first.matrix().double() + second.matrix().double())
+    assert torch.equal(OuterSum.of(total.matrix()).matrix(), total.matrix())
+
+
+def test_of_a_wide_matrix_about_half_is_held() -> None:
+    assert held_numbers(BLOCK) == BLOCK**2
+    assert held_numbers(11_008) < 0.54 * 11_008**2
+    assert held_numbers(2 * BLOCK + 1) == BLOCK**2 + 2 * BLOCK**2 + 2 * BLOCK + 1
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("cpu", "bf16"), ("cuda", "tf32")])
+def test_exact_products_ask_their_device_and_leave_others_as_precise_as_before(
+    kind: str, wanted: str
+) -> None:
+    """Of CUDA the setting alone, which needs no GPU: nothing is multiplied there."""
+    backend: Any = {"cpu": torch.backends.mkldnn, "cuda": torch.backends.cuda}[kind].matmul
+    before = backend.fp32_precision
+    assert before != wanted
+    with products._bfloat16_products(torch.device(kind)):  # pyright: ignore[reportPrivateUsage]
+        assert backend.fp32_precision == wanted
+    assert backend.fp32_precision == before
+    left = rows_of(200)
+    product = left.T @ left
+    summed(left.bfloat16())
+    assert torch.equal(left.T @ left, product)

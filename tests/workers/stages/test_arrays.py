@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from atomscope_workers.pipeline.curvature import Eigenbasis, ModuleCurvature, Rotation
 from atomscope_workers.pipeline.factors import FactorSums
+from atomscope_workers.pipeline.products import OuterSum
 from atomscope_workers.pipeline.projection import ProjectedRows
 from atomscope_workers.stages.arrays import (
     Losses,
@@ -33,9 +34,9 @@ BINARY32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 names = st.text(st.sampled_from("ab019._/é"), min_size=1, max_size=10)
 
 
-def _symmetric(size: int, seed: int) -> torch.Tensor:
+def _symmetric(size: int, seed: int) -> OuterSum:
     root = torch.randn(size, size + 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return root @ root.T
+    return OuterSum.of(root @ root.T)
 
 
 def _factors(sizes: dict[str, tuple[int, int]]) -> FactorSums:
@@ -71,11 +72,10 @@ def test_factor_sums_come_back_rounded_to_float32_once(sizes: dict[str, tuple[in
     for stored, given_sums in ((found.inputs, factors.inputs), (found.outputs, factors.outputs)):
         assert stored.keys() == given_sums.keys()
         for name, value in stored.items():
-            assert value.dtype == torch.float64
-            assert torch.equal(value, value.T)
-            assert torch.equal(
-                value, given_sums[name].triu().float().double() + given_sums[name].triu(1).T.float()
-            )
+            matrix, given = value.matrix(), given_sums[name].matrix()
+            assert matrix.dtype == torch.float32
+            assert torch.equal(matrix, matrix.T)
+            assert torch.equal(matrix, given.triu().float() + given.triu(1).T.float())
 
 
 def test_factor_sums_take_half_of_a_square_in_float32(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Sums for the Kronecker factors of every module: inputs A = sum x x^T, output gradients S = sum s s^T.
 
-Each batch's product is in float32; batches are added up in float64. Modules that read one and the same
+The batches of a shard are added up in float32, shards in float64. Modules that read one and the same
 tensor (the `lora_A` of q, k and v) share one input sum, kept under the name of the first of them.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from atomscope.errors import AtomscopeError
-from atomscope_workers.pipeline.products import outer_sum
+from atomscope_workers.pipeline.products import OuterSum
 
 
 class FactorMismatch(AtomscopeError):  # noqa: N818
@@ -25,10 +25,10 @@ class FactorSums:
 
     groups: dict[str, str] = field(default_factory=dict[str, str])
     """Parameter name -> name of its input group, itself a parameter name."""
-    inputs: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
-    """Input group -> float64 (d_in, d_in)."""
-    outputs: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
-    """Parameter name -> float64 (d_out, d_out)."""
+    inputs: dict[str, OuterSum] = field(default_factory=dict[str, OuterSum])
+    """Input group -> sum of d_in columns."""
+    outputs: dict[str, OuterSum] = field(default_factory=dict[str, OuterSum])
+    """Parameter name -> sum of d_out columns."""
     input_tokens: dict[str, int] = field(default_factory=dict[str, int])
     """Input group -> token inputs summed."""
     output_tokens: dict[str, int] = field(default_factory=dict[str, int])
@@ -47,23 +47,21 @@ class FactorSums:
     def mean_input(self, name: str) -> torch.Tensor:
         """A of module `name`: the mean of x x^T over its token inputs, float64."""
         group = self.groups[name]
-        return self.inputs[group] / self.input_tokens[group]
+        return self.inputs[group].matrix().double() / self.input_tokens[group]
 
     def mean_output(self, name: str) -> torch.Tensor:
         """S of module `name`: the mean of s s^T over its token output-gradients, float64."""
-        return self.outputs[name] / self.output_tokens[name]
+        return self.outputs[name].matrix().double() / self.output_tokens[name]
 
 
-def _add(sums: dict[str, torch.Tensor], name: str, rows: torch.Tensor) -> None:
-    product = outer_sum(rows)
-    if name in sums:
-        sums[name] += product
-    else:
-        sums[name] = product.double()
+def _add(sums: dict[str, OuterSum], name: str, rows: torch.Tensor) -> None:
+    if name not in sums:
+        sums[name] = OuterSum.zeros(rows.shape[1], rows.device)
+    sums[name].add(rows)
 
 
 def reduce_factors(parts: Iterable[FactorSums]) -> FactorSums:
-    """Add up the sums of shards in the order given.
+    """Add up the sums of shards in the order given, in float64.
 
     Raises `FactorMismatch` when the shards do not hold the same modules in the same groups.
     """
@@ -86,6 +84,9 @@ def reduce_factors(parts: Iterable[FactorSums]) -> FactorSums:
     return total
 
 
-def _merge(into: dict[str, torch.Tensor], more: Mapping[str, torch.Tensor]) -> None:
+def _merge(into: dict[str, OuterSum], more: Mapping[str, OuterSum]) -> None:
     for name, value in more.items():
-        into[name] = into[name] + value if name in into else value.clone()
+        if name in into:
+            into[name].merge(value)
+        else:
+            into[name] = value.double()

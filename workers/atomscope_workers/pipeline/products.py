@@ -2,54 +2,94 @@
 
 What a model computes in bfloat16 is exact in bfloat16, so its products may be multiplied in it: the products
 of two such numbers are exact in float32, and are added up in it. A CPU with bfloat16 arithmetic takes about a
-third of the time, and the sum is that of a float32 product but for the order of its additions.
+third of the time, a GPU less; the sum is that of a float32 product but for the order of its additions. On
+CUDA it is TF32 that multiplies: it has the range of float32, and holds every bit of a bfloat16 number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, Self
 
 import torch
 
 SMALLEST = 64
 """Columns from which multiplying in bfloat16 repays the conversion."""
 BLOCK = 768
-"""Columns of a block: beyond them only the blocks on and below the diagonal are multiplied."""
+"""Columns of a block: of wider matrices only the blocks on and below the diagonal are multiplied and held."""
 
 
-def outer_sum(rows: torch.Tensor) -> torch.Tensor:
-    """sum_t x_t x_t^T of rows (tokens, d) of any float dtype: float32 (d, d)."""
-    whole = rows.float()
-    if rows.dtype == torch.bfloat16 and rows.device.type == "cpu" and rows.shape[1] >= SMALLEST:
-        with _bfloat16_products():
-            return _symmetric(whole)
-    return _symmetric(whole)
+class OuterSum:
+    """sum_t x_t x_t^T over rows x_t of d columns, by its blocks on and below the diagonal."""
+
+    def __init__(self, blocks: list[torch.Tensor]) -> None:
+        """Block i holds `BLOCK` rows of the matrix, or what is left, up to and with its diagonal block."""
+        self._blocks = blocks
+
+    @classmethod
+    def zeros(cls, size: int, device: torch.device) -> Self:
+        """The sum of no rows of `size` columns, float32."""
+        return cls([torch.zeros(own.stop - own.start, own.stop, device=device) for own in _blocks(size)])
+
+    @classmethod
+    def of(cls, matrix: torch.Tensor) -> Self:
+        """A symmetric matrix (d, d), of whose entries those above the diagonal blocks are not read."""
+        return cls([matrix[own, : own.stop].clone() for own in _blocks(matrix.shape[0])])
+
+    @property
+    def size(self) -> int:
+        """d."""
+        return self._blocks[-1].shape[1]
+
+    def add(self, rows: torch.Tensor) -> None:
+        """Add rows (tokens, d) of any float dtype, on the device of the sum."""
+        exact = rows.dtype == torch.bfloat16 and rows.shape[1] >= SMALLEST
+        whole = rows.float()
+        with _bfloat16_products(rows.device) if exact else nullcontext():
+            for own, block in zip(_blocks(self.size), self._blocks, strict=True):
+                block.addmm_(whole[:, own].T, whole[:, : own.stop])
+
+    def merge(self, other: OuterSum) -> None:
+        """Add another sum of as many columns."""
+        for block, more in zip(self._blocks, other._blocks, strict=True):
+            block.add_(more)
+
+    def double(self) -> OuterSum:
+        """A copy in float64, which may be added to without rounding to float32."""
+        return OuterSum([block.to(torch.float64, copy=True) for block in self._blocks])
+
+    def matrix(self) -> torch.Tensor:
+        """All of it (d, d), symmetric, in the dtype of the sum."""
+        found = self._blocks[-1].new_empty(self.size, self.size)
+        for own, block in zip(_blocks(self.size), self._blocks, strict=True):
+            found[own, : own.stop] = block
+            found[: own.start, own] = block[:, : own.start].T
+        return found
 
 
-def _symmetric(rows: torch.Tensor) -> torch.Tensor:
-    """X^T X of float32 rows X, the blocks above its diagonal taken from those below."""
-    size = rows.shape[1]
-    if size <= BLOCK:
-        return rows.T @ rows
-    found = rows.new_empty(size, size)
-    for start in range(0, size, BLOCK):
-        own = slice(start, min(start + BLOCK, size))
-        found[own, : own.stop] = rows[:, own].T @ rows[:, : own.stop]
-        found[:start, own] = found[own, :start].T
-    return found
+def held_numbers(size: int) -> int:
+    """Numbers that a sum of so many columns holds."""
+    return sum((own.stop - own.start) * own.stop for own in _blocks(size))
+
+
+def _blocks(size: int) -> list[slice]:
+    return [slice(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK)]
 
 
 @contextmanager
-def _bfloat16_products() -> Generator[None]:
-    """Within it, oneDNN multiplies float32 matrices in bfloat16 where the CPU can, from torch 2.9 on."""
-    matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)
-    if matmul is None:
+def _bfloat16_products(device: torch.device) -> Generator[None]:
+    """Within it, float32 matrices are multiplied in bfloat16, or TF32, where `device` can.
+
+    By oneDNN and cuBLAS, from torch 2.9 on.
+    """
+    backend: Any = {"cpu": torch.backends.mkldnn, "cuda": torch.backends.cuda}.get(device.type)
+    matmul: Any = getattr(backend, "matmul", None)
+    if not hasattr(matmul, "fp32_precision"):
         yield
         return
     before = matmul.fp32_precision
-    matmul.fp32_precision = "bf16"
+    matmul.fp32_precision = "bf16" if device.type == "cpu" else "tf32"
     try:
         yield
     finally:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from atomscope_workers.pipeline.curvature import Eigenbasis, ModuleCurvature, Rotation
 from atomscope_workers.pipeline.factors import FactorSums
+from atomscope_workers.pipeline.products import OuterSum
 from atomscope_workers.pipeline.projection import ProjectedRows
 
 _FACTS = "atomscope"
@@ -35,11 +36,7 @@ def _read_facts(path: Path) -> dict[str, Any]:
 
 
 def save_factors(factors: FactorSums, path: Path) -> None:
-    """Write factor sums: `inputs/<group>` and `outputs/<name>`, the upper triangle of each by rows, float32.
-
-    Sums are added up in float64, of products computed in float32: rounding them once more costs no more than
-    the products have, and the file is a quarter of the size.
-    """
+    """Write factor sums: `inputs/<group>` and `outputs/<name>`, upper triangles by rows, float32."""
     tensors = {f"inputs/{name}": _triangle(value) for name, value in factors.inputs.items()}
     tensors |= {f"outputs/{name}": _triangle(value) for name, value in factors.outputs.items()}
     facts = {
@@ -63,20 +60,20 @@ def load_factors(path: Path) -> FactorSums:
     )
 
 
-def _triangle(matrix: torch.Tensor) -> torch.Tensor:
-    size = matrix.shape[0]
-    rows, columns = torch.triu_indices(size, size, device=matrix.device)
+def _triangle(total: OuterSum) -> torch.Tensor:
+    matrix = total.matrix()
+    rows, columns = torch.triu_indices(*matrix.shape, device=matrix.device)
     return matrix[rows, columns].float().cpu()
 
 
-def _square(triangle: torch.Tensor) -> torch.Tensor:
-    """The symmetric float64 matrix of an upper triangle of n (n + 1) / 2 entries."""
+def _square(triangle: torch.Tensor) -> OuterSum:
+    """The float32 sum of an upper triangle of n (n + 1) / 2 entries."""
     size = (math.isqrt(8 * triangle.numel() + 1) - 1) // 2
     rows, columns = torch.triu_indices(size, size)
-    matrix = torch.zeros(size, size, dtype=torch.float64)
-    matrix[rows, columns] = triangle.double()
-    matrix[columns, rows] = triangle.double()
-    return matrix
+    matrix = torch.zeros(size, size)
+    matrix[columns, rows] = triangle
+    matrix[rows, columns] = triangle
+    return OuterSum.of(matrix)
 
 
 def save_curvature(curvature: Sequence[ModuleCurvature], path: Path) -> None:

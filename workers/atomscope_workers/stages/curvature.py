@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from atomscope.bundle import layout
@@ -14,7 +16,7 @@ from atomscope_workers.pipeline.curvature import (
     silent_modules,
     squared_sum,
 )
-from atomscope_workers.pipeline.factors import reduce_factors
+from atomscope_workers.pipeline.factors import FactorSums, reduce_factors
 from atomscope_workers.stages.arrays import load_curvature, load_factors, save_curvature
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.inputs import plan_device, read_plan, streamed_gradients
@@ -27,8 +29,7 @@ def run(ctx: StageContext) -> UnitResult:
     parent = ctx.parent
     measured: dict[str, torch.Tensor] | None = None
     if parent is None or not parent.holds(layout.CURVATURE):
-        sums = (load_factors(ctx.read(layout.factor_sums(index))) for index in range(ctx.shards))
-        bases = rotations(reduce_factors(sums))
+        bases = rotations(reduce_factors(_sums(ctx)))
     else:
         stored = load_curvature(parent.read(layout.CURVATURE))
         bases = tuple(module.rotation for module in stored)
@@ -54,6 +55,15 @@ def run(ctx: StageContext) -> UnitResult:
     silent = silent_modules(curvature)
     told = [f"{len(silent)} LoRA matrices had no gradient on any document: {silent[0]} ..."] if silent else []
     return finish(ctx, told)
+
+
+def _sums(ctx: StageContext) -> Iterator[FactorSums]:
+    """Those of every shard in turn; one file is on this machine at a time."""
+    for index in range(ctx.shards):
+        ctx.checkpoint()
+        path = layout.factor_sums(index)
+        yield load_factors(ctx.read(path))
+        ctx.forget(path)
 
 
 def _measured(ctx: StageContext, bases: tuple[Rotation, ...]) -> dict[str, torch.Tensor]:
