@@ -17,7 +17,7 @@ from atomscope.errors import BundleError, InvalidInput
 from atomscope.types.atoms import Atom
 from atomscope.types.attribution import AttributionQuery
 from atomscope_workers.local import InProcess, refit_local
-from atomscope_workers.stages import extract
+from atomscope_workers.stages import basis, extract
 from tests.fixtures.corpus import write_corpus
 from tests.workers.local_runs import SMALL, Recorder, contents, partial, quiet, request, run
 
@@ -91,7 +91,8 @@ def test_the_audit_itself_is_that_which_keeps_everything(
     files, others = contents(audits[space, "sketch"]), contents(audits[space, "float32"])
     own = {layout.MANIFEST, layout.SPEC, layout.REPORT}
     assert {path.partition("/")[0] for path in others.keys() - files.keys()} == {"gradients"}
-    assert files.keys() - others.keys() == {layout.gradient_sketch(0), layout.gradient_sketch(1)}
+    sums = {layout.BASIS, layout.BASIS_WEIGHTS} if space != "components" else set[str]()
+    assert files.keys() - others.keys() == {layout.gradient_sketch(0), layout.gradient_sketch(1)} | sums
     assert {path for path in files.keys() & others.keys() if files[path] != others[path]} <= own
     bundle = atomscope.open(audits[space, "sketch"])
     bundle.verify()
@@ -135,16 +136,56 @@ def test_a_refit_finds_what_it_would_with_every_gradient(
             assert near == pytest.approx(atom.vector_cosine, abs=0.1)
 
 
-def test_a_refit_under_the_same_settings_has_the_vectors_of_its_parent(
+def test_refits_of_refits_and_other_powers_of_the_vectors_are_made_of_the_same_sketch(
     audits: dict[tuple[str, str], Path], tmp_path: Path
 ) -> None:
-    parent = atomscope.open(audits["gram", "sketch"])
-    child = atomscope.open(refit(audits["gram", "sketch"], tmp_path / "child"))
-    assert [atom.index for atom in child.report.atoms] == [atom.index for atom in parent.report.atoms]
-    for atom in child.report.atoms:
+    middle = refit(audits["gram", "sketch"], tmp_path / "middle", seed=5)
+    again, once = (
+        refit(source, tmp_path / name, vector_power="+1/2", seed=3, **OTHER)
+        for source, name in ((middle, "again"), (audits["gram", "sketch"], "once"))
+    )
+    files, others = contents(again), contents(once)
+    own = {layout.MANIFEST, layout.SPEC, layout.REPORT}
+    assert files.keys() == others.keys()
+    assert {path for path in files if files[path] != others[path]} <= own
+    shutil.rmtree(middle)
+    atomscope.open(again).verify()
+    exact = refit(audits["gram", "float32"], tmp_path / "exact", vector_power="+1/2", seed=3, **OTHER)
+    for atom in atomscope.open(again).report.atoms:
+        # Fewer documents than directions: nothing is lost but what float16 rounds.
         assert atom.vector_cosine == pytest.approx(1, abs=1e-5)
-        for name, tensor in parent.vector(atom.index).items():
-            np.testing.assert_allclose(child.vector(atom.index)[name], tensor, atol=1e-4)
+        assert cosine(atomscope.open(again), atomscope.open(exact), atom.index) == pytest.approx(1, abs=1e-4)
+
+
+def test_of_fewer_directions_the_cosine_that_is_told_is_that_of_the_vectors(
+    audits: dict[tuple[str, str], Path],
+    folder: Path,
+    tiny_llama: Path,
+    plain_adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(basis, "DIRECTIONS", 4)
+    monkeypatch.setattr(basis, "HELD_BYTES", 1)  # one direction a pass
+    config = msgspec.structs.replace(SMALL, gradients="sketch")
+    few = run(request(tiny_llama, plain_adapter, folder / "train.jsonl", tmp_path / "few", config))
+    child = atomscope.open(refit(few, tmp_path / "child", **OTHER))
+    exact = atomscope.open(refit(audits["gram", "float32"], tmp_path / "exact", **OTHER))
+    told = {atom.index: atom.vector_cosine for atom in child.report.atoms}
+    assert all(value is not None and 0 < value < 1 - 1e-3 for value in told.values())
+    for atom in child.report.atoms:
+        assert cosine(child, exact, atom.index) == pytest.approx(told[atom.index], abs=1e-3)
+        assert atom.vector_norm == pytest.approx(1, abs=1e-2)
+
+
+def test_an_audit_that_found_nothing_is_refitted_all_the_same(
+    folder: Path, tiny_llama: Path, plain_adapter: Path, tmp_path: Path
+) -> None:
+    config = msgspec.structs.replace(SMALL, gradients="sketch", alpha=100.0)
+    empty = run(request(tiny_llama, plain_adapter, folder / "train.jsonl", tmp_path / "empty", config))
+    assert atomscope.open(empty).report.atoms == []
+    assert atomscope.open(refit(empty, tmp_path / "child", alpha=0.2)).report.atoms
+    assert atomscope.open(refit(empty, tmp_path / "again")).report.atoms == []
 
 
 def test_what_needs_more_than_a_sketch_is_refused_by_name(
@@ -157,18 +198,12 @@ def test_what_needs_more_than_a_sketch_is_refused_by_name(
         "components": 3,
         "exact_documents": 4,
         "sketch_columns": 64,
-        "vector_power": "+1/2",
         "gradients": "float32",
     }.items():
         with pytest.raises(InvalidInput, match=f"`{name}`") as refused:
             refit(kept, tmp_path / "child", **{name: value})
         assert refused.value.code == "needs_extraction"
     assert list(tmp_path.iterdir()) == []
-    child = refit(kept, tmp_path / "child", seed=3)
-    first = atomscope.open(kept).manifest.audit_id
-    with pytest.raises(InvalidInput, match=f"Refit {first} instead") as again:
-        refit(child, tmp_path / "again", seed=4)
-    assert again.value.code == "gradients_not_kept"
     bundle = atomscope.open(kept)
     with pytest.raises(BundleError, match="`gradients: sketch`"):
         next(bundle.gradients())
@@ -178,28 +213,18 @@ def test_what_needs_more_than_a_sketch_is_refused_by_name(
         InProcess().attribute(bundle, base, query, lambda progress: None)
     assert exact.value.code == "gradients_not_kept"
     by_codes = msgspec.structs.replace(query, exact=False)
-    assert not InProcess().attribute(atomscope.open(child), base, by_codes, lambda progress: None).exact
+    assert not InProcess().attribute(bundle, base, by_codes, lambda progress: None).exact
 
 
+@pytest.mark.parametrize("missing", [layout.gradient_sketch(1), layout.BASIS, layout.BASIS_WEIGHTS])
 def test_a_sketch_that_was_left_out_of_a_copy_is_missed(
-    audits: dict[tuple[str, str], Path], tmp_path: Path
+    audits: dict[tuple[str, str], Path], tmp_path: Path, missing: str
 ) -> None:
     copy = shutil.copytree(audits["gram", "sketch"], tmp_path / "copy")
-    (copy / layout.gradient_sketch(1)).unlink()
+    (copy / missing).unlink()
     with pytest.raises(InvalidInput) as caught:
         refit(copy, tmp_path / "child", seed=1)
     assert caught.value.code == "gradients_missing"
-
-
-def test_an_audit_that_found_nothing_has_no_vectors_to_give(
-    folder: Path, tiny_llama: Path, plain_adapter: Path, tmp_path: Path
-) -> None:
-    config = msgspec.structs.replace(SMALL, gradients="sketch", alpha=100.0)
-    empty = run(request(tiny_llama, plain_adapter, folder / "train.jsonl", tmp_path / "empty", config))
-    assert atomscope.open(empty).report.atoms == []
-    with pytest.raises(InvalidInput, match="found no atom") as refused:
-        refit(empty, tmp_path / "child", alpha=0.2)
-    assert refused.value.code == "gradients_not_kept"
 
 
 def test_an_audit_under_way_is_to_end_first(
@@ -209,7 +234,7 @@ def test_an_audit_under_way_is_to_end_first(
     asked = request(tiny_llama, plain_adapter, folder / "train.jsonl", tmp_path / "stopped", config)
     with pytest.raises(KeyboardInterrupt):
         run(asked, Recorder(stop=lambda told: told.stage == "dictionary"))
-    with pytest.raises(InvalidInput, match="let it end first"):
+    with pytest.raises(InvalidInput, match="let it end"):
         refit(partial(tmp_path / "stopped"), tmp_path / "child", seed=1)
 
 
@@ -228,4 +253,4 @@ def test_the_bytes_of_a_sketch_are_told_in_advance(
     held = sum(path.stat().st_size for path in (audits["gram", "sketch"] / "sketches").iterdir())
     assert told["gradients"] == "sketch"
     assert told["gradient_bytes"] == told["gradient_bytes_by_setting"]["sketch"]
-    assert told["gradient_bytes"] == pytest.approx(held, rel=0.02)
+    assert told["gradient_bytes"] == pytest.approx(held, rel=0.05)

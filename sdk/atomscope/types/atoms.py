@@ -100,8 +100,8 @@ class Atom(msgspec.Struct, kw_only=True, frozen=True):
     label: str | None = None
     """One line by the operator's language model, null where none was asked for or none came."""
     vector_cosine: float | None = None
-    """Cosine, in the whitened space, between its vector and the exact one, where the former is a sum of the
-    parent's: of a refit of `gradients: sketch`. Null where it is exact."""
+    """Cosine, in the whitened space, between its vector and the exact one, where it is made of a sketch: in
+    refits of `gradients: sketch`. Null where it is exact."""
 
 
 class DocumentStrength(msgspec.Struct, kw_only=True, frozen=True):

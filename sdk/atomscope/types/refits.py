@@ -27,9 +27,8 @@ WHITENING_SETTINGS = (
     "damping",
     "exact_documents",
     "sketch_columns",
-    "vector_power",
 )
-"""Settings that decide what is made of gradients: of `gradients: sketch`, a refit has those of its parent."""
+"""Settings that decide how gradients are whitened: of a sketch of them, a refit has those of its parent."""
 
 
 class NeedsExtraction(ValueError):  # noqa: N818
@@ -65,7 +64,7 @@ def refit_config(parent: AuditConfig, settings: Mapping[str, Any], preset: str |
             if getattr(found, name) != own[name]:
                 raise NeedsExtraction(
                     name,
-                    f"`{name}` decides what is made of gradients, and this audit was made with `gradients: "
+                    f"`{name}` decides how gradients are whitened, and this audit was made with `gradients: "
                     f"sketch`: a refit keeps the audit's {own[name]!r}. Run a whole audit for another",
                 )
     return found

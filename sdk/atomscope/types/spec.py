@@ -46,8 +46,8 @@ class AuditConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """How gradients are kept: in numbers of this dtype, float16 with a scale a document and parameter. `auto`
     is float32 up to 2^31 numbers in all (8 GiB), float16 past that. Under `sketch` and `none` they are not
     kept past the audit's end: there is no `exact` attribution, and no later audit takes its shards. `sketch`
-    keeps `sketch_columns` numbers a document, from which refits with the same whitening are made, their
-    vectors as sums of the audit's own; under `none` there are no refits."""
+    keeps `sketch_columns` numbers a document and sums of gradients along 512 directions, from which refits
+    with the same whitening are made, their vectors approximate; under `none` there are no refits."""
     token_budget: PositiveInt | Literal["auto"] = 2048
     """Tokens of one micro-batch, padding included; a longer document is a micro-batch alone. `auto` tries
     what the device of `validate` takes, and remembers it: results do not depend on it, the plan does."""

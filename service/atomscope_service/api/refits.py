@@ -40,17 +40,6 @@ def require_stored(bundle: Bundle, *, sketched: bool) -> None:
         raise ProblemError(409, "gradients_missing", detail)
 
 
-def _require_gradients(parent: AuditRow) -> None:
-    """Raise 409 `gradients_not_kept` or `gradients_expired` where a refit would have nothing to go by."""
-    require_gradients(parent, "A refit", sketch=True)
-    if parent.parent_id is not None and gradients_of(parent) == "sketch":
-        detail = (
-            "A refit makes its vectors of those of an audit of `gradients: sketch`, and this one, a refit "
-            f"itself, has none that are exact: refit {parent.parent_id} instead."
-        )
-        raise ProblemError(409, "gradients_not_kept", detail)
-
-
 def create_refit(tenant: Tenant, audit_id: str, request: RefitCreate) -> AuditRow:
     """Queue a refit of an audit that has succeeded.
 
@@ -61,13 +50,13 @@ def create_refit(tenant: Tenant, audit_id: str, request: RefitCreate) -> AuditRo
     bundle, _ = open_audit_bundle(tenant, audit_id)
     with tenant.read() as repositories:
         row = found(repositories.audits, audit_id, "audit")
-        _require_gradients(row)
+        require_gradients(row, "A refit", sketch=True)
         sketched = gradients_of(row) == "sketch"
     require_stored(bundle, sketched=sketched)
     with tenant.write() as repositories:
         # Locked: a deletion of the audit sees the refit, or the refit sees that the audit is gone.
         parent = found(repositories.audits, audit_id, "audit", lock=True)
-        _require_gradients(parent)
+        require_gradients(parent, "A refit", sketch=True)
         config = settings_of(msgspec.convert(parent.config, AuditConfig), request)
         model = referenced(repositories.models, parent.base_model_id, "model", "base_model", lock=True)
         row = queue_audit(

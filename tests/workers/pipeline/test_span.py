@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from atomscope_workers.pipeline.span import unit_gram, unit_rows, weights_of_codes
@@ -50,3 +51,18 @@ def test_weights_of_codes_give_back_the_atoms_that_made_the_documents() -> None:
     exact = (codes @ atoms).norm(dim=1, keepdim=True)
     weights = weights_of_codes(codes / exact, span)
     torch.testing.assert_close(span.combine(weights), atoms, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["rows", "gram"])
+def test_principal_directions_are_orthogonal_and_hold_the_most_of_the_documents(kind: str) -> None:
+    rows = unit_rows(noise_rows(12, 5)).rows  # of rank five
+    span = unit_rows(rows) if kind == "rows" else unit_gram(rows @ rows.T)
+    squares = torch.linalg.svdvals(rows).square()
+    for count in (2, 5, 9):
+        weights = span.principal(count)
+        assert weights.shape == (min(count, 5), 12)
+        directions = span.combine(weights)
+        inner = span.inner(directions, directions)
+        torch.testing.assert_close(inner, torch.eye(len(weights)), atol=1e-4, rtol=0)
+        held = span.products(directions).square().sum()
+        torch.testing.assert_close(held, squares[: len(weights)].sum(), atol=1e-4, rtol=1e-4)

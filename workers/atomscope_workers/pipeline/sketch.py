@@ -16,6 +16,10 @@ from atomscope_workers.pipeline.curvature import ModuleCurvature
 from atomscope_workers.pipeline.gram import blocks
 from atomscope_workers.pipeline.seeds import seeded
 
+DIRECTIONS = 512
+"""Directions of the documents along which `gradients: sketch` keeps sums of gradients, or as many as they
+span: what vectors of refits are made of (ADR 18 has how near they come)."""
+
 
 def sketch_rows(
     curvature: Sequence[ModuleCurvature],

@@ -68,6 +68,13 @@ class Span(Protocol):
         """Inner products (n, n) of some documents."""
         ...
 
+    def principal(self, count: int) -> torch.Tensor:
+        """Document weights (R, N) of the unit vectors along which the documents' squares are largest.
+
+        They are orthogonal; R is `count`, or as many as the documents span.
+        """
+        ...
+
     def coordinates(self) -> torch.Tensor:
         """The documents in coordinates of their own, (N, any), with the same inner products."""
         ...
@@ -113,6 +120,11 @@ class RowSpan:
     def cosines(self, positions: torch.Tensor) -> torch.Tensor:
         return self.rows[positions] @ self.rows[positions].T
 
+    def principal(self, count: int) -> torch.Tensor:
+        values, vectors = _above_rounding((self.rows.T @ self.rows).double())
+        along = vectors[:, -count:] / values[-count:]
+        return (self.rows @ along.float()).T
+
     def coordinates(self) -> torch.Tensor:
         return self.rows
 
@@ -157,6 +169,10 @@ class GramSpan:
     def cosines(self, positions: torch.Tensor) -> torch.Tensor:
         return self.gram[positions][:, positions]
 
+    def principal(self, count: int) -> torch.Tensor:
+        values, vectors = self._decomposed()
+        return (vectors[:, -count:] * values[-count:].rsqrt()).T
+
     def coordinates(self) -> torch.Tensor:
         values, vectors = self._decomposed()
         return vectors * values.sqrt()
@@ -168,10 +184,16 @@ class GramSpan:
     def _decomposed(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Eigenvalues (r) above rounding and eigenvectors (N, r)."""
         if self._eigen is None:
-            values, vectors = torch.linalg.eigh(self.gram.double())
-            kept = values > _EIGENVALUE_FLOOR * values.max().clamp_min(1e-30)
-            self._eigen = values[kept].float(), vectors[:, kept].float()
+            values, vectors = _above_rounding(self.gram.double())
+            self._eigen = values.float(), vectors.float()
         return self._eigen
+
+
+def _above_rounding(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rising eigenvalues (r), eigenvectors (n, r) of a symmetric matrix, but for those that are rounding."""
+    values, vectors = torch.linalg.eigh(matrix)
+    kept = values > _EIGENVALUE_FLOOR * values.max().clamp_min(1e-30)
+    return values[kept], vectors[:, kept]
 
 
 def _weighted_sums(weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

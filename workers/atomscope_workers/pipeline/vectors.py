@@ -60,23 +60,31 @@ def combined_vectors(
     Whitening is linear, so it is the K sums of raw gradients that are whitened, not the N documents. One pass
     over the gradients, all parameters of a shard before the next shard; K vectors and their sums are held.
     """
-    live = [module for module in curvature if module.has_energy]
-    sums: dict[str, torch.Tensor] = {}
-    for shard, part in enumerate(weights.split(list(sizes), dim=1)):
-        for module in live:
-            gradients = load(shard, module.name).flatten(1)
-            summed = part.to(gradients.device) @ gradients
-            sums[module.name] = sums[module.name].add_(summed) if shard else summed
+    live = [module.name for module in curvature if module.has_energy]
+    sums = weighted_sums(weights, load, sizes, live)
     found: list[dict[str, NDArray[np.float32]]] = [{} for _ in range(len(weights))]
     for module in curvature:
         total = torch.zeros(len(weights), *module.rotation.shape)
         if module.has_energy:
-            summed = sums.pop(module.name).unflatten(1, module.rotation.shape)
+            summed = sums.pop(module.name)
             for block in blocks([module], max(len(weights), 1)):
                 total -= block.unwhiten(block.whiten(summed), EXPONENTS[power]).cpu()
         for vector, tensor in zip(found, total, strict=True):
             vector[module.name] = tensor.clone().numpy()
     return found
+
+
+def weighted_sums(
+    weights: torch.Tensor, load: LoadShard, sizes: Sequence[int], names: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """By parameter, the sums (K, d_out, d_in) of gradients with document weights (K, N) float32."""
+    sums: dict[str, torch.Tensor] = {}
+    for shard, part in enumerate(weights.split(list(sizes), dim=1)):
+        for name in names:
+            gradients = load(shard, name)
+            summed = (part.to(gradients.device) @ gradients.flatten(1)).unflatten(1, gradients.shape[1:])
+            sums[name] = sums[name].add_(summed) if shard else summed
+    return sums
 
 
 def nearest_combinations(inner: torch.Tensor, products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,14 +8,12 @@ from dataclasses import replace
 
 import msgspec
 import numpy as np
-from safetensors.numpy import load_file
 
 from atomscope.bundle import layout
 from atomscope.bundle.documents import read_documents
 from atomscope.errors import InvalidInput
 from atomscope.types.atoms import AuditReport, DocumentRecord
 from atomscope.types.bundle import Plan, ShardPlan, StoredShard
-from atomscope.types.spec import ParentRef
 from atomscope_workers.labels.settings import required_label_settings
 from atomscope_workers.models.device import choose_device
 from atomscope_workers.pipeline.plan import loss_sample
@@ -24,6 +22,7 @@ from atomscope_workers.stages.context import Parent, StageContext, UnitResult
 from atomscope_workers.stages.inputs import write_plan
 from atomscope_workers.stages.retention import require_kept
 from atomscope_workers.stages.rows import ROWS, StoredRow
+from atomscope_workers.stages.space import space_of
 from atomscope_workers.stages.versions import software_versions
 from atomscope_workers.stages.warned import keep, kept
 
@@ -45,17 +44,18 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
         required_label_settings(os.environ)
     sketched = parent.spec.config.gradients == "sketch"
     require_kept(parent.spec.config, "a refit", sketch=True)
-    if sketched:
-        _require_first(parent)
+    if sketched and not parent.holds(layout.REPORT):
+        raise InvalidInput(
+            "not_extracted", "a refit of `gradients: sketch` needs the sketch of the whole audit: let it end"
+        )
     for path in _NEEDED:
         if not parent.holds(path):
             raise InvalidInput(
                 "old_bundle", f"{path} is not in the bundle: it was made before there were refits"
             )
     plan = msgspec.json.decode(parent.read(layout.PLAN).read_bytes(), type=Plan)
-    for shard in plan.shards:
+    for path in _read_later(ctx, plan):
         ctx.checkpoint()
-        path = layout.gradient_sketch(shard.index) if sketched else layout.gradient_shard(shard.index)
         if not parent.holds(path):
             raise InvalidInput(
                 "gradients_missing",
@@ -80,6 +80,16 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
     return UnitResult(shards=len(plan.shards), documents=plan.n_documents, summary={"warnings": warnings})
 
 
+def _read_later(ctx: StageContext, plan: Plan) -> list[str]:
+    """What the parent kept of gradients, and later stages read."""
+    indices = [shard.index for shard in plan.shards]
+    if ctx.spec.config.gradients != "sketch":
+        return [layout.gradient_shard(index) for index in indices]
+    basis = [layout.BASIS, layout.BASIS_WEIGHTS]
+    in_components = space_of(ctx.spec.config, plan.n_documents) == "components"
+    return [*map(layout.gradient_sketch, indices), *([] if in_components else basis)]
+
+
 def take_over_shard(ctx: StageContext, parent: Parent, shard: ShardPlan) -> UnitResult:
     """`extract`: the parent's gradients and losses of one shard.
 
@@ -98,28 +108,6 @@ def take_over_shard(ctx: StageContext, parent: Parent, shard: ShardPlan) -> Unit
     ctx.write(layout.shard_losses(shard.index), scratch)
     ctx.progress(total, total, "documents")
     return UnitResult(documents=total)
-
-
-def _require_first(parent: Parent) -> None:
-    """Raise `InvalidInput` unless a parent without gradients has exact vectors to make others of."""
-    other = parent.spec.parent
-    if isinstance(other, ParentRef):
-        raise InvalidInput(
-            "gradients_not_kept",
-            "a refit makes its vectors of those of an audit of `gradients: sketch`, and this one, a refit "
-            f"itself, has none that are exact. Refit {other.audit_id} instead",
-        )
-    if not parent.holds(layout.REPORT):
-        raise InvalidInput(
-            "not_extracted", "a refit of `gradients: sketch` needs the vectors of the audit: let it end first"
-        )
-    atoms = len(load_file(parent.read(layout.DICTIONARY))["signs"])
-    if not any(parent.holds(layout.vector(atom)) for atom in range(atoms)):
-        raise InvalidInput(
-            "gradients_not_kept",
-            "a refit makes its vectors of those of an audit of `gradients: sketch`, and this one found no "
-            "atom. Run a whole audit under other settings",
-        )
 
 
 def _stored(parent: Parent, shard: ShardPlan) -> StoredShard:

@@ -38,5 +38,5 @@ def gradient_facts(config: AuditConfig, plan: Plan) -> dict[str, Any]:
     if config.gradients == "none":
         return {"kept": "none", "disables": ["refits", *WITHOUT]}
     settings = ", ".join(f"`{name}`" for name in WHITENING_SETTINGS)
-    refits = [f"refits with another {settings}", "refits of its refits", "exact vectors in its refits"]
+    refits = [f"refits with another {settings}", "exact vectors in refits"]
     return {"kept": "sketch", "columns": config.sketch_columns, "disables": [*refits, *WITHOUT]}

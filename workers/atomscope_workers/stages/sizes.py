@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from atomscope.types.spec import AuditConfig
 from atomscope_workers.pipeline.dictionary import dictionary_size
+from atomscope_workers.pipeline.sketch import DIRECTIONS
 from atomscope_workers.pipeline.storage import GradientDtype, gradient_bytes
 from atomscope_workers.stages.retention import keeps_gradients
 from atomscope_workers.stages.space import Space, space_of
@@ -106,8 +107,13 @@ def fewest_groups(parameters: Mapping[str, tuple[int, int]]) -> dict[str, str]:
 
 
 def sketch_bytes(shapes: Shapes) -> int:
-    """Bytes of what `gradients: sketch` keeps of raw gradients."""
-    return 4 * shapes.documents * shapes.sketch_columns
+    """Bytes of what `gradients: sketch` keeps of raw gradients, but for headers."""
+    columns = 4 * shapes.documents * shapes.sketch_columns
+    if shapes.space == "components":
+        return columns
+    directions = min(DIRECTIONS, shapes.documents)
+    basis = gradient_bytes("float16", directions, shapes.gradient, len(shapes.parameters))
+    return columns + basis + 4 * directions * shapes.documents
 
 
 def bundle_bytes(shapes: Shapes) -> dict[str, int]:

@@ -8,17 +8,19 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from atomscope.bundle import layout
 from atomscope_workers.pipeline.atoms import memberships
-from atomscope_workers.pipeline.vectors import (
-    combined_vectors,
-    nearest_combinations,
-    steering_vector,
-    vector_norm,
-)
+from atomscope_workers.pipeline.vectors import combined_vectors, steering_vector, vector_norm
 from atomscope_workers.stages.arrays import load_curvature
+from atomscope_workers.stages.basis import (
+    HELD_BYTES,
+    along_basis,
+    basis_gradients,
+    keep_basis,
+    of_raw_gradients,
+)
 from atomscope_workers.stages.context import Parent, StageContext, UnitResult
 from atomscope_workers.stages.dictionary import read_dictionary
 from atomscope_workers.stages.evidence import stored_strengths
@@ -29,16 +31,13 @@ NORMS = "work/vector_norms.json"
 """Atom index -> Euclidean norm of its vector."""
 
 COSINES = "work/vector_cosines.json"
-"""Atom index -> cosine between its vector and the exact one, where vectors are sums of a parent's."""
-
-HELD_BYTES = 2**30
-"""Most bytes of vectors and their sums held at once; with more, the gradients are read again."""
+"""Atom index -> cosine between its vector and the exact one, where vectors are made of a basis."""
 
 
 def run(ctx: StageContext) -> UnitResult:
     """Write `vectors/NNNN.safetensors`: float32 tensors named and shaped as the LoRA parameters.
 
-    Of a refit without gradients they are the sums of its parent's vectors that are nearest to the exact ones.
+    Of a refit of `gradients: sketch` they are made of the basis that it kept.
     """
     config = ctx.spec.config
     spanned = spanned_documents(ctx)
@@ -47,11 +46,15 @@ def run(ctx: StageContext) -> UnitResult:
     curvature = load_curvature(ctx.read(layout.CURVATURE))
     dictionary = read_dictionary(ctx)
     norms: dict[int, float] = {}
-    basis = None
-    if "atoms" not in dictionary and ctx.parent is not None and config.gradients == "sketch":
-        basis = _Basis(ctx.parent, spanned, dictionary["weights"][kept])
-        cosines = zip(kept, basis.cosines.tolist(), strict=True)
-        ctx.write_bytes(COSINES, msgspec.json.encode(dict(cosines)))
+    sketched = config.gradients == "sketch" and "weights" in dictionary
+    if sketched:
+        keep_basis(ctx, spanned)
+    basis = ctx.parent if sketched and kept else None
+    combinations = torch.zeros(0, 0)
+    if basis is not None:
+        combinations, cosines = along_basis(basis, spanned, dictionary["weights"][kept])
+        told = dict(zip(kept, cosines.tolist(), strict=True))
+        ctx.write_bytes(COSINES, msgspec.json.encode(told))
     if "atoms" in dictionary:
         batch = 1
     else:
@@ -64,9 +67,9 @@ def run(ctx: StageContext) -> UnitResult:
         if "atoms" in dictionary:
             vectors = [steering_vector(dictionary["atoms"][part[0]], curvature, config.vector_power)]
         elif basis is not None:
-            vectors = basis.combined(ctx, slice(start, start + len(part)))
+            vectors = _of_basis(ctx, basis, combinations[start : start + len(part)])
         else:
-            vectors = _combined(ctx, dictionary["weights"][part])
+            vectors = _combined(ctx, spanned, dictionary["weights"][part])
         for atom, vector in zip(part, vectors, strict=True):
             norms[atom] = vector_norm(vector)
             _write(ctx, atom, vector)
@@ -76,15 +79,13 @@ def run(ctx: StageContext) -> UnitResult:
     return UnitResult()
 
 
-def _combined(ctx: StageContext, weights: NDArray[np.float32]) -> list[dict[str, NDArray[np.float32]]]:
+def _combined(
+    ctx: StageContext, spanned: SpannedDocuments, weights: NDArray[np.float32]
+) -> list[dict[str, NDArray[np.float32]]]:
     """Vectors of atoms given by document weights (K, N), by one pass over the gradients."""
     plan = read_plan(ctx)
-    norms = np.sqrt(spanned_documents(ctx).energy_total)
-    # The weights are of rows of unit norm; of a row without a gradient they are zero.
-    scaled = np.divide(weights, norms, out=np.zeros(weights.shape), where=norms > 0)
-
     return combined_vectors(
-        torch.from_numpy(scaled).float(),
+        torch.from_numpy(of_raw_gradients(spanned, weights)),
         load_curvature(ctx.read(layout.CURVATURE)),
         streamed_gradients(ctx, plan_device(plan)),
         [len(shard.documents) for shard in plan.shards],
@@ -92,40 +93,13 @@ def _combined(ctx: StageContext, weights: NDArray[np.float32]) -> list[dict[str,
     )
 
 
-class _Basis:
-    """The vectors of a refit's parent, and how the refit's atoms are best made of them.
-
-    Vectors are linear in their atoms, so that weights which are right in the span of the documents are right
-    for the vectors.
-    """
-
-    def __init__(self, parent: Parent, spanned: SpannedDocuments, weights: NDArray[np.float32]) -> None:
-        """`weights` (K, N) are the document weights of the refit's atoms."""
-        self._parent = parent
-        stored = load_file(parent.read(layout.DICTIONARY))["weights"]
-        self._atoms = [atom for atom in range(len(stored)) if parent.holds(layout.vector(atom))]
-        span = spanned.span
-        own, others = (
-            span.combine(torch.from_numpy(np.ascontiguousarray(part[:, spanned.used])))
-            for part in (weights, stored[self._atoms])
-        )
-        lengths = span.inner(own, own).diagonal().double().sqrt().clamp_min(1e-30)
-        products = span.inner(own, others).double() / lengths[:, None]
-        combinations, self.cosines = nearest_combinations(span.inner(others, others), products)
-        self._weights = combinations.numpy()
-
-    def combined(self, ctx: StageContext, part: slice) -> list[dict[str, NDArray[np.float32]]]:
-        """The vectors of some of the atoms, by one pass over the parent's."""
-        weights = self._weights[part]
-        found: list[dict[str, NDArray[np.float32]]] = [{} for _ in weights]
-        for place, atom in enumerate(self._atoms):
-            ctx.checkpoint()
-            tensors = load_file(self._parent.read(layout.vector(atom)))
-            self._parent.forget(layout.vector(atom))
-            for vector, weight in zip(found, weights[:, place].astype(np.float32), strict=True):
-                for name, tensor in tensors.items():
-                    vector[name] = vector[name] + weight * tensor if place else weight * tensor
-        return found
+def _of_basis(
+    ctx: StageContext, parent: Parent, combinations: torch.Tensor
+) -> list[dict[str, NDArray[np.float32]]]:
+    """Vectors of atoms given by weights (K, R) of the parent's basis."""
+    load, count = basis_gradients(parent, plan_device(read_plan(ctx)))
+    curvature = load_curvature(ctx.read(layout.CURVATURE))
+    return combined_vectors(combinations, curvature, load, [count], ctx.spec.config.vector_power)
 
 
 def _write(ctx: StageContext, atom: int, vector: dict[str, NDArray[np.float32]]) -> None:
