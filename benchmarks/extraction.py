@@ -50,6 +50,8 @@ from atomscope_workers.stages.gradient_file import GradientWriter
 
 BUDGETS = {"cpu": (512, 1024, 2048, 4096), "cuda": (4096, 8192, 16384, 32768)}
 """Token budgets tried by the bare pass."""
+PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm"}
+"""Operators that multiply matrices."""
 PEERS = Path(__file__).parent / "peers"
 
 
@@ -175,7 +177,7 @@ def matmul_share(work: Callable[[], None], device: torch.device) -> tuple[float,
     rows = [item for item in found.key_averages() if item.key.startswith("aten::")]
     times = {item.key: getattr(item, spent) for item in rows}
     total = sum(times.values())
-    products = sum(time for key, time in times.items() if key in ("aten::mm", "aten::addmm", "aten::bmm"))
+    products = sum(time for key, time in times.items() if key in PRODUCTS)
     others = sorted(((key, time / total) for key, time in times.items()), key=lambda item: -item[1])
     return products / total, others[:8]
 

@@ -166,7 +166,8 @@ def test_of_fewer_directions_the_cosine_that_is_told_is_that_of_the_vectors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(basis, "DIRECTIONS", 4)
-    monkeypatch.setattr(basis, "HELD_BYTES", 1)  # one direction a pass
+    monkeypatch.setattr(basis, "HELD_BYTES", 1)
+    monkeypatch.setattr(basis, "LEAST_HELD", 1)  # one direction a pass
     config = msgspec.structs.replace(SMALL, gradients="sketch")
     few = run(request(tiny_llama, plain_adapter, folder / "train.jsonl", tmp_path / "few", config))
     child = atomscope.open(refit(few, tmp_path / "child", **OTHER))

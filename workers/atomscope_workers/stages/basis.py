@@ -23,7 +23,9 @@ from atomscope_workers.stages.inputs import plan_device, read_plan, streamed_gra
 from atomscope_workers.stages.space import SpannedDocuments
 
 HELD_BYTES = 2**30
-"""Most bytes of vectors or sums held at once; with more of them, the gradients are read again."""
+"""Bytes of vectors or sums held at once; with more of them, the gradients are read again."""
+LEAST_HELD = 64
+"""Vectors or sums held at once, however large: a pass over the gradients of a large model takes hours."""
 
 
 def keep_basis(ctx: StageContext, spanned: SpannedDocuments) -> None:
@@ -45,7 +47,7 @@ def keep_basis(ctx: StageContext, spanned: SpannedDocuments) -> None:
     raw = torch.from_numpy(of_raw_gradients(spanned, weights))
     scratch = ctx.scratch / "basis.safetensors"
     with GradientWriter(scratch, np.arange(len(raw)), shapes, "float16") as writer:
-        for rows in torch.arange(len(raw)).split(max(1, HELD_BYTES // (4 * numbers))):
+        for rows in torch.arange(len(raw)).split(max(LEAST_HELD, HELD_BYTES // (4 * numbers))):
             load = streamed_gradients(ctx, plan_device(plan))
             writer.write(rows.tolist(), weighted_sums(raw[rows], load, sizes, list(shapes)))
     ctx.write(layout.BASIS, scratch)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from atomscope.bundle import layout
@@ -17,17 +16,16 @@ from atomscope.types.hierarchy import Hierarchy
 from atomscope_workers.datasets.preview import preview
 from atomscope_workers.pipeline.atoms import Membership, energy_retained, memberships
 from atomscope_workers.pipeline.behaviours import strengths
-from atomscope_workers.pipeline.coherence import Beginnings, coherences, random_orders
 from atomscope_workers.pipeline.evidence import DISCOVERY_RATE, first_documents
 from atomscope_workers.pipeline.exemplars import quantile_places
 from atomscope_workers.pipeline.keywords import Keywords, distinctive_keywords
 from atomscope_workers.pipeline.ranking import ranks, scores
 from atomscope_workers.pipeline.sides import sides
-from atomscope_workers.stages.arrays import load_losses, load_sketch
+from atomscope_workers.stages.coherence import Coherence, coherence_of
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.dictionary import read_dictionary
 from atomscope_workers.stages.evidence import FOUND, Found, stored_strengths
-from atomscope_workers.stages.inputs import gradient_shards, read_rows
+from atomscope_workers.stages.inputs import read_rows
 from atomscope_workers.stages.labels import Subject, label
 from atomscope_workers.stages.rows import StoredRow
 from atomscope_workers.stages.space import SpannedDocuments, spanned_documents
@@ -36,13 +34,6 @@ from atomscope_workers.stages.warned import keep
 
 FEW = 0.1
 """Share of the atoms learned below which the kept ones are called few."""
-
-
-@dataclass(frozen=True)
-class _Coherence:
-    own: float
-    null_mean: float
-    null_95: float
 
 
 @dataclass(frozen=True)
@@ -83,7 +74,7 @@ def run(ctx: StageContext) -> UnitResult:
     orders = first_documents(strength, len(codes))
     active = [member.positive for member in members] + orders
     top = [order[: config.top_documents] for order in active]
-    coherence = _coherence(ctx, [spanned.used[item] for item in top])
+    coherence = coherence_of(ctx, [spanned.used[item] for item in top])
     ctx.progress(1, 2, "steps")
     ctx.checkpoint()
     rows = read_rows(ctx)
@@ -124,7 +115,7 @@ def _atoms(
     members: Sequence[Membership],
     codes: NDArray[np.float64],
     found: Found,
-    coherence: Sequence[_Coherence],
+    coherence: Sequence[Coherence],
     keywords: Sequence[Keywords],
 ) -> list[Atom]:
     spanned = view.spanned
@@ -175,7 +166,7 @@ def _behaviours(
     found: Found,
     strength: NDArray[np.float64],
     orders: Sequence[NDArray[np.int64]],
-    coherence: Sequence[_Coherence],
+    coherence: Sequence[Coherence],
     keywords: Sequence[Keywords],
 ) -> list[Behaviour]:
     spanned = view.spanned
@@ -237,29 +228,3 @@ def _warnings(atoms: Sequence[Atom], learned: int, min_active: int) -> list[str]
             "try a smaller alpha"
         ]
     return []
-
-
-def _coherence(ctx: StageContext, top: Sequence[NDArray[np.int64]]) -> list[_Coherence]:
-    """Coherence of every set of positions, and the mean and 95th percentile of random sets of its size."""
-    losses = load_losses([ctx.read(layout.shard_losses(index)) for index in range(ctx.shards)])
-    candidates = np.flatnonzero(losses.gradient_norm > 0)
-    orders = random_orders(candidates, ctx.spec.config.top_documents, ctx.spec.config.seed)
-    sizes = np.unique([len(item) for item in top if len(item) > 1]).astype(np.int64)
-    sets = [*(Beginnings.whole(item) for item in top), *(Beginnings(order, sizes) for order in orders)]
-    if ctx.parent is not None and ctx.spec.config.gradients == "sketch":
-        sketch = load_sketch([ctx.read(layout.gradient_sketch(index)) for index in range(ctx.shards)])
-        lengths = torch.linalg.vector_norm(sketch, dim=1, dtype=torch.float64).numpy()
-        found = coherences(sets, ["sketch"], lambda _, rows: sketch[torch.from_numpy(rows)], lengths)
-    else:
-        gradients = gradient_shards(ctx, torch.device("cpu"))
-        found = coherences(sets, gradients.names, gradients.rows, losses.gradient_norm)
-    null = dict(zip(sizes.tolist(), np.transpose(found[len(top) :]), strict=True))
-    return [
-        _Coherence(float(own[0]) if len(own) else 0.0, *_mean_and_95(null.get(len(members))))
-        for own, members in zip(found[: len(top)], top, strict=True)
-    ]
-
-
-def _mean_and_95(random: NDArray[np.float64] | None) -> tuple[float, float]:
-    """Of the coherence of random sets; zeros where there are none."""
-    return (0.0, 0.0) if random is None else (float(random.mean()), float(np.percentile(random, 95)))

@@ -16,6 +16,7 @@ from atomscope_workers.pipeline.vectors import combined_vectors, steering_vector
 from atomscope_workers.stages.arrays import load_curvature
 from atomscope_workers.stages.basis import (
     HELD_BYTES,
+    LEAST_HELD,
     along_basis,
     basis_gradients,
     keep_basis,
@@ -59,7 +60,7 @@ def run(ctx: StageContext) -> UnitResult:
         batch = 1
     else:
         size = sum(rows * columns for rows, columns in (module.rotation.shape for module in curvature))
-        batch = max(1, HELD_BYTES // (2 * 4 * size))
+        batch = max(LEAST_HELD, HELD_BYTES // (2 * 4 * size))
     for start in range(0, len(kept), batch):
         part = kept[start : start + batch]
         ctx.checkpoint()
