@@ -1,6 +1,6 @@
 """Coherence of the documents of atoms and behaviours, beside that of random ones.
 
-It is of raw gradients: as they are, or, past `exact_documents` and in refits of `gradients: sketch`, sketched:
+It is of raw gradients; past `exact_documents`, and in refits of `gradients: sketch`, of a sketch of them:
 then at most one shard of them is on this machine at a time, and a cosine is off by one over the root of
 `sketch_columns`.
 """
