@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from atomscope_workers.datasets.documents import TokenizedDocument
 from atomscope_workers.models.load import adapter_disabled
@@ -74,6 +77,36 @@ def test_float32_gradients_and_losses_equal_autograd_per_document(
                     actual = result.gradients[name][row]
                     assert actual.dtype == torch.float32
                     assert (actual - value).norm() <= 1e-5 * value.norm(), name
+
+
+def multiplied(work: Callable[[], object]) -> int:
+    """FLOP of the matrix products of `work`, but for those of fused attention."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    counts = counter.get_flop_counts()["Global"]
+    products = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm)
+    return sum(counts.get(operator, 0) for operator in products)
+
+
+def test_a_batch_costs_one_forward_and_one_backward_pass_and_its_gradients_and_nothing_else() -> None:
+    """A backward pass to activations multiplies as much as a forward pass; one to weights too, twice that.
+
+    And logits are those of targets alone.
+    """
+    lora = tiny_lora(EVERY)
+    batch = collate(random_documents(6), CPU)
+    forward = multiplied(lambda: document_losses(lora, batch))
+    tokens = batch.input_ids.numel()
+    own = sum(2 * tokens * rows * columns for rows, columns in (item.shape for item in lora.parameters))
+    with gradient_pass(lora) as run:
+        whole = multiplied(lambda: run(batch))
+    assert whole == pytest.approx(2 * forward + own, rel=0.01)
+    assert all(parameter.grad is None for parameter in lora.model.parameters())
+    head = lora.base.get_output_embeddings().weight
+    assert len(batch.targets) < 0.7 * tokens
+    everywhere = multiplied(lambda: lora.base(input_ids=batch.input_ids, use_cache=False))
+    spared = 2 * head.numel() * (tokens - len(batch.targets))
+    assert forward == pytest.approx(everywhere - spared, rel=0.01)
 
 
 @settings(max_examples=25, deadline=None)
