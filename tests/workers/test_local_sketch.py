@@ -12,6 +12,7 @@ import pytest
 
 import atomscope
 from atomscope.bundle import Bundle, layout
+from atomscope.cli import main
 from atomscope.cli.registry import LocalRefit
 from atomscope.errors import BundleError, InvalidInput
 from atomscope.types.atoms import Atom
@@ -164,6 +165,7 @@ def test_of_fewer_directions_the_cosine_that_is_told_is_that_of_the_vectors(
     plain_adapter: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(basis, "DIRECTIONS", 4)
     monkeypatch.setattr(basis, "HELD_BYTES", 1)
@@ -174,9 +176,15 @@ def test_of_fewer_directions_the_cosine_that_is_told_is_that_of_the_vectors(
     exact = atomscope.open(refit(audits["gram", "float32"], tmp_path / "exact", **OTHER))
     told = {atom.index: atom.vector_cosine for atom in child.report.atoms}
     assert all(value is not None and 0 < value < 1 - 1e-3 for value in told.values())
-    for atom in child.report.atoms:
+    for atom in child.atoms:
+        assert atom.vector_cosine == told[atom.index]
         assert cosine(child, exact, atom.index) == pytest.approx(told[atom.index], abs=1e-3)
         assert atom.vector_norm == pytest.approx(1, abs=1e-2)
+    first = child.atoms[0]
+    assert main(["atoms", "show", str(tmp_path / "child"), str(first.index)]) == 0
+    assert f"{first.vector_cosine:.3f} to the exact one" in capsys.readouterr().out
+    assert main(["atoms", "show", str(tmp_path / "exact"), str(exact.atoms[0].index)]) == 0
+    assert "vector cosine" not in capsys.readouterr().out
 
 
 def test_an_audit_that_found_nothing_is_refitted_all_the_same(

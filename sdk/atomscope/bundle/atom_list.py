@@ -103,6 +103,10 @@ class AtomAttributes:
         return self.atom.vector_norm
 
     @property
+    def vector_cosine(self) -> float | None:
+        return self.atom.vector_cosine
+
+    @property
     def keywords(self) -> list[str]:
         return self.atom.keywords
 

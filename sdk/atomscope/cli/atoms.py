@@ -91,6 +91,10 @@ def _text(atom: Atom, documents: list[DocumentMatch]) -> str:
                 ("mean code", f"{atom.mean_coefficient:.4g}"),
                 ("energy kept", f"{atom.energy_retained:.1%}"),
                 ("vector norm", f"{atom.vector_norm:.4g}"),
+                (
+                    "vector cosine",
+                    None if atom.vector_cosine is None else f"{atom.vector_cosine:.3f} to the exact one",
+                ),
                 *keyword_lines(atom.keywords, atom.prompt_keywords, atom.response_keywords),
             ]
         )
