@@ -101,7 +101,7 @@ class Atom(msgspec.Struct, kw_only=True, frozen=True):
     """One line by the operator's language model, null where none was asked for or none came."""
     vector_cosine: float | None = None
     """Cosine, in the whitened space, between its vector and the exact one, where it is made of a sketch: in
-    refits of `gradients: sketch`. Null where it is exact."""
+    refits of `gradients: sketch`; past `exact_documents` an estimate. Null where it is exact."""
 
 
 class DocumentStrength(msgspec.Struct, kw_only=True, frozen=True):

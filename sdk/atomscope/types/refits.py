@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from atomscope.types.presets import with_preset
-from atomscope.types.spec import AuditConfig
+from atomscope.types.spec import AuditConfig, Preconditioner
 
 EXTRACTION_SETTINGS = (
     "max_length",
@@ -21,14 +21,12 @@ EXTRACTION_SETTINGS = (
 )
 """Settings that decide what is extracted: a refit has those of its parent."""
 
-WHITENING_SETTINGS = (
-    "preconditioner",
-    "components",
-    "damping",
-    "exact_documents",
-    "sketch_columns",
-)
-"""Settings that decide how gradients are whitened: of a sketch of them, a refit has those of its parent."""
+WHITENING_SETTINGS: dict[Preconditioner, tuple[str, ...]] = {
+    "ekfac-full": ("preconditioner", "damping", "exact_documents", "sketch_columns"),
+    "ekfac": ("preconditioner", "damping", "components", "sketch_columns"),
+    "kfac": ("preconditioner", "components", "sketch_columns"),
+}
+"""Settings that decide what is whitened and sketched: of a sketch, a refit has those of its parent."""
 
 
 class NeedsExtraction(ValueError):  # noqa: N818
@@ -60,11 +58,11 @@ def refit_config(parent: AuditConfig, settings: Mapping[str, Any], preset: str |
                 f"{shown!r}. Run a whole audit for another",
             )
     if parent.gradients == "sketch":
-        for name in WHITENING_SETTINGS:
+        for name in WHITENING_SETTINGS[parent.preconditioner]:
             if getattr(found, name) != own[name]:
                 raise NeedsExtraction(
                     name,
-                    f"`{name}` decides how gradients are whitened, and this audit was made with `gradients: "
-                    f"sketch`: a refit keeps the audit's {own[name]!r}. Run a whole audit for another",
+                    f"`{name}` decides how gradients are whitened and sketched, and this audit was made with "
+                    f"`gradients: sketch`: a refit keeps its {own[name]!r}. Run a whole audit for another",
                 )
     return found

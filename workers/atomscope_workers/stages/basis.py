@@ -7,13 +7,16 @@ products of the documents are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from atomscope.bundle import layout
-from atomscope_workers.pipeline.gram import LoadShard
+from atomscope_workers.pipeline.curvature import ModuleCurvature
+from atomscope_workers.pipeline.gram import LoadShard, accumulate_gram
 from atomscope_workers.pipeline.sketch import DIRECTIONS
 from atomscope_workers.pipeline.vectors import nearest_combinations, weighted_sums
 from atomscope_workers.stages.arrays import load_curvature
@@ -57,16 +60,28 @@ def keep_basis(ctx: StageContext, spanned: SpannedDocuments) -> None:
 
 
 def along_basis(
-    parent: Parent, spanned: SpannedDocuments, weights: NDArray[np.float32]
+    parent: Parent,
+    spanned: SpannedDocuments,
+    weights: NDArray[np.float32],
+    curvature: Sequence[ModuleCurvature],
+    device: torch.device,
 ) -> tuple[torch.Tensor, NDArray[np.float64]]:
-    """How atoms of document weights (K, N) are best made of a basis: weights (K, R), and cosines (K,)."""
+    """How atoms of document weights (K, N) are best made of a basis: weights (K, R), and cosines (K,).
+
+    What is made has unit norm, by the sums themselves. The cosines are by the documents' inner products:
+    where these are a sketch's, they are estimates, and too high, since the sketch's errors were fitted too.
+    """
     stored = load_file(parent.read(layout.BASIS_WEIGHTS))["weights"]
     span = spanned.span
     own, basis = (span.combine(torch.from_numpy(part[:, spanned.used])) for part in (weights, stored))
     lengths = span.inner(own, own).diagonal().double().sqrt().clamp_min(1e-30)
     products = span.inner(own, basis).double() / lengths[:, None]
     combinations, cosines = nearest_combinations(span.inner(basis, basis), products)
-    return combinations.float(), cosines.numpy()
+    load, count = basis_gradients(parent, device)
+    exact = accumulate_gram(curvature, load, [count]).double().cpu()
+    norms = ((combinations @ exact) * combinations).sum(1).clamp_min(0).sqrt()
+    made = combinations / norms.clamp_min(1e-30)[:, None]
+    return made.float(), cosines.clamp_max(1).numpy()
 
 
 def basis_gradients(parent: Parent, device: torch.device) -> tuple[LoadShard, int]:

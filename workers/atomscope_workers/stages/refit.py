@@ -46,7 +46,8 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
     require_kept(parent.spec.config, "a refit", sketch=True)
     if sketched and not parent.holds(layout.REPORT):
         raise InvalidInput(
-            "not_extracted", "a refit of `gradients: sketch` needs the sketch of the whole audit: let it end"
+            "not_extracted",
+            f"a refit of `gradients: sketch` needs the whole audit; {layout.REPORT} is not there: let it end",
         )
     for path in _NEEDED:
         if not parent.holds(path):
@@ -59,7 +60,7 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
         if not parent.holds(path):
             raise InvalidInput(
                 "gradients_missing",
-                f"{path} is not there: it has expired, or was left out of a copy. "
+                f"{path} is not there: it {'' if sketched else 'has expired, or '}was left out of a copy. "
                 "A whole audit extracts gradients again",
             )
     for path in (*_NEEDED[1:], *(path for path in _KEPT if parent.holds(path))):
@@ -85,9 +86,10 @@ def _read_later(ctx: StageContext, plan: Plan) -> list[str]:
     indices = [shard.index for shard in plan.shards]
     if ctx.spec.config.gradients != "sketch":
         return [layout.gradient_shard(index) for index in indices]
-    basis = [layout.BASIS, layout.BASIS_WEIGHTS]
-    in_components = space_of(ctx.spec.config, plan.n_documents) == "components"
-    return [*map(layout.gradient_sketch, indices), *([] if in_components else basis)]
+    space = space_of(ctx.spec.config, plan.n_documents)
+    projected = [layout.GRAM] if space == "gram" else [*map(layout.projected_shard, indices)]
+    basis = [] if space == "components" else [layout.BASIS, layout.BASIS_WEIGHTS]
+    return [layout.CURVATURE, *projected, *map(layout.gradient_sketch, indices), *basis]
 
 
 def take_over_shard(ctx: StageContext, parent: Parent, shard: ShardPlan) -> UnitResult:

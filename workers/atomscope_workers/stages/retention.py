@@ -37,6 +37,8 @@ def gradient_facts(config: AuditConfig, plan: Plan) -> dict[str, Any]:
         return {"kept": plan.gradient_dtype, "disables": []}
     if config.gradients == "none":
         return {"kept": "none", "disables": ["refits", *WITHOUT]}
-    settings = ", ".join(f"`{name}`" for name in WHITENING_SETTINGS)
-    refits = [f"refits with another {settings}", "exact vectors in refits"]
+    settings = ", ".join(f"`{name}`" for name in WHITENING_SETTINGS[config.preconditioner])
+    refits = [f"refits with another {settings}"]
+    if config.preconditioner == "ekfac-full":
+        refits.append("exact vectors in refits")
     return {"kept": "sketch", "columns": config.sketch_columns, "disables": [*refits, *WITHOUT]}

@@ -53,7 +53,8 @@ def run(ctx: StageContext) -> UnitResult:
     basis = ctx.parent if sketched and kept else None
     combinations = torch.zeros(0, 0)
     if basis is not None:
-        combinations, cosines = along_basis(basis, spanned, dictionary["weights"][kept])
+        weights, device = dictionary["weights"][kept], plan_device(read_plan(ctx))
+        combinations, cosines = along_basis(basis, spanned, weights, curvature, device)
         told = dict(zip(kept, cosines.tolist(), strict=True))
         ctx.write_bytes(COSINES, msgspec.json.encode(told))
     if "atoms" in dictionary:
