@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
-from atomscope.bundle import layout
-from atomscope.cli.registry import LocalRun
+from atomscope.bundle import Bundle, layout
+from atomscope.cli.registry import LocalRefit, LocalRun
+from atomscope.errors import BundleError, InvalidInput
+from atomscope.types.attribution import AttributionQuery
 from atomscope.types.resources import Progress
 from atomscope.types.spec import AuditConfig
 from atomscope.types.work import Stage
-from atomscope_workers.local import run_local
+from atomscope_workers.local import InProcess, refit_local, run_local
 
 SMALL = AuditConfig(
     dtype="float32",
@@ -69,6 +72,25 @@ def request(base: Path, adapter: Path, dataset: Path, out: Path, config: AuditCo
 
 def run(asked: LocalRun, on_progress: Callable[[Stage, Progress], None] = quiet) -> Path:
     return run_local(asked, on_progress)
+
+
+def refit(source: Path, out: Path, **settings: Any) -> Path:
+    """A refit of a bundle or of work under way."""
+    return refit_local(LocalRefit(source=str(source), out=out, settings=settings), quiet)
+
+
+def check_that_only_codes_compare(bundle: Bundle) -> None:
+    """Of an audit without gradients: they are not read, nor documents ranked by them, and it says why."""
+    told = f"`gradients: {bundle.spec.config.gradients}`"
+    with pytest.raises(BundleError, match=told):
+        next(bundle.gradients())
+    base = Path(bundle.spec.base_model.location)
+    query = AttributionQuery(prompt="a", completion="b", exact=True)
+    with pytest.raises(InvalidInput, match=told) as refused:
+        InProcess().attribute(bundle, base, query, lambda progress: None)
+    assert refused.value.code == "gradients_not_kept"
+    by_codes = msgspec.structs.replace(query, exact=False)
+    assert not InProcess().attribute(bundle, base, by_codes, lambda progress: None).exact
 
 
 def contents(bundle: Path) -> dict[str, bytes]:

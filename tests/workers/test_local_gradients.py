@@ -11,13 +11,19 @@ from safetensors.numpy import load_file
 
 import atomscope
 from atomscope.bundle import Bundle, layout
-from atomscope.cli.registry import LocalRefit
-from atomscope.errors import BundleError, InvalidInput
-from atomscope.types.attribution import AttributionQuery
+from atomscope.errors import InvalidInput
 from atomscope.types.spec import StoredGradients
-from atomscope_workers.local import InProcess, refit_local
+from atomscope_workers.local import InProcess
 from tests.fixtures.corpus import write_corpus
-from tests.workers.local_runs import SMALL, contents, partial, quiet, request, run
+from tests.workers.local_runs import (
+    SMALL,
+    check_that_only_codes_compare,
+    contents,
+    partial,
+    refit,
+    request,
+    run,
+)
 
 CONFIG = msgspec.structs.replace(SMALL, fits=2, surrogates=0)
 OWN = {layout.MANIFEST, layout.SPEC, layout.REPORT}
@@ -105,12 +111,8 @@ def test_a_refit_of_sixteen_bits_is_a_whole_audit_with_its_settings(
 ) -> None:
     """Back to the parent's own settings, by way of others: equal to the byte."""
     parent = bundles[setting]
-    middle = LocalRefit(source=str(parent), out=tmp_path / "middle", settings={"preconditioner": "kfac"})
-    refit_local(middle, quiet)
-    again = {"preconditioner": CONFIG.preconditioner}
-    child = refit_local(
-        LocalRefit(source=str(tmp_path / "middle"), out=tmp_path / "child", settings=again), quiet
-    )
+    middle = refit(parent, tmp_path / "middle", preconditioner="kfac")
+    child = refit(middle, tmp_path / "child", preconditioner=CONFIG.preconditioner)
     files, others = contents(child), contents(parent)
     assert files.keys() == others.keys()
     assert {path for path in files if files[path] != others[path]} <= OWN
@@ -135,20 +137,11 @@ def test_what_needs_gradients_is_refused_by_the_settings_name(
     bundles: dict[StoredGradients, Path], tmp_path: Path
 ) -> None:
     without = bundles["none"]
-    with pytest.raises(InvalidInput, match="`gradients: none`") as refit:
-        refit_local(LocalRefit(source=str(without), out=tmp_path / "child", settings={"seed": 3}), quiet)
-    assert refit.value.code == "gradients_not_kept"
+    with pytest.raises(InvalidInput, match="`gradients: none`") as refused:
+        refit(without, tmp_path / "child", seed=3)
+    assert refused.value.code == "gradients_not_kept"
     assert list(tmp_path.iterdir()) == []
-    bundle = atomscope.open(without)
-    with pytest.raises(BundleError, match="`gradients: none`"):
-        next(bundle.gradients())
-    base = Path(bundle.spec.base_model.location)
-    query = AttributionQuery(prompt="a", completion="b", exact=True)
-    with pytest.raises(InvalidInput, match="`gradients: none`") as exact:
-        InProcess().attribute(bundle, base, query, lambda progress: None)
-    assert exact.value.code == "gradients_not_kept"
-    by_codes = msgspec.structs.replace(query, exact=False)
-    assert InProcess().attribute(bundle, base, by_codes, lambda progress: None).exact is False
+    check_that_only_codes_compare(atomscope.open(without))
 
 
 def test_padding_is_reported(bundles: dict[StoredGradients, Path]) -> None:

@@ -13,14 +13,21 @@ import pytest
 import atomscope
 from atomscope.bundle import Bundle, layout
 from atomscope.cli import main
-from atomscope.cli.registry import LocalRefit
-from atomscope.errors import BundleError, InvalidInput
+from atomscope.errors import InvalidInput
 from atomscope.types.atoms import Atom
-from atomscope.types.attribution import AttributionQuery
-from atomscope_workers.local import InProcess, refit_local
+from atomscope_workers.local import InProcess
 from atomscope_workers.stages import basis, extract
 from tests.fixtures.corpus import write_corpus
-from tests.workers.local_runs import SMALL, Recorder, contents, partial, quiet, request, run
+from tests.workers.local_runs import (
+    SMALL,
+    Recorder,
+    check_that_only_codes_compare,
+    contents,
+    partial,
+    refit,
+    request,
+    run,
+)
 
 DOCUMENTS = 14
 SPACES: dict[str, dict[str, Any]] = {
@@ -58,10 +65,6 @@ def audits(folder: Path, tiny_llama: Path, plain_adapter: Path) -> dict[tuple[st
         for space, settings in SPACES.items()
         for kept in ("float32", "sketch")
     }
-
-
-def refit(source: Path, out: Path, **settings: Any) -> Path:
-    return refit_local(LocalRefit(source=str(source), out=out, settings=settings), quiet)
 
 
 def forbid_passes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,16 +218,7 @@ def test_what_needs_more_than_a_sketch_is_refused_by_name(
             refit(kept, tmp_path / "child", **{name: value})
         assert refused.value.code == "needs_extraction"
     assert list(tmp_path.iterdir()) == []
-    bundle = atomscope.open(kept)
-    with pytest.raises(BundleError, match="`gradients: sketch`"):
-        next(bundle.gradients())
-    base = Path(bundle.spec.base_model.location)
-    query = AttributionQuery(prompt="a", completion="b", exact=True)
-    with pytest.raises(InvalidInput, match="`gradients: sketch`") as exact:
-        InProcess().attribute(bundle, base, query, lambda progress: None)
-    assert exact.value.code == "gradients_not_kept"
-    by_codes = msgspec.structs.replace(query, exact=False)
-    assert not InProcess().attribute(bundle, base, by_codes, lambda progress: None).exact
+    check_that_only_codes_compare(atomscope.open(kept))
 
 
 @pytest.mark.parametrize("missing", [layout.gradient_sketch(1), layout.BASIS, layout.BASIS_WEIGHTS])

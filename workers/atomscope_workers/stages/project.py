@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 import numpy as np
 import torch
@@ -15,8 +17,13 @@ from atomscope_workers.pipeline.sketch import cosine_error, sketch_raw, sketch_r
 from atomscope_workers.stages.arrays import load_curvature, save_gram, save_projected, save_sketch
 from atomscope_workers.stages.context import Parent, StageContext, UnitResult
 from atomscope_workers.stages.determinism import deterministic
-from atomscope_workers.stages.gradient_file import GradientShards
-from atomscope_workers.stages.inputs import gradient_shards, plan_device, read_plan, read_shard_plan
+from atomscope_workers.stages.inputs import (
+    gradient_shards,
+    plan_device,
+    read_plan,
+    read_shard_plan,
+    streamed_gradients,
+)
 from atomscope_workers.stages.space import same_whitening, space_of
 
 SKETCH = "work/sketch.json"
@@ -70,14 +77,10 @@ def _keep_sketch(ctx: StageContext, plan: Plan, documents: np.ndarray) -> None:
         ctx.adopt(path)
         return
     config, device = ctx.spec.config, plan_device(plan)
-    shard = GradientShards([ctx.read(layout.gradient_shard(ctx.index))], device)
-
-    def load(name: str) -> torch.Tensor:
-        ctx.checkpoint()
-        return shard.shard(0, name)
-
+    names = [module.name for module in load_curvature(ctx.read(layout.CURVATURE))]
+    load = partial(streamed_gradients(ctx, device), ctx.index)
     with deterministic(device):
-        rows = sketch_raw(shard.names, load, len(documents), columns=config.sketch_columns, seed=config.seed)
+        rows = sketch_raw(names, load, len(documents), columns=config.sketch_columns, seed=config.seed)
     scratch = ctx.scratch / "sketch.safetensors"
     save_sketch(documents, rows, scratch)
     ctx.write(path, scratch)
@@ -93,12 +96,7 @@ def _shard(ctx: StageContext, plan: Plan, documents: np.ndarray) -> None:
     config = ctx.spec.config
     curvature = load_curvature(ctx.read(layout.CURVATURE))
     device = plan_device(plan)
-    shard = GradientShards([ctx.read(layout.gradient_shard(ctx.index))], device)
-
-    def load(name: str) -> torch.Tensor:
-        ctx.checkpoint()
-        return shard.shard(0, name)
-
+    load = partial(streamed_gradients(ctx, device), ctx.index)
     if config.preconditioner == "ekfac-full":
         with deterministic(device):  # coordinates are added up in their columns
             found, energy = sketch_rows(

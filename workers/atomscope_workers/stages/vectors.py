@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors.numpy import save_file
 
 from atomscope.bundle import layout
 from atomscope_workers.pipeline.atoms import memberships
+from atomscope_workers.pipeline.curvature import ModuleCurvature
 from atomscope_workers.pipeline.vectors import combined_vectors, steering_vector, vector_norm
 from atomscope_workers.stages.arrays import load_curvature
 from atomscope_workers.stages.basis import (
@@ -22,7 +24,7 @@ from atomscope_workers.stages.basis import (
     keep_basis,
     of_raw_gradients,
 )
-from atomscope_workers.stages.context import Parent, StageContext, UnitResult
+from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.dictionary import read_dictionary
 from atomscope_workers.stages.evidence import stored_strengths
 from atomscope_workers.stages.inputs import plan_device, read_plan, streamed_gradients
@@ -69,9 +71,11 @@ def run(ctx: StageContext) -> UnitResult:
         if "atoms" in dictionary:
             vectors = [steering_vector(dictionary["atoms"][part[0]], curvature, config.vector_power)]
         elif basis is not None:
-            vectors = _of_basis(ctx, basis, combinations[start : start + len(part)])
+            load, count = basis_gradients(basis, plan_device(read_plan(ctx)))
+            made = combinations[start : start + len(part)]
+            vectors = combined_vectors(made, curvature, load, [count], config.vector_power)
         else:
-            vectors = _combined(ctx, spanned, dictionary["weights"][part])
+            vectors = _combined(ctx, spanned, curvature, dictionary["weights"][part])
         for atom, vector in zip(part, vectors, strict=True):
             norms[atom] = vector_norm(vector)
             _write(ctx, atom, vector)
@@ -82,26 +86,20 @@ def run(ctx: StageContext) -> UnitResult:
 
 
 def _combined(
-    ctx: StageContext, spanned: SpannedDocuments, weights: NDArray[np.float32]
+    ctx: StageContext,
+    spanned: SpannedDocuments,
+    curvature: Sequence[ModuleCurvature],
+    weights: NDArray[np.float32],
 ) -> list[dict[str, NDArray[np.float32]]]:
     """Vectors of atoms given by document weights (K, N), by one pass over the gradients."""
     plan = read_plan(ctx)
     return combined_vectors(
         torch.from_numpy(of_raw_gradients(spanned, weights)),
-        load_curvature(ctx.read(layout.CURVATURE)),
+        curvature,
         streamed_gradients(ctx, plan_device(plan)),
         [len(shard.documents) for shard in plan.shards],
         ctx.spec.config.vector_power,
     )
-
-
-def _of_basis(
-    ctx: StageContext, parent: Parent, combinations: torch.Tensor
-) -> list[dict[str, NDArray[np.float32]]]:
-    """Vectors of atoms given by weights (K, R) of the parent's basis."""
-    load, count = basis_gradients(parent, plan_device(read_plan(ctx)))
-    curvature = load_curvature(ctx.read(layout.CURVATURE))
-    return combined_vectors(combinations, curvature, load, [count], ctx.spec.config.vector_power)
 
 
 def _write(ctx: StageContext, atom: int, vector: dict[str, NDArray[np.float32]]) -> None:
