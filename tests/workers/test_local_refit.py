@@ -132,10 +132,15 @@ def test_losses_under_the_base_are_taken_over_where_the_parent_measured_them(
     assert sum(measured) == len(own.keys() - known.keys())
     finer = msgspec.structs.replace(config, n_atoms=8)
     whole = run(request(tiny_llama, plain_adapter, site / "train.jsonl", tmp_path / "whole", finer))
-    # Measured in other company, padded otherwise.
     others = base_losses(whole)
-    assert own == pytest.approx({row: others[row] for row in own}, rel=1e-5)
-    for atom in atomscope.open(child).atoms:
+    common = own.keys() & others.keys()
+    assert common > known.keys()
+    # Measured in other company, padded otherwise.
+    for row in common:
+        assert own[row] == pytest.approx(others[row], rel=1e-5)
+    for behaviour in atomscope.open(whole).behaviours:
+        assert behaviour.evidence.n_loss_documents == min(behaviour.n_documents, evidence.LOSS_DOCUMENTS)
+    for atom in (*atomscope.open(whole).atoms, *atomscope.open(child).atoms):
         first = min(atom.n_positive, evidence.LOSS_DOCUMENTS)
         assert first / 2 <= atom.evidence.n_loss_documents <= first
     report = atomscope.open(child).report
@@ -169,8 +174,15 @@ def test_the_work_of_an_interrupted_audit_can_be_refitted(
     assert "0 shards of 2 extracted" in caught.value.detail
     with pytest.raises(KeyboardInterrupt):
         run(asked, Recorder(stop=lambda told: told.stage == "curvature"))
-    child = refit(partial(tmp_path / "stopped"), tmp_path / "child")
+    work = partial(tmp_path / "stopped")
+    child = refit(work, tmp_path / "child")
     assert found(child) == found(parent)
+    weights = next(work.rglob(layout.ADAPTER_WEIGHTS))
+    with_another_byte(weights)
+    with pytest.raises(InvalidInput) as caught:
+        refit(work, tmp_path / "other", seed=1)
+    assert caught.value.code == "bundle_damaged"
+    with_another_byte(weights)
     assert found(run(asked)) == found(parent)
 
 
@@ -233,8 +245,7 @@ def with_version(bundle: Path) -> None:
     (bundle / layout.MANIFEST).write_text(json.dumps(manifest | {"format_version": 99}))
 
 
-def with_other_adapter(bundle: Path) -> None:
-    path = bundle / layout.ADAPTER_WEIGHTS
+def with_another_byte(path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
@@ -245,9 +256,8 @@ def with_other_adapter(bundle: Path) -> None:
         (without(layout.gradient_shard(1)), "gradients_missing"),
         (without(layout.TOKENS), "old_bundle"),
         (without(layout.ADAPTER_CONFIG), "old_bundle"),
-        (with_other_adapter, "bundle_damaged"),
     ],
-    ids=["expired", "before there were refits", "no adapter", "another adapter"],
+    ids=["expired", "before there were refits", "no adapter"],
 )
 def test_a_bundle_that_lacks_something_is_refused(
     parent: Path, tmp_path: Path, change: Callable[[Path], None], code: str
@@ -258,6 +268,22 @@ def test_a_bundle_that_lacks_something_is_refused(
         refit(copy, tmp_path / "child", seed=1)
     assert caught.value.code == code
     assert not (tmp_path / "child").exists()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [layout.ADAPTER_WEIGHTS, layout.TOKENS, layout.gradient_shard(0), layout.CURVATURE, layout.DOCUMENTS],
+)
+def test_damage_that_leaves_the_size_is_not_taken_over_and_the_refit_goes_on_once_it_is_mended(
+    parent: Path, tmp_path: Path, path: str
+) -> None:
+    copy = shutil.copytree(parent, tmp_path / "copy")
+    with_another_byte(copy / path)
+    with pytest.raises(BundleError, match=f"^{path} is damaged: its SHA-256"):
+        refit(copy, tmp_path / "child", seed=1)
+    assert not (tmp_path / "child").exists()
+    with_another_byte(copy / path)
+    assert atomscope.open(refit(copy, tmp_path / "child", seed=1)).verify() == []
 
 
 def test_what_is_no_bundle_of_a_known_format_is_refused(parent: Path, tmp_path: Path) -> None:

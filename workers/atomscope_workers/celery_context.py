@@ -19,7 +19,7 @@ from atomscope.types.spec import AuditSpec, InputRef, ParentRef
 from atomscope.types.work import Stage, UnitOrder
 from atomscope_workers.background import BackgroundCalls
 from atomscope_workers.fetched_inputs import fetched_input
-from atomscope_workers.opened_audit import FinishedAudit
+from atomscope_workers.opened_audit import ParentAudit
 from atomscope_workers.stages.context import KnownShard, Parent
 from atomscope_workers.unit_sources import Entry, UnitSources
 
@@ -85,11 +85,11 @@ class StoreContext:
         return self._parent
 
     @cached_property
-    def _parent(self) -> FinishedAudit | None:
+    def _parent(self) -> ParentAudit | None:
         parent = self.spec.parent
         if not isinstance(parent, ParentRef):
             return None
-        return FinishedAudit(Bundle(self._store, parent.location))
+        return ParentAudit(Bundle(self._store, parent.location))
 
     def known_shards(self) -> list[KnownShard]:
         found: list[KnownShard] = []

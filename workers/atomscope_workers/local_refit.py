@@ -20,7 +20,7 @@ from atomscope.types.bundle import Plan
 from atomscope.types.refits import NeedsExtraction, refit_config
 from atomscope.types.spec import AuditSpec, InputRef, ParentRef
 from atomscope_workers.local_inputs import LOCAL_PROJECT, input_folder
-from atomscope_workers.opened_audit import FinishedAudit
+from atomscope_workers.opened_audit import ParentAudit
 from atomscope_workers.stages.context import Parent
 from atomscope_workers.work_folder import FILES, UNITS, held, is_work, work_folder
 
@@ -71,7 +71,7 @@ def open_source(source: str) -> Parent:
     Raises `BundleError` when there is neither, `InvalidInput` as `WorkUnderWay` does.
     """
     work = _work(source)
-    return FinishedAudit(open_bundle(source)) if work is None else WorkUnderWay(work)
+    return ParentAudit(open_bundle(source)) if work is None else WorkUnderWay(work)
 
 
 @contextmanager

@@ -48,6 +48,28 @@ class FinishedAudit:
         self._bundle.forget(path)
 
 
+class ParentAudit(FinishedAudit):
+    """The `Parent` of a refit: what is read of it is compared with the digests of its manifest, once.
+
+    A refit writes digests of its own of what it takes over, beside which damage could not be told any more.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle)
+        self._checked: set[str] = set()
+
+    def read(self, path: str) -> Path:
+        if path in self._checked:
+            return super().read(path)
+        local = self.bundle.checked(path)
+        self._checked.add(path)
+        return local
+
+    def forget(self, path: str) -> None:
+        super().forget(path)
+        self._checked.discard(path)  # it is fetched anew where it was fetched
+
+
 class OpenedAudit(FinishedAudit):
     """The `AuditFiles` of a bundle opened on this machine, and of its base model's folder."""
 

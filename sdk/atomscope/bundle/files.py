@@ -63,7 +63,7 @@ class BundleFiles:
     def path(self, path: str) -> Path:
         """A local file with the content of `path`, fetched and kept when the store is not a folder.
 
-        Its size is checked; `verify` checks its content.
+        Its size is checked; `checked` and `verify` check its content.
         """
         entry = self._entries.get(path)
         if entry is None:
@@ -90,6 +90,14 @@ class BundleFiles:
     def read(self, path: str) -> bytes:
         """The content of a small file."""
         return self.path(path).read_bytes()
+
+    def checked(self, path: str) -> Path:
+        """As `path`, but every byte of the file was read and its SHA-256 compared too."""
+        local = self.path(path)
+        with local.open("rb") as source:
+            if hashlib.file_digest(source, "sha256").hexdigest() != self._entries[path].sha256:
+                raise BundleError(_other_content(path))
+        return local
 
     def forget(self, path: str) -> None:
         """Remove the fetched copy of a large file that was read once; a store's own file is left alone."""
@@ -126,7 +134,7 @@ class BundleFiles:
         if size != entry.size:
             return f"{entry.path} is damaged: {size} bytes where the manifest says {entry.size}"
         if digest.hexdigest() != entry.sha256:
-            return f"{entry.path} is damaged: its SHA-256 is not that of the manifest"
+            return _other_content(entry.path)
         return None
 
     def _folder(self) -> Path:
@@ -136,3 +144,7 @@ class BundleFiles:
                 # Removed with the last reference, or when the interpreter ends: a bundle needs no closing.
                 weakref.finalize(self, shutil.rmtree, self._fetched, ignore_errors=True)
             return self._fetched
+
+
+def _other_content(path: str) -> str:
+    return f"{path} is damaged: its SHA-256 is not that of the manifest"

@@ -251,6 +251,10 @@ class Bundle:
         """A local file with the content of `path` (fetched and kept when the store is not a folder)."""
         return self._files.path(path)
 
+    def checked(self, path: str) -> Path:
+        """As `file`, after comparing the file's SHA-256 with the manifest; raises `BundleError`."""
+        return self._files.checked(path)
+
     def holds(self, path: str) -> bool:
         """Whether `file(path)` is there: what is large may have been left out of a copy."""
         return self._files.holds(path)

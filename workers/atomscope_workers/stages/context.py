@@ -48,7 +48,7 @@ class Parent(Protocol):
         ...
 
     def forget(self, path: str) -> None:
-        """Remove the copy that `file(path)` fetched, if it did."""
+        """Remove the copy that `read(path)` fetched, if it did."""
         ...
 
 

@@ -44,7 +44,7 @@ FOUND = "work/evidence.json"
 LOSS_DOCUMENTS = 8
 """First documents of each atom and behaviour whose loss is compared."""
 ENOUGH_MEASURED = 0.5
-"""Share of these that tells the loss drop in a refit, where its parent measured so many."""
+"""Share of these that tells the loss drop of an atom, and in a refit of a behaviour too."""
 
 
 class GroupFound(msgspec.Struct, kw_only=True, frozen=True):
@@ -96,7 +96,7 @@ def _run(ctx: StageContext, spanned: SpannedDocuments) -> UnitResult:
     step()
     text = _text_fit(ctx, spanned)
     first = [first_documents(table, LOSS_DOCUMENTS) for table in (own.atoms, own.behaviours)]
-    drops = _loss_drops(ctx, spanned, [*first[0], *first[1]])
+    drops = _loss_drops(ctx, spanned, *first)
     atoms = _evidence(
         ctx,
         span,
@@ -104,7 +104,7 @@ def _run(ctx: StageContext, spanned: SpannedDocuments) -> UnitResult:
         [other.atoms for other in others],
         [(surrogate, fitted.atoms) for surrogate, fitted in null],
         text.atoms if text is not None else None,
-        drops[: len(first[0])],
+        drops[0],
     )
     behaviours = _evidence(
         ctx,
@@ -113,7 +113,7 @@ def _run(ctx: StageContext, spanned: SpannedDocuments) -> UnitResult:
         [other.behaviours for other in others],
         [(surrogate, fitted.behaviours) for surrogate, fitted in null],
         text.behaviours if text is not None else None,
-        drops[len(first[0]) :],
+        drops[1],
     )
     found = Found(
         atoms={int(index): item for index, item in zip(own.kept, atoms, strict=True)},
@@ -213,22 +213,27 @@ def _by_weight(own: Findings, members: NDArray[np.int64]) -> list[int]:
 
 
 def _loss_drops(
-    ctx: StageContext, spanned: SpannedDocuments, sets: Sequence[NDArray[np.int64]]
-) -> list[tuple[float | None, int]]:
+    ctx: StageContext,
+    spanned: SpannedDocuments,
+    atoms: Sequence[NDArray[np.int64]],
+    behaviours: Sequence[NDArray[np.int64]],
+) -> tuple[list[tuple[float | None, int]], list[tuple[float | None, int]]]:
     """Nats a target token that the adapter takes off the loss of each set, and over how many documents.
 
-    What the extraction's sample did not measure under the base is measured now, by a forward pass. In a refit
-    half of a set tells it: as much of it is measured as its parent left to be.
+    What the extraction's sample did not measure under the base is measured now, by a forward pass: a
+    behaviour's set whole, and half of an atom's. In a refit half of either is enough: only what its parent
+    left to be measured of it is.
     """
+    sets = [spanned.used[members] for members in (*behaviours, *atoms)]
     losses = load_losses([ctx.read(layout.shard_losses(index)) for index in range(ctx.shards)])
     base = losses.base_loss.copy()
-    wanted = np.unique(np.concatenate([*(spanned.used[members] for members in sets), np.zeros(0, np.int64)]))
+    wanted = np.unique(np.concatenate([*sets, np.zeros(0, np.int64)]))
     more = wanted[np.isnan(base[wanted])]
-    least = 1.0
+    whole = len(behaviours)
     if losses.parent_base_loss is not None:
         base[more] = losses.parent_base_loss[more]
-        least = ENOUGH_MEASURED
-    missing = _missing(base, [spanned.used[members] for members in sets], least)
+        whole = 0
+    missing = _missing(base, sets[:whole], sets[whole:])
     tokens = load_tokens(ctx.read(layout.TOKENS))
     documents = spanned.documents
     if len(missing):
@@ -239,22 +244,25 @@ def _loss_drops(
     ctx.write(MORE_LOSSES, scratch)
     targets = np.array([int(tokens[int(document)].target_mask.sum()) for document in documents])
     found: list[tuple[float | None, int]] = []
-    for members in sets:
-        places = spanned.used[members]
-        places = places[~np.isnan(base[places])]
-        count = int(targets[places].sum())
-        drop = float((base[places] - losses.loss[places]).sum()) / count if count else None
-        found.append((drop, len(places)))
-    return found
+    for places in sets:
+        measured = places[~np.isnan(base[places])]
+        count = int(targets[measured].sum())
+        drop = float((base[measured] - losses.loss[measured]).sum()) / count if count else None
+        found.append((drop, len(measured)))
+    return found[len(behaviours) :], found[: len(behaviours)]
 
 
-def _missing(base: NDArray[np.float64], sets: Sequence[NDArray[np.int64]], least: float) -> NDArray[np.int64]:
-    """The first documents of each set that are yet to be measured, so that a share `least` of it is known."""
+def _missing(
+    base: NDArray[np.float64], whole: Sequence[NDArray[np.int64]], half: Sequence[NDArray[np.int64]]
+) -> NDArray[np.int64]:
+    """What is yet to be measured: all of `whole`, and the first of each of `half` until half is known."""
     known = ~np.isnan(base)
     before = known.copy()
-    for places in sets:
+    for places in whole:
+        known[places] = True
+    for places in half:
         unknown = places[~known[places]]
-        lacking = math.ceil(least * len(places)) - (len(places) - len(unknown))
+        lacking = math.ceil(ENOUGH_MEASURED * len(places)) - (len(places) - len(unknown))
         known[unknown[: max(0, lacking)]] = True
     return np.flatnonzero(known & ~before)
 
