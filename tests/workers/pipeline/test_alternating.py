@@ -62,6 +62,25 @@ def test_a_fit_that_has_seen_many_documents_ends_at_a_greater_fall(monkeypatch: 
     assert early.objective < whole.objective * 1.02
 
 
+def test_documents_that_are_all_but_explained_end_a_fit_that_has_seen_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    span = unit_rows(clustered(CLUSTERS, noise=0.5))
+
+    def fitted() -> Fit:
+        return learn(span, 40, codes="nonnegative", alpha=0.003, codes_per_document=2, seed=0)
+
+    whole = fitted()
+    monkeypatch.setattr(alternating, "SEEN", 5 * len(CLUSTERS))
+    early = fitted()
+    assert whole.objective < early.objective < alternating.LITTLE
+    assert early.rounds < whole.rounds
+    assert early.tolerance == pytest.approx(TOLERANCE_THEN * alternating.LITTLE / early.objective, rel=0.05)
+    assert early.last_fall is not None
+    assert early.last_fall * early.objective < TOLERANCE_THEN * alternating.LITTLE * 1.05
+    assert early.converged
+
+
 def test_scikit_learn_that_ran_out_of_steps_has_not_converged(monkeypatch: pytest.MonkeyPatch) -> None:
     span = unit_rows(clustered(CLUSTERS, noise=1.0))
     assert learn_minibatch(span, 6, alpha=0.1, seed=0).converged

@@ -27,6 +27,9 @@ TOLERANCE = 1e-4
 SEEN, TOLERANCE_THEN = 100_000, 5e-4
 """Documents, each counted once a round, after which a greater fall will do: of few documents rounds are
 cheap, and it is there that the last of them tell small groups apart."""
+LITTLE = 0.1
+"""Objective, of 1/2 at first, below which falls are then told of this. What atoms explain all but wholly,
+such as short texts by their words, would go on falling by a share of next to nothing."""
 TUNED_ROUNDS = 25
 """Rounds in which `alpha` is moved towards the codes a document that are wanted; it is fixed afterwards."""
 
@@ -81,7 +84,7 @@ def learn(
         products, inner = span.products(atoms).contiguous(), span.inner(atoms, atoms)
         value = _objective(norms, products, inner, found, penalty)
         fall = (before - value) / max(abs(value), 1e-30)
-        if rounds > tuned and fall < _tolerance(rounds * n) and not fresh:
+        if rounds > tuned and fall < _tolerance(rounds * n, value) and not fresh:
             converged = True
             break
         before = value
@@ -97,13 +100,15 @@ def learn(
         reseeded,
         pieces=n_atoms,
         last_fall=fall if math.isfinite(fall) else None,
-        tolerance=_tolerance(rounds * n),
+        tolerance=_tolerance(rounds * n, value),
     )
 
 
-def _tolerance(seen: int) -> float:
-    """The fall that ends a fit whose rounds have gone over so many documents."""
-    return TOLERANCE if seen < SEEN else TOLERANCE_THEN
+def _tolerance(seen: int, value: float) -> float:
+    """The relative fall to an objective that ends a fit whose rounds have gone over so many documents."""
+    if seen < SEEN:
+        return TOLERANCE
+    return TOLERANCE_THEN * max(1.0, LITTLE / max(abs(value), 1e-30))
 
 
 def _first_atoms(span: Span, n_atoms: int, seed: int) -> torch.Tensor:
