@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from atomscope.bundle import Bundle
-from atomscope.errors import InvalidInput
+from atomscope.errors import BundleError, InvalidInput
 from atomscope.input_files import is_model_file
 from atomscope.types.resources import Progress
 from atomscope.types.spec import AuditSpec
@@ -59,9 +59,13 @@ class ParentAudit(FinishedAudit):
         self._checked: set[str] = set()
 
     def read(self, path: str) -> Path:
-        if path in self._checked:
-            return super().read(path)
-        local = self.bundle.checked(path)
+        """Raises `InvalidInput` (`bundle_damaged`): another attempt would find the bundle no better."""
+        try:
+            if path in self._checked:
+                return super().read(path)
+            local = self.bundle.checked(path)
+        except BundleError as error:
+            raise InvalidInput("bundle_damaged", str(error)) from error
         self._checked.add(path)
         return local
 

@@ -44,7 +44,7 @@ class Parent(Protocol):
         ...
 
     def read(self, path: str) -> Path:
-        """A local file with the content of `path`; raises `BundleError` when it is missing or damaged."""
+        """A local file with the content of `path`; an error that names it when it is missing or damaged."""
         ...
 
     def forget(self, path: str) -> None:
