@@ -47,15 +47,22 @@ def test_a_fit_that_its_limit_stops_says_so_and_how_far_it_still_fell() -> None:
     assert stopped.last_fall > TOLERANCE
 
 
-def test_a_fit_that_has_seen_many_documents_ends_at_a_greater_fall(monkeypatch: pytest.MonkeyPatch) -> None:
-    span = unit_rows(clustered(CLUSTERS, noise=1.0))
+def to_the_end_and_having_seen_many(
+    n_atoms: int, alpha: float, noise: float, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Fit, Fit]:
+    """One fit of the clusters as it is, and as if five rounds over them were many documents."""
+    span = unit_rows(clustered(CLUSTERS, noise=noise))
 
     def fitted() -> Fit:
-        return learn(span, 8, codes="nonnegative", alpha=0.05, codes_per_document=2, seed=0)
+        return learn(span, n_atoms, codes="nonnegative", alpha=alpha, codes_per_document=2, seed=0)
 
     whole = fitted()
     monkeypatch.setattr(alternating, "SEEN", 5 * len(CLUSTERS))
-    early = fitted()
+    return whole, fitted()
+
+
+def test_a_fit_that_has_seen_many_documents_ends_at_a_greater_fall(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, early = to_the_end_and_having_seen_many(8, 0.05, 1.0, monkeypatch)
     assert (whole.tolerance, early.tolerance) == (TOLERANCE, TOLERANCE_THEN)
     assert 5 <= early.rounds < whole.rounds
     assert early.converged
@@ -65,14 +72,7 @@ def test_a_fit_that_has_seen_many_documents_ends_at_a_greater_fall(monkeypatch: 
 def test_documents_that_are_all_but_explained_end_a_fit_that_has_seen_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    span = unit_rows(clustered(CLUSTERS, noise=0.5))
-
-    def fitted() -> Fit:
-        return learn(span, 40, codes="nonnegative", alpha=0.003, codes_per_document=2, seed=0)
-
-    whole = fitted()
-    monkeypatch.setattr(alternating, "SEEN", 5 * len(CLUSTERS))
-    early = fitted()
+    whole, early = to_the_end_and_having_seen_many(40, 0.003, 0.5, monkeypatch)
     assert whole.objective < early.objective < alternating.LITTLE
     assert early.rounds < whole.rounds
     assert early.tolerance == pytest.approx(TOLERANCE_THEN * alternating.LITTLE / early.objective, rel=0.05)
