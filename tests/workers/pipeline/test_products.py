@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from atomscope_workers.pipeline import products
-from atomscope_workers.pipeline.products import BLOCK, SMALLEST, OuterSum, held_numbers
+from atomscope_workers.pipeline.products import BLOCK, NARROW, SMALLEST, OuterSum, held_numbers
 
 CPU = torch.device("cpu")
-COLUMNS = [3, SMALLEST, 2 * SMALLEST + 1, 2 * BLOCK + 1]
+COLUMNS = [3, SMALLEST, 2 * NARROW + 1, 2 * BLOCK + 1]
 
 
 def rows_of(columns: int, dtype: torch.dtype = torch.float32, count: int = 300) -> torch.Tensor:
@@ -19,7 +19,7 @@ def rows_of(columns: int, dtype: torch.dtype = torch.float32, count: int = 300) 
 
 
 def summed(*batches: torch.Tensor) -> OuterSum:
-    found = OuterSum.zeros(batches[0].shape[1], CPU)
+    found = OuterSum.zeros(batches[0].shape[1], CPU, batches[0].dtype)
     for rows in batches:
         found.add(rows)
     return found
@@ -53,6 +53,17 @@ def test_sums_of_shards_are_added_up_in_float64(columns: int) -> None:
     assert total.size == columns
     assert torch.equal(total.matrix(), first.matrix().double() + second.matrix().double())
     assert torch.equal(OuterSum.of(total.matrix()).matrix(), total.matrix())
+
+
+def test_float32_products_on_a_cpu_take_few_columns_at_a_time() -> None:
+    """A third fewer multiplications at the width of a small model."""
+    rows = rows_of(3 * NARROW)
+    total = summed(rows)
+    held = sum(block.numel() for block in total._blocks)  # pyright: ignore[reportPrivateUsage]
+    assert held == NARROW**2 * (1 + 2 + 3)
+    whole = OuterSum.zeros(3 * NARROW, CPU)
+    whole.add(rows)
+    assert torch.allclose(total.matrix(), whole.matrix(), rtol=0, atol=1e-6 * float(whole.matrix().max()))
 
 
 def test_of_a_wide_matrix_about_half_is_held() -> None:

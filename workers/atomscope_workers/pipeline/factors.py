@@ -56,7 +56,7 @@ class FactorSums:
 
 def _add(sums: dict[str, OuterSum], name: str, rows: torch.Tensor) -> None:
     if name not in sums:
-        sums[name] = OuterSum.zeros(rows.shape[1], rows.device)
+        sums[name] = OuterSum.zeros(rows.shape[1], rows.device, rows.dtype)
     sums[name].add(rows)
 
 

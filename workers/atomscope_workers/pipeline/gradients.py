@@ -20,7 +20,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from atomscope.errors import AtomscopeError
 from atomscope_workers.models.attention import fastest_attention
@@ -30,6 +29,7 @@ from atomscope_workers.pipeline.batches import Batch
 from atomscope_workers.pipeline.factors import FactorSums
 from atomscope_workers.pipeline.recompute import recomputed_layers
 from atomscope_workers.pipeline.splitting import split_at_length
+from atomscope_workers.pipeline.target_loss import target_losses, target_losses_and_gradient
 
 
 class UnsupportedModel(AtomscopeError):  # noqa: N818
@@ -94,8 +94,9 @@ def gradient_pass(
             try:
                 # The backward pass runs layers again where they are recomputed.
                 with torch.enable_grad(), fastest_attention(lora, batch.input_ids.shape[1]):
-                    token_losses = _token_losses(lora, batch)
-                    token_losses.sum().backward()
+                    logits = target_logits(lora, batch)
+                    token_losses, gradient = target_losses_and_gradient(logits.detach(), batch.targets)
+                    logits.backward(gradient)
             finally:
                 state.clear()
             for parameter in lora.parameters:
@@ -125,13 +126,13 @@ def document_losses(lora: LoraModel, batch: Batch) -> torch.Tensor:
     """Summed cross-entropy of each document's targets, float64 (B,), by a forward pass alone."""
     parts = split_at_length(batch, length_boundary(lora.base.config))
     with torch.no_grad():
-        return _joined([(rows, _by_document(_token_losses(lora, part), part)) for rows, part in parts])
+        return _joined([(rows, _losses_of_part(lora, part)) for rows, part in parts])
 
 
 def gradient_norms(gradients: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Norm of each document's whole gradient, float64 (B,), from its parts (B, d_out, d_in)."""
-    squares = [part.double().square_().sum((1, 2)) for part in gradients.values()]
-    return torch.stack(squares).sum(0).sqrt_()
+    parts = [torch.linalg.vector_norm(part, dim=(1, 2), dtype=torch.float64) for part in gradients.values()]
+    return torch.linalg.vector_norm(torch.stack(parts), dim=0)
 
 
 def target_logits(lora: LoraModel, batch: Batch) -> torch.Tensor:
@@ -169,9 +170,8 @@ def target_logits(lora: LoraModel, batch: Batch) -> torch.Tensor:
     return logits[0]
 
 
-def _token_losses(lora: LoraModel, batch: Batch) -> torch.Tensor:
-    """Cross-entropy of every target of the batch, float32 (n,)."""
-    return cross_entropy(target_logits(lora, batch).float(), batch.targets, reduction="none")
+def _losses_of_part(lora: LoraModel, batch: Batch) -> torch.Tensor:
+    return _by_document(target_losses(target_logits(lora, batch), batch.targets), batch)
 
 
 def _modules_of_head(lora: LoraModel) -> set[torch.nn.Module]:
@@ -182,7 +182,7 @@ def _modules_of_head(lora: LoraModel) -> set[torch.nn.Module]:
 
 def _by_document(token_losses: torch.Tensor, batch: Batch) -> torch.Tensor:
     sums = torch.zeros(len(batch.documents), dtype=torch.float64, device=token_losses.device)
-    return sums.index_add_(0, batch.owners, token_losses.detach().double())
+    return sums.index_add_(0, batch.owners, token_losses.double())
 
 
 def _joined(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:

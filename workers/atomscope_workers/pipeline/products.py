@@ -8,7 +8,7 @@ CUDA it is TF32 that multiplies: it has the range of float32, and holds every bi
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Self
 
@@ -18,24 +18,27 @@ SMALLEST = 64
 """Columns from which multiplying in bfloat16 repays the conversion."""
 BLOCK = 768
 """Columns of a block: of wider matrices only the blocks on and below the diagonal are multiplied and held."""
+NARROW = 192
+"""Of float32 products on a CPU, which are as fast in strips this narrow."""
 
 
 class OuterSum:
     """sum_t x_t x_t^T over rows x_t of d columns, by its blocks on and below the diagonal."""
 
     def __init__(self, blocks: list[torch.Tensor]) -> None:
-        """Block i holds `BLOCK` rows of the matrix, or what is left, up to and with its diagonal block."""
+        """Each block holds rows of the matrix up to and with its diagonal block, from the first on."""
         self._blocks = blocks
 
     @classmethod
-    def zeros(cls, size: int, device: torch.device) -> Self:
-        """The sum of no rows of `size` columns, float32."""
-        return cls([torch.zeros(own.stop - own.start, own.stop, device=device) for own in _blocks(size)])
+    def zeros(cls, size: int, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Self:
+        """The sum of no rows of `size` columns, float32, in the blocks that suit rows of `dtype`."""
+        step = NARROW if device.type == "cpu" and dtype == torch.float32 else BLOCK
+        return cls([torch.zeros(own.stop - own.start, own.stop, device=device) for own in _cuts(size, step)])
 
     @classmethod
     def of(cls, matrix: torch.Tensor) -> Self:
         """A symmetric matrix (d, d), of whose entries those above the diagonal blocks are not read."""
-        return cls([matrix[own, : own.stop].clone() for own in _blocks(matrix.shape[0])])
+        return cls([matrix[own, : own.stop].clone() for own in _cuts(matrix.shape[0], BLOCK)])
 
     @property
     def size(self) -> int:
@@ -47,11 +50,11 @@ class OuterSum:
         exact = rows.dtype == torch.bfloat16 and rows.shape[1] >= SMALLEST
         whole = rows.float()
         with _bfloat16_products(rows.device) if exact else nullcontext():
-            for own, block in zip(_blocks(self.size), self._blocks, strict=True):
+            for own, block in self._own():
                 block.addmm_(whole[:, own].T, whole[:, : own.stop])
 
     def merge(self, other: OuterSum) -> None:
-        """Add another sum of as many columns."""
+        """Add another sum of as many columns, in the same blocks."""
         for block, more in zip(self._blocks, other._blocks, strict=True):
             block.add_(more)
 
@@ -62,19 +65,24 @@ class OuterSum:
     def matrix(self) -> torch.Tensor:
         """All of it (d, d), symmetric, in the dtype of the sum."""
         found = self._blocks[-1].new_empty(self.size, self.size)
-        for own, block in zip(_blocks(self.size), self._blocks, strict=True):
+        for own, block in self._own():
             found[own, : own.stop] = block
             found[: own.start, own] = block[:, : own.start].T
         return found
 
+    def _own(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Blocks with the rows that they hold."""
+        for block in self._blocks:
+            yield slice(block.shape[1] - block.shape[0], block.shape[1]), block
+
 
 def held_numbers(size: int) -> int:
-    """Numbers that a sum of so many columns holds."""
-    return sum((own.stop - own.start) * own.stop for own in _blocks(size))
+    """Numbers that a sum of so many columns holds at most."""
+    return sum((own.stop - own.start) * own.stop for own in _cuts(size, BLOCK))
 
 
-def _blocks(size: int) -> list[slice]:
-    return [slice(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK)]
+def _cuts(size: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
 
 
 @contextmanager
