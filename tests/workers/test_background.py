@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from atomscope.store import StoreError
 from atomscope_workers.background import BackgroundCalls
@@ -57,3 +58,18 @@ def test_whoever_adds_more_than_may_wait_waits_and_closing_waits_for_what_runs()
     calls.finish()
     calls.close()
     assert len(done) == len(added) == 8
+
+
+def test_pytorch_computes_in_the_threads_alone_and_outside_with_as_many_as_before() -> None:
+    calls, inside = BackgroundCalls("test", at_once=2, waiting=2), list[int]()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for _ in range(4):
+            calls.add(lambda: inside.append(torch.get_num_threads()))
+        calls.finish()
+        assert inside == [1, 1, 1, 1]
+        assert torch.get_num_threads() == 2
+    finally:
+        calls.close()
+        torch.set_num_threads(before)
