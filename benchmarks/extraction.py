@@ -106,11 +106,13 @@ def extraction(lora: LoraModel, batches: list[Batch], folder: Path) -> None:
     """What a shard does: gradients and sums of every batch, into files."""
     documents = np.array(sorted(row for batch in batches for row in batch.documents), dtype=np.int64)
     shapes = {parameter.name: parameter.shape for parameter in lora.parameters}
-    factors, path = FactorSums(), folder / "gradients.safetensors"
-    with GradientWriter(path, documents, shapes) as writer, deterministic(lora.device):
+    factors = FactorSums()
+    with (
+        GradientWriter(folder / "gradients.safetensors", documents, shapes) as writer,
+        deterministic(lora.device),
+    ):
         write_gradients(lora, batches, factors, writer, lambda documents, losses, norms: None)
     save_factors(factors, folder / "factors.safetensors")
-    path.unlink()
 
 
 def paper_loop(lora: LoraModel, documents: list[TokenizedDocument], folder: Path) -> None:
@@ -219,7 +221,9 @@ def in_turn(
         passes.append(timed(lambda batches=batches: bare(lora, batches)))
         lora.base.set_attn_implementation("sdpa")
         batches = batched(documents, own_budget, lora)
-        extractions.append(timed(lambda batches=batches: extraction(lora, batches, folder)))
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            shard = Path(name)
+            extractions.append(timed(lambda batches=batches, shard=shard: extraction(lora, batches, shard)))
     return passes, extractions
 
 
