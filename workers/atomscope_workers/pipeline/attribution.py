@@ -52,10 +52,10 @@ def whiten_query(
 
     Raises `KeyError` where a module has no gradient.
     """
-    parts = {
-        module.name: module.rotation.rotate(gradients[module.name]).double().cpu() * _spectrum(module, -0.5)
-        for module in curvature
-    }
+    parts: dict[str, torch.Tensor] = {}
+    for module in curvature:
+        rotated = module.rotation.rotate(gradients[module.name].unsqueeze(0)).squeeze(0)
+        parts[module.name] = rotated.double().cpu() * _spectrum(module, -0.5)
     norm = float(torch.stack([part.square().sum() for part in parts.values()]).sum().sqrt())
     scale = 1 / norm if norm > 0 else 0.0
     return WhitenedQuery(curvature, {name: part * scale for name, part in parts.items()}, norm)

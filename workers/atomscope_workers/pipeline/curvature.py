@@ -20,6 +20,7 @@ import torch
 
 from atomscope.types.spec import Preconditioner
 from atomscope_workers.pipeline.factors import FactorSums
+from atomscope_workers.pipeline.two_sided import two_sided
 
 KFAC_EPS = 1e-6
 """Added to products of Kronecker eigenvalues, as the paper does."""
@@ -54,9 +55,7 @@ class Rotation:
 
     def rotate(self, gradients: torch.Tensor) -> torch.Tensor:
         """Q_S^T G Q_A of float32 gradients (n, d_out, d_in), float32, on the device of the gradients."""
-        q_s = self.outputs.vectors.to(gradients.device)
-        q_a = self.inputs.vectors.to(gradients.device)
-        return (q_s.T @ gradients) @ q_a
+        return two_sided(self.outputs.vectors, gradients, self.inputs.vectors)
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def rotations(factors: FactorSums) -> tuple[Rotation, ...]:
 
 def squared_sum(rotation: Rotation, gradients: torch.Tensor) -> torch.Tensor:
     """Sum over documents of the squared rotated gradients, float64 (d_out, d_in), on their device."""
-    return rotation.rotate(gradients).double().square_().sum(0)
+    return torch.linalg.vector_norm(rotation.rotate(gradients), dim=0, dtype=torch.float64).square_()
 
 
 def measured_lambda(sums: torch.Tensor, documents: int) -> torch.Tensor:

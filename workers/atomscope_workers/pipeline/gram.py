@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from atomscope_workers.pipeline.curvature import ModuleCurvature
+from atomscope_workers.pipeline.two_sided import two_sided
 
 BLOCK_BYTES = 256 * 2**20
 """Most bytes of whitened coordinates held at once."""
@@ -49,11 +50,9 @@ class Block:
     def whiten(self, gradients: torch.Tensor) -> torch.Tensor:
         """Whitened coordinates (n, size) of float32 gradients (n, d_out, d_in), on their device."""
         rows, columns = self.part
-        device = gradients.device
-        q_s = self.module.rotation.outputs.vectors[:, rows].to(device)
-        q_a = self.module.rotation.inputs.vectors[:, columns].to(device)
-        rotated = (q_s.T @ gradients) @ q_a if self.wide else q_s.T @ (gradients @ q_a)
-        return (rotated * self.weights().to(device)).flatten(1)
+        rotation = self.module.rotation
+        rotated = two_sided(rotation.outputs.vectors[:, rows], gradients, rotation.inputs.vectors[:, columns])
+        return (rotated * self.weights().to(gradients.device)).flatten(1)
 
     def weights(self) -> torch.Tensor:
         """1 / sqrt(lambda + damping) of its coordinates, float32."""
@@ -65,12 +64,10 @@ class Block:
         Sums over the blocks of a module give the whole.
         """
         rows, columns = self.part
-        device = coordinates.device
-        scale = (self.module.lambdas[self.part] + self.module.damping).pow(exponent).float().to(device)
-        q_s = self.module.rotation.outputs.vectors[:, rows].to(device)
-        q_a = self.module.rotation.inputs.vectors[:, columns].to(device)
-        core = coordinates.unflatten(1, tuple(scale.shape)) * scale
-        return (q_s @ core) @ q_a.T
+        rotation = self.module.rotation
+        scale = (self.module.lambdas[self.part] + self.module.damping).pow(exponent).float()
+        core = coordinates.unflatten(1, tuple(scale.shape)) * scale.to(coordinates.device)
+        return two_sided(rotation.outputs.vectors[:, rows].T, core, rotation.inputs.vectors[:, columns].T)
 
 
 def blocks(curvature: Sequence[ModuleCurvature], documents: int, limit: int = BLOCK_BYTES) -> Iterator[Block]:
