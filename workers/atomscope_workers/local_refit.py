@@ -13,7 +13,7 @@ import msgspec
 
 from atomscope.bundle import layout, open_bundle
 from atomscope.cli.registry import LocalRefit
-from atomscope.errors import BundleError, InvalidInput
+from atomscope.errors import InvalidInput
 from atomscope.input_files import ADAPTER_FILES, folder_digest, is_model_file
 from atomscope.text import counted
 from atomscope.types.bundle import Plan
@@ -57,8 +57,9 @@ class WorkUnderWay:
         return (self._files / path).is_file()
 
     def read(self, path: str) -> Path:
+        """Raises `InvalidInput` (`bundle_damaged`), as a finished parent does."""
         if not self.holds(path):
-            raise BundleError(f"{path} is missing from the work folder")
+            raise InvalidInput("bundle_damaged", f"{path} is missing from {self._files}")
         return self._files / path
 
     def forget(self, path: str) -> None:
