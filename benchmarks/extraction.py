@@ -22,6 +22,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -222,8 +223,7 @@ def in_turn(
         lora.base.set_attn_implementation("sdpa")
         batches = batched(documents, own_budget, lora)
         with tempfile.TemporaryDirectory(dir=folder) as name:
-            shard = Path(name)
-            extractions.append(timed(lambda batches=batches, shard=shard: extraction(lora, batches, shard)))
+            extractions.append(timed(partial(extraction, lora, batches, Path(name))))
     return passes, extractions
 
 

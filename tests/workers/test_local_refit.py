@@ -185,7 +185,7 @@ def test_the_work_of_an_interrupted_audit_can_be_refitted(
     with_another_byte(weights)
     facts = next(work.rglob("gradients/0001.json"))
     facts.rename(tmp_path / "facts")
-    with pytest.raises(InvalidInput, match="0001.json is missing from") as caught:
+    with pytest.raises(InvalidInput, match=r"0001\.json is missing from") as caught:
         refit(work, tmp_path / "other", seed=1)
     assert caught.value.code == "bundle_damaged"
     (tmp_path / "facts").rename(facts)

@@ -36,16 +36,11 @@ class Block:
     stop: int
 
     @property
-    def wide(self) -> bool:
-        """Whether the larger side is the input's (d_in)."""
-        rows, columns = self.module.rotation.shape
-        return columns >= rows
-
-    @property
     def part(self) -> tuple[slice, slice]:
         """Its place among the rotated coordinates (d_out, d_in)."""
+        rows, columns = self.module.rotation.shape
         cut, whole = slice(self.start, self.stop), slice(None)
-        return (whole, cut) if self.wide else (cut, whole)
+        return (whole, cut) if columns >= rows else (cut, whole)
 
     def whiten(self, gradients: torch.Tensor) -> torch.Tensor:
         """Whitened coordinates (n, size) of float32 gradients (n, d_out, d_in), on their device."""

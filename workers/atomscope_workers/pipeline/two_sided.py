@@ -12,7 +12,8 @@ import torch
 def two_sided(left: torch.Tensor, matrices: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """left^T M right of every M of (n, rows, columns): (n, left's columns, right's columns).
 
-    `left` (rows, any) and `right` (columns, any) are brought to the device of the matrices.
+    All are of one float dtype. `left` (rows, any) and `right` (columns, any) are brought to the device of the
+    matrices. What is returned need not be contiguous.
     """
     left, right = left.to(matrices.device), right.to(matrices.device)
     count, rows, columns = matrices.shape
