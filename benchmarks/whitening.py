@@ -43,18 +43,11 @@ def main() -> None:
         for rows, columns in ((args.rank, side), (side, args.rank)):
             gradients = torch.randn(args.documents, rows, columns)
             left, right = (torch.linalg.qr(torch.randn(size, size)).Q for size in (rows, columns))
-            ways = (one_a_document, two_sided)
-            found = [
-                min(times)
-                for times in zip(
-                    *(
-                        [timed(partial(way, left, gradients, right)) for way in ways]
-                        for _ in range(args.rounds)
-                    ),
-                    strict=True,
-                )
+            times = [
+                [timed(partial(way, left, gradients, right)) for way in (one_a_document, two_sided)]
+                for _ in range(args.rounds)
             ]
-            alone, together = (1e3 * seconds for seconds in found)
+            alone, together = (1e3 * min(taken) for taken in zip(*times, strict=True))
             limit = 2e3 * args.documents * rows * columns * (rows + columns) / peak
             told = f"{alone:.1f} | {together:.1f} | {together / alone:.2f} | {limit:.1f}"
             print(f"| {rows} x {columns} | {told} |", flush=True)
