@@ -140,7 +140,7 @@ def paper_loop(lora: LoraModel, documents: list[TokenizedDocument], folder: Path
     save_file({"gradients": np.stack(kept)}, folder / "loop.safetensors")
 
 
-def timed(work: Callable[[], None]) -> float:
+def timed(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     if torch.cuda.is_available():
