@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from atomscope_workers.pipeline.products import held_numbers
 
+AT_ONCE = 64
+"""Vectors made by one pass over the gradients of a large model."""
 PART = 64 * 2**20
 """Bytes of one request of a multipart upload or download."""
 
@@ -66,6 +68,11 @@ class Shape:
         """Of all of them in a shard's file."""
         return self.layers * sum(2 * size * (size + 1) for size in self.factors)
 
+    @property
+    def basis_bytes(self) -> int:
+        """Of all eigenvectors, which every unit that turns gradients reads."""
+        return self.layers * sum(4 * size**2 for size in self.factors)
+
     def pass_flops(self, tokens: int) -> float:
         """Of a forward pass and the backward to activations; logits at half of the tokens."""
         return 4.0 * (self.body * tokens + self.vocabulary * self.hidden * tokens / 2)
@@ -97,14 +104,17 @@ def main() -> None:
     parser.add_argument("--sums", type=float, default=395, help="TFLOP/s of the sums' products (TF32)")
     parser.add_argument("--store", type=float, default=1.0, help="GB/s of one worker to or from the store")
     parser.add_argument("--shard", type=int, default=256)
+    parser.add_argument("--atoms", type=int, default=500, help="of which vectors are made")
     args = parser.parse_args()
     count, shards = args.documents, -(-args.documents // args.shard)
     for shape in SHAPES:
         flops, sums = shape.pass_flops(args.tokens), shape.factor_flops(args.tokens)
         computing = count * (flops / (args.peak * args.share) + sums / (args.sums * args.share)) / 1e12
         size, stored_sums = count * shape.gradient * 2.0, shards * shape.factor_bytes
-        reading = size / (args.store * 1e9)
-        writing = reading + stored_sums / (args.store * 1e9)
+        once = size / (args.store * 1e9)
+        turning = once + shards * shape.basis_bytes / (args.store * 1e9)
+        writing = once + stored_sums / (args.store * 1e9)
+        passes = -(-args.atoms // AT_ONCE)
         requests = 2 * shards * -(-int(size / shards) // PART) + 12 * shards
         print(
             f"\n{shape.name}: d = {shape.gradient / 1e6:.1f} M, sums {4 * shape.factor_numbers / 1e9:.0f} GB"
@@ -114,10 +124,21 @@ def main() -> None:
         print(f"stored: {size / 1e12:.1f} TB in {shards:,} shards, {requests:,} requests for them")
         alone = hours(stored_sums / (args.store * 1e9))
         print(f"sums stored: {stored_sums / 1e12:.1f} TB, read by one worker in {alone} h")
-        print("| GPUs | passes and sums, h | writing, h | extraction, h | reading for the sketch, h |")
-        print("|---|---|---|---|---|")
+        print(f"eigenvectors: {shape.basis_bytes / 1e9:.0f} GB, read with every shard, for lambda and again")
+        print(
+            "| GPUs | passes and sums, h | writing, h | extraction, h | reading for lambda and sketch, h | ",
+            end="",
+        )
+        print("for vectors, h |")
+        print("|---|---|---|---|---|---|")
         for gpus in args.gpus:
-            each = computing / gpus, writing / gpus, max(computing, writing) / gpus, reading / gpus
+            each = (
+                computing / gpus,
+                writing / gpus,
+                max(computing, writing) / gpus,
+                2 * turning / gpus,
+                -(-passes // gpus) * once,
+            )
             print(f"| {gpus} | " + " | ".join(hours(item) for item in each) + " |")
 
 

@@ -4,9 +4,10 @@
 
 A tiny Llama of random weights, a LoRA and documents of random words. Inputs and outputs lie in SeaweedFS,
 started for the occasion, and every unit sees them as a worker's does. The plan is made in one process;
-extraction, curvature and the sketch run in another one, whose seconds a document and peak memory are printed
-for every size, with the slope of log seconds over log documents. Then an audit of `--shared` documents, its
-artifacts in a folder, is extracted by one process of one thread, and by two at once, in turn.
+extraction and what follows it, up to the sketch, run in another one, whose seconds a document and peak
+memory are printed for every size, with the slope of log seconds over log documents. Then an audit of
+`--shared` documents, its artifacts in a folder, is extracted by one process of one thread, and by two at
+once, in turn.
 """
 
 from __future__ import annotations
@@ -39,12 +40,13 @@ from atomscope.input_files import file_digest, folder_digest
 from atomscope.store import ObjectStore, open_store
 from atomscope.types.bundle import Plan
 from atomscope.types.spec import AuditConfig, AuditSpec, InputRef
-from atomscope.types.work import Stage, UnitOrder
+from atomscope.types.work import FAN_OUT, Stage, UnitOrder
 from atomscope_workers.celery_context import StoreContext
 from atomscope_workers.stages.registry import STAGE_FUNCTIONS
 
 CONFIG = AuditConfig(exact_documents=100, sketch_columns=512, dtype="float32")
 """The sketch route at every size."""
+AFTER_EXTRACTION: tuple[Stage, ...] = ("eigenbases", "lambdas", "curvature", "project")
 PROJECT, TARGETS = "prj_bench", ("q_proj", "v_proj")
 
 
@@ -159,13 +161,11 @@ def child(store: ObjectStore, audit: str, what: str, fence: int) -> None:
         seconds["extract"] = time.time() - start
         seconds["loading"] = start - first - seconds["extract"] / shards
         winners = {**planned, "extract": [2] * shards}
-        start = time.time()
-        run_unit(store, audit, "curvature", 0, 1, winners)
-        seconds["curvature"] = time.time() - start
-        winners["curvature"], start = [1], time.time()
-        for index in range(shards):
-            run_unit(store, audit, "project", index, 1, winners)
-        seconds["project"] = time.time() - start
+        for stage in AFTER_EXTRACTION:
+            start, units = time.time(), shards if stage in FAN_OUT else 1
+            for index in range(units):
+                run_unit(store, audit, stage, index, 1, winners)
+            seconds[stage], winners[stage] = time.time() - start, [1] * units
     else:
         part, parts = (int(item) for item in what.split("/"))
         run_unit(store, audit, "extract", part, fence, planned)
@@ -224,8 +224,9 @@ def print_sizes(sizes: Sequence[int]) -> None:
         store = open_store(uri)
         base, adapter = model_folders(Path(folder))
         refs = put_folder(store, "base", base), put_folder(store, "adapter", adapter)
-        print("| documents | loading s | ms a document: extract | curvature | project | peak MiB |")
-        print("|---|---|---|---|---|---|")
+        after = " | ".join(AFTER_EXTRACTION)
+        print(f"| documents | loading s | ms a document: extract | {after} | peak MiB |")
+        print(f"|---|---|---|{'---|' * len(AFTER_EXTRACTION)}---|")
         costs: list[float] = []
         for count in sizes:
             audit = f"aud_{count}"
@@ -234,7 +235,7 @@ def print_sizes(sizes: Sequence[int]) -> None:
             found = finished(start_child(uri, audit, "worker", environment))
             took = found["seconds"]
             costs.append(took["extract"] + took["project"])
-            stages = ("extract", "curvature", "project")
+            stages = ("extract", *AFTER_EXTRACTION)
             each = " | ".join(f"{1000 * took[stage] / count:.2f}" for stage in stages)
             print(f"| {count:,} | {took['loading']:.1f} | {each} | {found['peak']:.0f} |", flush=True)
         if len(costs) > 1:

@@ -70,7 +70,7 @@ def test_events_tell_the_story_in_order(audit: atomscope.Audit) -> None:
     assert events[-1].type == "audit.succeeded"
     stages = [event.data["stage"] for event in events if event.type == "audit.stage"]
     assert stages == [
-        "validate", "extract", "curvature", "project", "dictionary",
+        "validate", "extract", "eigenbases", "lambdas", "curvature", "project", "dictionary",
         "evidence", "vectors", "characterise", "report",
     ]  # fmt: skip
 

@@ -11,7 +11,7 @@ import pytest
 
 import atomscope
 from atomscope.cli.registry import LocalRun
-from atomscope.types.work import STAGES, Stage
+from atomscope.types.work import FAN_OUT, STAGES, Stage
 from tests.fixtures.corpus import write_corpus
 from tests.workers.local_runs import SMALL, Recorder, contents, finished, partial, request, run
 
@@ -93,7 +93,7 @@ def test_an_audit_interrupted_twice_in_every_stage_ends_with_the_same_bits(
             with pytest.raises(KeyboardInterrupt):
                 run(ask, _stopping_at(stage, count))
             assert not ask.out.exists()
-    assert len(finished(ask.out)) == len(STAGES) - 3 + 2 * SHARDS
+    assert len(finished(ask.out)) == len(STAGES) - 1 + len(FAN_OUT) * (SHARDS - 1)
     recorder = Recorder()
     assert contents(run(ask, recorder)) == contents(whole[0])
     assert {told.stage for told in recorder.told} == {"report"}
@@ -171,8 +171,7 @@ def test_counts_rise_to_the_total_of_every_stage(whole: tuple[Path, Recorder]) -
         assert dones == sorted(dones), stage
         assert counts[-1][0] == counts[-1][1] > 0, stage
         assert all(done <= total for done, total in counts), stage
-    across: list[Stage] = ["extract", "project"]
-    for stage in across:
+    for stage in FAN_OUT:
         assert {total for _, total in recorder.of(stage)} == {DOCUMENTS}
         assert {0, 8, 16, 24, DOCUMENTS} <= {done for done, _ in recorder.of(stage)}
 

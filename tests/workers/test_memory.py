@@ -59,7 +59,8 @@ def test_a_floor_counts_what_is_certain_by_part() -> None:
         "gradients of a micro-batch": 4 * d * 2,
         "curvature sums": 4 * squares,
     }
-    assert found["curvature"] == {"curvature sums": 12 * squares, "lambda": 8 * d}
+    assert found["eigenbases"] == {"curvature sums": 12 * squares}
+    assert found["curvature"] == {"eigenvectors": 4 * squares, "lambda": 16 * d}
     assert found["dictionary"] == {"inner products of the documents": 16 * 9}
     sketched = floors(AuditConfig(exact_documents=1, sketch_columns=64))
     assert sketched["dictionary"] == {"the sketch": 12 * 3 * 64}

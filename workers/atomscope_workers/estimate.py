@@ -176,7 +176,7 @@ def _later_seconds(shapes: Shapes, config: AuditConfig, device: torch.device) ->
         return values
 
     eigen = _timed(decompose) / largest**3
-    curvature = eigen * sum(size**3 for size in shapes.bases)
+    eigenbases = eigen * sum(size**3 for size in shapes.bases)
     rotation = 0.0
     timed: dict[tuple[int, int], float] = {}
     for rows, columns in shapes.parameters.values():
@@ -201,7 +201,8 @@ def _later_seconds(shapes: Shapes, config: AuditConfig, device: torch.device) ->
         gram *= shapes.documents**2 * shapes.gradient
     fitting = _fit_seconds(shapes, config)
     return {
-        "curvature": curvature + (0.0 if config.preconditioner == "kfac" else rotation),
+        "eigenbases": eigenbases,
+        "lambdas": 0.0 if config.preconditioner == "kfac" else rotation,
         "project": rotation + gram,
         "dictionary": fitting,
         "evidence": fitting * (config.fits + config.surrogates),
@@ -236,7 +237,7 @@ def _fit_seconds(shapes: Shapes, config: AuditConfig) -> float:
 
 
 def _peak_bytes(shapes: Shapes, plan: Plan, lengths: Mapping[int, int], probe: ModelProbe) -> int:
-    """The largest of what extraction, curvature and the dictionary hold."""
+    """The largest of what extraction, eigenbases, lambda and the dictionary hold."""
     widest = max(padded_tokens([batch], lengths) for shard in plan.shards for batch in shard.micro_batches)
     most = max(len(batch) for shard in plan.shards for batch in shard.micro_batches)
     sums = 4 * sum(map(held_numbers, shapes.bases))
@@ -244,9 +245,10 @@ def _peak_bytes(shapes: Shapes, plan: Plan, lengths: Mapping[int, int], probe: M
     extract = probe.activations * widest + 2 * 4 * most * shapes.gradient + sums
     shard = 4 * max(len(shard.documents) for shard in plan.shards)
     module = max(rows * columns for rows, columns in shapes.parameters.values())
-    curvature = 3 * sums + 8 * shapes.gradient + 3 * shard * module
+    eigenbases = 3 * sums
+    lambdas = 8 * shapes.gradient + 3 * shard * module
     dictionary = SPAN_COPIES * 4 * shapes.documents * shapes.whitened
-    return probe.resident + int(max(extract, curvature, dictionary))
+    return probe.resident + int(max(extract, eigenbases, lambdas, dictionary))
 
 
 def _timed(work: Callable[[], object], device: torch.device | None = None) -> float:

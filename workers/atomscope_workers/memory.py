@@ -51,7 +51,7 @@ def needs(
     recomputed.
     """
     batches = [batch for shard in plan.shards for batch in shard.micro_batches]
-    sums = sum(map(held_numbers, shapes.bases))
+    sums, squares = sum(map(held_numbers, shapes.bases)), sum(size**2 for size in shapes.bases)
     kept = hidden + shapes.layer_inputs if plan.recompute else sum(shapes.inputs.values())
     extract = {
         "the model's weights": model,
@@ -68,13 +68,15 @@ def needs(
     }[shapes.space]
     return [
         Need("extract", extract),
-        Need("curvature", {"curvature sums": 12 * sums, "lambda": 8 * shapes.gradient}),
+        Need("eigenbases", {"curvature sums": 12 * sums}),
+        Need("curvature", {"eigenvectors": 4 * squares, "lambda": 16 * shapes.gradient}),
         Need("dictionary", whitened),
     ]
 
 
 _ADVICE = {
     "extract": "a smaller `token_budget` or `max_length`, `dtype: bfloat16`",
+    "eigenbases": "an adapter of fewer or narrower layers",
     "curvature": "an adapter of fewer or narrower layers",
     "dictionary": "a smaller `exact_documents` or `sketch_columns`",
 }

@@ -43,6 +43,8 @@ ADAPTER_WEIGHTS = "adapter/adapter_model.safetensors"
 BASE_CONFIG = "base/config.json"
 """`config.json` of the base model: which architecture a steered adapter is for."""
 CURVATURE = "curvature/curvature.safetensors"
+EIGENBASES = "work/eigenbases.safetensors"
+"""Eigenvectors and eigenvalues of the Kronecker factors, of all shards' sums."""
 GRAM = "projected/gram.safetensors"
 """Inner products of the whitened gradients, where every one of them is kept."""
 BASIS = "sketches/basis.safetensors"
@@ -95,6 +97,16 @@ def shard_losses(index: int) -> str:
 def factor_sums(index: int) -> str:
     """Work path of the Kronecker factor sums of shard `index`."""
     return f"work/factors/{index:04d}.safetensors"
+
+
+def squared_sums(index: int) -> str:
+    """Work path of the sums of squared rotated gradients of shard `index`, of which lambda is the mean."""
+    return f"work/lambdas/{index:04d}.safetensors"
+
+
+def raw_sketch(index: int) -> str:
+    """Work path of the sketched raw gradients of shard `index`, where the bundle is not to keep them."""
+    return f"work/sketches/{index:04d}.safetensors"
 
 
 def shard_facts(index: int) -> str:

@@ -22,6 +22,8 @@ REPORT_TASK = "atomscope.control.report"
 Stage = Literal[
     "validate",
     "extract",
+    "eigenbases",
+    "lambdas",
     "curvature",
     "project",
     "dictionary",
@@ -33,6 +35,8 @@ Stage = Literal[
 STAGES: tuple[Stage, ...] = (
     "validate",
     "extract",
+    "eigenbases",
+    "lambdas",
     "curvature",
     "project",
     "dictionary",
@@ -43,7 +47,7 @@ STAGES: tuple[Stage, ...] = (
 )
 """Stages in order; a stage starts when every unit of the one before it has succeeded."""
 
-FAN_OUT: frozenset[Stage] = frozenset({"extract", "project"})
+FAN_OUT: frozenset[Stage] = frozenset({"extract", "lambdas", "project", "vectors"})
 """Stages with one unit a shard; the others have one unit."""
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 from atomscope.types.spec import AuditSpec
 from atomscope.types.work import (
+    FAN_OUT,
     PIPELINE_QUEUE,
     STAGES,
     UnitAbandoned,
@@ -33,6 +34,8 @@ from atomscope_service.db.models import DatasetRow, DeletionRow
 from tests.fixtures.valkey import Valkey
 from tests.service.control.site import SHARDS, Site, message_of, report_on
 
+UNITS = len(STAGES) + len(FAN_OUT) * (SHARDS - 1)
+"""Of an audit."""
 QUEUED = 0.06
 """Seconds after which a queued unit of `Site` is looked after."""
 
@@ -56,7 +59,7 @@ def test_an_audit_goes_through_every_stage_and_leaves_a_gapless_history(any_site
     site = any_site
     audit = site.submit()
     site.scheduler.start(site.project, audit)
-    assert site.work() == len(STAGES) - 2 + 2 * SHARDS
+    assert site.work() == UNITS
     row = site.audit(audit)
     assert (row.status, row.n_atoms, row.n_documents, row.warnings) == ("succeeded", 8, 30, ["it is small"])
     assert row.bundle_prefix == f"projects/{site.project}/audits/{audit}/bundle-a1-f1/"
@@ -79,7 +82,7 @@ def test_orders_name_the_winning_fences_of_finished_stages(site: Site) -> None:
     assert first is not None
     failure = {"code": "worker_error", "detail": "lost its way", "retryable": True}
     assert site.report(first, UnitFailed, 1, **failure)
-    site.work(until="curvature")
+    site.work(until="eigenbases")
     order = site.take()
     assert order is not None
     assert order.winners["validate"] == [1]
@@ -197,7 +200,7 @@ def test_a_cancel_whose_message_was_lost_is_carried_on(site: Site) -> None:
     assert site.valkey.client.get(live_fence_key(order.unit_id)) == "0", "whoever takes it up stops at once"
 
 
-@pytest.mark.parametrize("moment", range(2 * (len(STAGES) - 2 + 2 * SHARDS) + 1))
+@pytest.mark.parametrize("moment", range(2 * UNITS + 1))
 def test_a_cancel_between_any_two_messages_ends_the_audit_as_canceled(site: Site, moment: int) -> None:
     audit = site.submit()
     site.scheduler.start(site.project, audit)

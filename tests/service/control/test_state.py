@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from atomscope.types.work import (
+    FAN_OUT,
     STAGES,
     UnitAbandoned,
     UnitFailed,
@@ -53,7 +54,7 @@ def test_an_audit_runs_from_its_first_taken_unit_through_every_stage_to_one_bund
     assert record.audit.bundle_prefix == "projects/prj_1/audits/aud_1/bundle-a1-f1/"
     assert (record.audit.shards, record.audit.n_documents) == (3, 30)
     counts = {stage: sum(1 for unit in record.units.values() if unit.stage == stage) for stage in STAGES}
-    assert counts == dict.fromkeys(STAGES, 1) | {"extract": 3, "project": 3}
+    assert counts == dict.fromkeys(STAGES, 1) | dict.fromkeys(FAN_OUT, 3)
     assert [kind for kind, _ in record.events if kind != "audit.stage"] == [
         "audit.running",
         "audit.succeeded",

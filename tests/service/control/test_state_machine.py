@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from atomscope.types.work import (
+    FAN_OUT,
     STAGES,
     UnitAbandoned,
     UnitFailed,
@@ -112,7 +113,7 @@ class AuditMachine(RuleBasedStateMachine):
         if self.record.audit.status == "canceled":
             assert self.cancel_asked
         if self.record.audit.status == "succeeded":
-            assert len(self.record.finished) == len(STAGES) + 4
+            assert len(self.record.finished) == len(STAGES) + 2 * len(FAN_OUT)
 
     def teardown(self) -> None:
         """Whatever has happened, an honest worker and a sweep bring the audit to its end."""

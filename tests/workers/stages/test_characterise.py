@@ -14,7 +14,6 @@ from atomscope.bundle import layout, read_coefficients
 from atomscope.types.atoms import AuditReport, Behaviour
 from atomscope.types.hierarchy import Hierarchy
 from atomscope.types.spec import AuditConfig
-from atomscope.types.work import Stage
 from atomscope_workers.pipeline.ranking import own_score, scores
 from tests.workers.stages.units import (
     CONFIG,
@@ -25,7 +24,6 @@ from tests.workers.stages.units import (
     random_gradients,
 )
 
-UP_TO: tuple[Stage, ...] = ("curvature", "project", "dictionary", "evidence", "vectors", "characterise")
 CLUSTERS = [0, 1, 2, 3] * 5
 WORDS = ["apple", "pear", "plum", "fig"]
 """Of the documents of each cluster."""
@@ -40,7 +38,7 @@ def gradients() -> dict[str, NDArray[np.float32]]:
 def audit(gradients: dict[str, NDArray[np.float32]], tmp_path_factory: pytest.TempPathFactory) -> Audit:
     texts = [f"{WORDS[cluster]} of {place}" for place, cluster in enumerate(CLUSTERS)]
     audit = extracted(tmp_path_factory.mktemp("characterise") / "work", gradients, CONFIG, texts=texts)
-    audit.run(*UP_TO)
+    audit.through("characterise")
     return audit
 
 
@@ -48,7 +46,7 @@ def _characterised(
     work: Path, gradients: dict[str, NDArray[np.float32]], config: AuditConfig = CONFIG
 ) -> tuple[Audit, list[str]]:
     audit = extracted(work, gradients, config)
-    return audit, audit.run(*UP_TO).summary["warnings"]
+    return audit, audit.through("characterise").summary["warnings"]
 
 
 def _report(audit: Audit) -> AuditReport:

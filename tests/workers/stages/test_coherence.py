@@ -1,4 +1,4 @@
-"""Coherence of raw gradients: exact, or sketched with one shard on the worker's disk at a time."""
+"""Coherence of raw gradients: exact, or of their sketches, one shard's on the worker's disk at a time."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ def test_sketched_coherence_is_the_exact_one_within_its_error_and_lets_go_of_sha
         extracted(tmp_path / name, gradients, config) for name, config in (("exact", CONFIG), ("few", few))
     )
     for audit in (exact, sketched):
-        audit.run("curvature")
+        audit.through("project")
+    for shard in range(sketched.shards):
+        sketched.file(layout.gradient_shard(shard)).unlink()
     ctx, gone = sketched.context("characterise"), list[str]()
     monkeypatch.setattr(ctx, "forget", gone.append)
     found, expected = coherence_of(ctx, TOP), coherence_of(exact.context("characterise"), TOP)
-    assert gone == [layout.gradient_shard(0), layout.gradient_shard(1)]
+    assert gone == [layout.raw_sketch(0), layout.raw_sketch(1), layout.raw_sketch(2)]
     for own, other in zip(found, expected, strict=True):
         assert own.own == pytest.approx(other.own, abs=ERROR)
         assert own.null_mean == pytest.approx(other.null_mean, abs=ERROR)

@@ -24,6 +24,8 @@ CONFIG = AuditConfig(
 STOPPABLE: list[tuple[Stage, str]] = [
     ("validate", "plan.json"),
     ("extract", "gradients/"),
+    ("eigenbases", "work/eigenbases"),
+    ("lambdas", "work/lambdas/"),
     ("curvature", "curvature/"),
     ("dictionary", "atoms/dictionary.safetensors"),
     ("evidence", "work/evidence.json"),

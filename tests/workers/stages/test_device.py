@@ -16,7 +16,9 @@ from atomscope_workers.stages.evidence import FOUND
 from tests.workers.pipeline.elsewhere import DEVICE, elsewhere
 from tests.workers.stages.units import SHAPES, Audit, extracted
 
-STAGES: tuple[Stage, ...] = ("curvature", "project", "dictionary", "evidence", "vectors")
+STAGES: tuple[Stage, ...] = (
+    "eigenbases", "lambdas", "curvature", "project", "dictionary", "evidence", "vectors"
+)  # fmt: skip
 SMALL = AuditConfig(shard_documents=12, n_atoms=4, alpha=0.2, min_active=2, fits=2, surrogates=1)
 CONFIGS = {
     "gram": SMALL,
@@ -57,5 +59,6 @@ def test_what_is_stored_does_not_depend_on_where_the_work_was_done(
     }
     plans = [layout.PLAN, *map(layout.shard_plan, range(here.shards))]
     assert differing == {f"files/{path}" for path in plans}
+    assert ran["lambdas"] > 0
     assert ran["project"] > 0
     assert ran["evidence"] > ran["dictionary"] > 0

@@ -42,7 +42,7 @@ def _learned(
 ) -> tuple[Audit, list[str]]:
     """The audit after its dictionary, and the stage's warnings."""
     audit = extracted(work, gradients, config)
-    return audit, audit.run("curvature", "project", "dictionary").summary["warnings"]
+    return audit, audit.through("dictionary").summary["warnings"]
 
 
 def _atoms(audit: Audit) -> dict[str, NDArray[np.float32]]:

@@ -27,7 +27,7 @@ def _p_values(work: Path, draw: int) -> list[float]:
     }
     config = AuditConfig(shard_documents=20, fits=1, min_active=2, seed=draw)
     audit = extracted(work, gradients, config)
-    audit.run("curvature", "project", "dictionary", "evidence")
+    audit.through("evidence")
     found = msgspec.json.decode(audit.file(FOUND).read_bytes(), type=Found)
     values = [item.p_value for item in found.atoms.values()]
     assert len(values) > 5, "few atoms test little"

@@ -66,7 +66,7 @@ def test_gradients_of_all_shards_are_read_in_the_order_of_the_plan(tmp_path: Pat
     gradients = random_gradients(7)
     audit = extracted(tmp_path / "work", gradients, AuditConfig(shard_documents=3))
     assert audit.shards == 3
-    shards = inputs.gradient_shards(audit.context("curvature"), torch.device("cpu"))
+    shards = inputs.gradient_shards(audit.context("characterise"), torch.device("cpu"))
     for name, value in gradients.items():
         np.testing.assert_array_equal(shards.rows(name, np.arange(7)).numpy(), value)
 
@@ -74,7 +74,7 @@ def test_gradients_of_all_shards_are_read_in_the_order_of_the_plan(tmp_path: Pat
 def test_a_streamed_shard_lets_go_of_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gradients = random_gradients(7)
     audit = extracted(tmp_path / "work", gradients, AuditConfig(shard_documents=3))
-    ctx, gone = audit.context("curvature"), list[str]()
+    ctx, gone = audit.context("characterise"), list[str]()
     monkeypatch.setattr(ctx, "forget", gone.append)
     load = inputs.streamed_gradients(ctx, torch.device("cpu"))
     for index, rows in enumerate((slice(0, 3), slice(3, 6), slice(6, 7))):

@@ -7,11 +7,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from atomscope.bundle import layout
 from atomscope.types.atoms import AuditReport
 from atomscope.types.spec import AuditConfig
+from atomscope_workers.pipeline.sketch import sketch_raw
 from tests.workers.stages.units import Audit, clustered_gradients, extracted
 
 DOCUMENTS = 24
@@ -23,7 +25,7 @@ CONFIG = AuditConfig(
 def _projected(work: Path, **changes: int) -> Audit:
     config = msgspec.structs.replace(CONFIG, **changes)
     audit = extracted(work, clustered_gradients([0, 1, 2, 3] * (DOCUMENTS // 4)), config)
-    audit.run("curvature", "project")
+    audit.through("project")
     return audit
 
 
@@ -44,6 +46,24 @@ def test_the_report_tells_the_cosine_error_of_the_sketch(tmp_path: Path) -> None
         np.sqrt(np.square(rows @ rows.T - cosines)[off].mean()), rel=1e-3
     )
     assert told["cosine_error_expected"] == 0.125
+
+
+def test_raw_gradients_are_sketched_for_coherence_where_documents_are_many(tmp_path: Path) -> None:
+    """Outside of the bundle, which keeps a sketch of them only where it was asked to."""
+    audit = _projected(tmp_path / "many", exact_documents=1, sketch_columns=64)
+    stored = [load_file(audit.file(layout.raw_sketch(shard))) for shard in range(audit.shards)]
+    gradients = clustered_gradients([0, 1, 2, 3] * (DOCUMENTS // 4))
+    expected = sketch_raw(
+        sorted(gradients),
+        lambda name: torch.from_numpy(gradients[name]),
+        DOCUMENTS,
+        columns=64,
+        seed=audit.spec.config.seed,
+    )
+    assert np.concatenate([part["document"] for part in stored]).tolist() == list(range(0, 3 * DOCUMENTS, 3))
+    np.testing.assert_array_equal(np.concatenate([part["sketch"] for part in stored]), expected.numpy())
+    assert not audit.file("sketches").exists()
+    assert not _projected(tmp_path / "few").file("work/sketches").exists()
 
 
 def test_exact_inner_products_have_no_such_error_to_tell(tmp_path: Path) -> None:

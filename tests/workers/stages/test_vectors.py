@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree, rmtree
 from typing import Any
 
 import msgspec
@@ -40,7 +41,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     work = tmp_path_factory.mktemp("vectors") / "work"
     config = msgspec.structs.replace(CONFIG, **SPACES[request.param])
     audit = extracted(work, clustered_gradients([0, 1, 2, 3] * 4), config)
-    audit.run("curvature", "project", "dictionary", "evidence")
+    audit.through("evidence")
     return audit
 
 
@@ -90,7 +91,7 @@ def test_a_vector_says_what_it_is_of(learned: Audit) -> None:
 
 def test_without_an_atom_no_vector_is_written_and_the_count_still_ends_whole(tmp_path: Path) -> None:
     audit = extracted(tmp_path / "work", random_gradients(12), msgspec.structs.replace(CONFIG, alpha=1.0))
-    audit.run("curvature", "project", "dictionary", "evidence")
+    audit.through("evidence")
     counts: list[tuple[int, int]] = []
 
     def tell(done: int, total: int, unit: str) -> None:
@@ -98,7 +99,37 @@ def test_without_an_atom_no_vector_is_written_and_the_count_still_ends_whole(tmp
 
     vectors.run(unit(audit.work, "vectors", audit.spec, shards=audit.shards, tell=tell))
     assert not audit.file("vectors").exists()
-    assert counts[-1] == (1, 1)
+    assert counts[-1] == (5, 5)
+
+
+@pytest.mark.parametrize("each", [1, 2])
+def test_units_share_the_atoms_and_make_what_one_unit_makes(
+    learned: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each: int
+) -> None:
+    """`each` atoms are what one pass over the gradients makes; of kept components it is always one."""
+    whole = _with_vectors(learned, "0")
+    atoms = sorted(atom.index for atom in whole.atoms())
+    expected = {atom: load_file(whole.file(layout.vector(atom))) for atom in atoms}
+    audit = replace(whole, work=Path(copytree(whole.work, tmp_path / "work")))
+    monkeypatch.setattr(vectors, "LEAST_HELD", each)
+    monkeypatch.setattr(vectors, "HELD_BYTES", 1)
+    rmtree(audit.file("vectors"))
+    rmtree(audit.file(vectors.MADE))
+    size = 1 if learned.spec.config.preconditioner == "ekfac" else each
+    shares = [atoms[start : start + size] for start in range(0, len(atoms), size)]
+    assert len(atoms) == 4
+    assert audit.shards == 4
+    for index in reversed(range(audit.shards)):
+        ctx = audit.context("vectors", index)
+        vectors.run(ctx)
+        own = [atom for share in shares[index :: audit.shards] for atom in share]
+        assert [path for path in ctx.written if path.startswith("vectors/")] == list(map(layout.vector, own))
+    made = vectors.read_made(audit.context("characterise"))
+    assert made.norms.keys() == set(atoms)
+    for atom, vector in expected.items():
+        found = load_file(audit.file(layout.vector(atom)))
+        for name, tensor in vector.items():
+            np.testing.assert_allclose(found[name], tensor, rtol=1e-5, atol=1e-6 * made.norms[atom])
 
 
 class _AsBundle:

@@ -16,7 +16,7 @@ from atomscope.bundle import layout
 from atomscope.types.atoms import Atom, DroppedDocument
 from atomscope.types.bundle import Plan
 from atomscope.types.spec import AuditConfig, AuditSpec, InputRef
-from atomscope.types.work import FAN_OUT, Stage
+from atomscope.types.work import FAN_OUT, STAGES, Stage
 from atomscope_workers.datasets.documents import TokenizedDocument, save_tokens
 from atomscope_workers.local import MAX_ROWS, LocalContext
 from atomscope_workers.pipeline.factors import FactorSums
@@ -93,7 +93,7 @@ def unit(
 
 @dataclass
 class Audit:
-    """An audit from `curvature` on, of gradients that a test gave it."""
+    """An audit from `eigenbases` on, of gradients that a test gave it."""
 
     work: Path
     spec: AuditSpec
@@ -108,8 +108,12 @@ class Audit:
                 result = STAGE_FUNCTIONS[stage](ctx)
         return result
 
-    def context(self, stage: Stage) -> LocalContext:
-        return unit(self.work, stage, self.spec, shards=self.shards)
+    def through(self, last: Stage) -> UnitResult:
+        """Every stage that follows the extraction, `last` the last of them; its result."""
+        return self.run(*STAGES[STAGES.index("extract") + 1 : STAGES.index(last) + 1])
+
+    def context(self, stage: Stage, index: int = 0) -> LocalContext:
+        return unit(self.work, stage, self.spec, index=index, shards=self.shards)
 
     def atoms(self) -> list[Atom]:
         return msgspec.json.decode(self.file(layout.ATOMS).read_bytes(), type=list[Atom])

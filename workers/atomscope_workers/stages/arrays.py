@@ -76,26 +76,72 @@ def _square(triangle: torch.Tensor) -> OuterSum:
     return OuterSum.of(matrix)
 
 
-def save_curvature(curvature: Sequence[ModuleCurvature], path: Path) -> None:
-    """Write the curvature of every module, tensors keyed by parameter name.
+def save_rotations(bases: Sequence[Rotation], path: Path) -> None:
+    """Write the eigenbases of every module, tensors keyed by parameter name.
 
-    `inputs/<group>/values|vectors` (Q_A, once for modules that share it), `outputs/<name>/values|vectors`
-    (Q_S), `lambda/<name>`, `chosen/<name>` (row, column) and `scale/<name>`; groups and damping are metadata.
+    `inputs/<group>/values|vectors` (Q_A, once for modules that share it) and `outputs/<name>/values|vectors`
+    (Q_S); groups are metadata.
     """
+    facts = {"groups": _groups(bases)}
+    save_file(_basis_tensors(bases), path, metadata={_FACTS: json.dumps(facts)})
+
+
+def load_rotations(path: Path) -> tuple[Rotation, ...]:
+    """Read what `save_rotations` wrote, sorted by name."""
+    return _rotations(_read_facts(path)["groups"], load_file(path))
+
+
+def _groups(bases: Sequence[Rotation]) -> dict[str, str]:
+    return {rotation.name: rotation.group for rotation in bases}
+
+
+def _basis_tensors(bases: Sequence[Rotation]) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
-    for module in curvature:
-        rotation = module.rotation
+    for rotation in bases:
         for side, key, basis in (
             ("inputs", rotation.group, rotation.inputs),
-            ("outputs", module.name, rotation.outputs),
+            ("outputs", rotation.name, rotation.outputs),
         ):
             tensors[f"{side}/{key}/values"] = basis.values.contiguous()
             tensors[f"{side}/{key}/vectors"] = basis.vectors.contiguous()
+    return tensors
+
+
+def _rotations(groups: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> tuple[Rotation, ...]:
+    def basis(key: str) -> Eigenbasis:
+        return Eigenbasis(tensors[f"{key}/values"], tensors[f"{key}/vectors"])
+
+    shared = {group: basis(f"inputs/{group}") for group in set(groups.values())}
+    return tuple(
+        Rotation(name, group, shared[group], basis(f"outputs/{name}"))
+        for name, group in sorted(groups.items())
+    )
+
+
+def save_squared_sums(sums: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write one shard's sums of squared rotated gradients: float64 (d_out, d_in) by parameter name."""
+    save_file({name: value.contiguous() for name, value in sums.items()}, path)
+
+
+def load_squared_sums(path: Path) -> dict[str, torch.Tensor]:
+    """Read what `save_squared_sums` wrote."""
+    return load_file(path)
+
+
+def save_curvature(curvature: Sequence[ModuleCurvature], path: Path) -> None:
+    """Write the curvature of every module, tensors keyed by parameter name.
+
+    The eigenbases as `save_rotations` does, `lambda/<name>`, `chosen/<name>` (row, column) and
+    `scale/<name>`; groups and damping are metadata.
+    """
+    bases = [module.rotation for module in curvature]
+    tensors = _basis_tensors(bases)
+    for module in curvature:
         tensors[f"lambda/{module.name}"] = module.lambdas.contiguous()
         tensors[f"chosen/{module.name}"] = module.chosen.contiguous()
         tensors[f"scale/{module.name}"] = module.scale.contiguous()
     facts = {
-        "groups": {module.name: module.rotation.group for module in curvature},
+        "groups": _groups(bases),
         "damping": {module.name: module.damping for module in curvature},
     }
     save_file(tensors, path, metadata={_FACTS: json.dumps(facts)})
@@ -105,21 +151,15 @@ def load_curvature(path: Path) -> tuple[ModuleCurvature, ...]:
     """Read what `save_curvature` wrote, sorted by name."""
     facts = _read_facts(path)
     tensors = load_file(path)
-
-    def basis(key: str) -> Eigenbasis:
-        return Eigenbasis(tensors[f"{key}/values"], tensors[f"{key}/vectors"])
-
-    groups: dict[str, str] = facts["groups"]
-    shared = {group: basis(f"inputs/{group}") for group in set(groups.values())}
     return tuple(
         ModuleCurvature(
-            rotation=Rotation(name, group, shared[group], basis(f"outputs/{name}")),
-            lambdas=tensors[f"lambda/{name}"],
-            damping=float(facts["damping"][name]),
-            chosen=tensors[f"chosen/{name}"],
-            scale=tensors[f"scale/{name}"],
+            rotation=rotation,
+            lambdas=tensors[f"lambda/{rotation.name}"],
+            damping=float(facts["damping"][rotation.name]),
+            chosen=tensors[f"chosen/{rotation.name}"],
+            scale=tensors[f"scale/{rotation.name}"],
         )
-        for name, group in sorted(groups.items())
+        for rotation in _rotations(facts["groups"], tensors)
     )
 
 

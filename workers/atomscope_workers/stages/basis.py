@@ -47,7 +47,7 @@ def keep_basis(ctx: StageContext, spanned: SpannedDocuments) -> None:
     curvature = load_curvature(ctx.read(layout.CURVATURE))
     shapes = {module.name: module.rotation.shape for module in curvature}
     numbers = sum(rows * columns for rows, columns in shapes.values())
-    raw = torch.from_numpy(of_raw_gradients(spanned, weights))
+    raw = torch.from_numpy(of_raw_gradients(np.sqrt(spanned.energy_total), weights))
     scratch = ctx.scratch / "basis.safetensors"
     with GradientWriter(scratch, np.arange(len(raw)), shapes, "float16") as writer:
         for rows in torch.arange(len(raw)).split(max(LEAST_HELD, HELD_BYTES // (4 * numbers))):
@@ -90,7 +90,9 @@ def basis_gradients(parent: Parent, device: torch.device) -> tuple[LoadShard, in
     return shard.shard, shard.sizes[0]
 
 
-def of_raw_gradients(spanned: SpannedDocuments, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Weights of unit whitened rows (K, N) as weights of raw gradients; zero where there is no gradient."""
-    norms = np.sqrt(spanned.energy_total)
+def of_raw_gradients(norms: NDArray[np.float64], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weights of unit whitened rows (K, N) as weights of raw gradients; zero where there is no gradient.
+
+    `norms` (N,) are the lengths of the whitened gradients.
+    """
     return np.divide(weights, norms, out=np.zeros(weights.shape), where=norms > 0).astype(np.float32)

@@ -29,7 +29,7 @@ from atomscope_workers.stages.inputs import read_rows
 from atomscope_workers.stages.labels import Subject, label
 from atomscope_workers.stages.rows import StoredRow
 from atomscope_workers.stages.space import SpannedDocuments, spanned_documents
-from atomscope_workers.stages.vectors import COSINES, NORMS
+from atomscope_workers.stages.vectors import read_made
 from atomscope_workers.stages.warned import keep
 
 FEW = 0.1
@@ -120,10 +120,7 @@ def _atoms(
 ) -> list[Atom]:
     spanned = view.spanned
     signs = read_dictionary(ctx)["signs"]
-    norms = msgspec.json.decode(ctx.read(NORMS).read_bytes(), type=dict[int, float])
-    cosines: dict[int, float] = {}
-    if COSINES in ctx.outputs():
-        cosines = msgspec.json.decode(ctx.read(COSINES).read_bytes(), type=dict[int, float])
+    made = read_made(ctx)
     behaviour = {atom: number for number, group in enumerate(found.behaviours) for atom in group.atoms}
     evidence = [found.atoms[member.index] for member in members]
     score = scores(evidence, [[member.index] for member in members], view.tree)
@@ -144,7 +141,7 @@ def _atoms(
             energy_retained=energy_retained(
                 spanned.used[member.positive[: view.limit]], spanned.energy_kept, spanned.energy_total
             ),
-            vector_norm=norms[member.index],
+            vector_norm=made.norms[member.index],
             keywords=keywords[item].anywhere,
             prompt_keywords=keywords[item].prompt,
             response_keywords=keywords[item].response,
@@ -154,7 +151,7 @@ def _atoms(
             evidence=evidence[item],
             behaviour=behaviour.get(member.index),
             exemplars=view.exemplars(member.positive, codes[:, member.index]),
-            vector_cosine=cosines.get(member.index),
+            vector_cosine=made.cosines.get(member.index),
         )
         for item, member in enumerate(members)
     ]

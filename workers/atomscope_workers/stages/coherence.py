@@ -1,8 +1,7 @@
 """Coherence of the documents of atoms and behaviours, beside that of random ones.
 
-It is of raw gradients; past `exact_documents`, and in refits of `gradients: sketch`, of a sketch of them:
-then at most one shard of them is on this machine at a time, and a cosine is off by one over the root of
-`sketch_columns`.
+It is of raw gradients; past `exact_documents`, and in refits of `gradients: sketch`, of the sketch of them
+that was made shard by shard: a cosine is then off by one over the root of `sketch_columns`.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from numpy.typing import NDArray
 
 from atomscope.bundle import layout
 from atomscope_workers.pipeline.coherence import Beginnings, LoadRows, coherences, random_orders
-from atomscope_workers.pipeline.sketch import sketch_raw
-from atomscope_workers.stages.arrays import load_curvature, load_losses, load_sketch
+from atomscope_workers.stages.arrays import load_losses, load_sketch
 from atomscope_workers.stages.context import StageContext
-from atomscope_workers.stages.inputs import gradient_shards, read_plan, streamed_gradients
+from atomscope_workers.stages.inputs import gradient_shards, read_plan
+from atomscope_workers.stages.raw_sketch import compares_sketches, sketch_path
 
 CPU = torch.device("cpu")
 
@@ -55,17 +54,12 @@ def _rows(
     ctx: StageContext, sets: Sequence[Beginnings], norms: NDArray[np.float64]
 ) -> tuple[list[str], LoadRows, NDArray[np.float64]]:
     """What `coherences` goes over: names, their rows by position, and the norms (N,) of the whole rows."""
-    config, documents = ctx.spec.config, len(norms)
-    kept = config.gradients == "sketch"
-    if documents <= config.exact_documents and not (kept and ctx.parent is not None):
+    documents = len(norms)
+    if not compares_sketches(ctx, documents):
         gradients = gradient_shards(ctx, CPU)
         return gradients.names, gradients.rows, norms
-    if kept:
-        needed = np.arange(documents)
-        sketch = load_sketch([ctx.read(layout.gradient_sketch(index)) for index in range(ctx.shards)])
-    else:
-        needed = np.unique(np.concatenate([item.rows for item in sets]))
-        sketch = _sketched(ctx, needed)
+    needed = np.unique(np.concatenate([item.rows for item in sets]))
+    sketch = _sketched(ctx, needed)
     norms = np.zeros(documents)
     norms[needed] = torch.linalg.vector_norm(sketch, dim=1, dtype=torch.float64).numpy()
     return ["sketch"], lambda _, rows: sketch[torch.from_numpy(np.searchsorted(needed, rows))], norms
@@ -73,21 +67,18 @@ def _rows(
 
 def _sketched(ctx: StageContext, needed: NDArray[np.int64]) -> torch.Tensor:
     """Sketched raw gradients (n, columns) of the documents at these rising positions, a shard at a time."""
-    config, load = ctx.spec.config, streamed_gradients(ctx, CPU)
-    names = [module.name for module in load_curvature(ctx.read(layout.CURVATURE))]
     parts: list[torch.Tensor] = []
     start = 0
     for shard in read_plan(ctx).shards:
+        ctx.checkpoint()
         stop = start + len(shard.documents)
         own = torch.from_numpy(needed[(needed >= start) & (needed < stop)] - start)
-
-        def rows(name: str, index: int = shard.index, own: torch.Tensor = own) -> torch.Tensor:
-            return load(index, name)[own]
-
         if len(own):
-            parts.append(sketch_raw(names, rows, len(own), columns=config.sketch_columns, seed=config.seed))
+            path = sketch_path(ctx.spec.config, shard.index)
+            parts.append(load_sketch([ctx.read(path)])[own])
+            ctx.forget(path)
         start = stop
-    return torch.cat(parts) if parts else torch.zeros(0, config.sketch_columns)
+    return torch.cat(parts) if parts else torch.zeros(0, ctx.spec.config.sketch_columns)
 
 
 def _mean_and_95(random: NDArray[np.float64] | None) -> tuple[float, float]:

@@ -1,8 +1,8 @@
-"""Curvature: the shards' sums reduced in shard order, eigenbases, lambda, and the chosen components."""
+"""Curvature: lambda of the whole data, from its shards' parts in their order, and the chosen components."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import torch
 
@@ -12,33 +12,22 @@ from atomscope_workers.pipeline.curvature import (
     choose_components,
     kronecker_lambda,
     measured_lambda,
-    rotations,
     silent_modules,
-    squared_sum,
 )
-from atomscope_workers.pipeline.factors import FactorSums, reduce_factors
-from atomscope_workers.stages.arrays import load_curvature, load_factors, save_curvature
+from atomscope_workers.stages.arrays import load_curvature, load_squared_sums, save_curvature
 from atomscope_workers.stages.context import StageContext, UnitResult
-from atomscope_workers.stages.inputs import plan_device, read_plan, streamed_gradients
+from atomscope_workers.stages.eigenbases import read_rotations
+from atomscope_workers.stages.inputs import read_plan
+from atomscope_workers.stages.lambdas import parent_measured
 from atomscope_workers.stages.warned import finish
 
 
 def run(ctx: StageContext) -> UnitResult:
     """Write `curvature/curvature.safetensors`; a refit has eigenbases and lambda from its parent."""
     config = ctx.spec.config
-    parent = ctx.parent
-    measured: dict[str, torch.Tensor] | None = None
-    if parent is None or not parent.holds(layout.CURVATURE):
-        bases = rotations(reduce_factors(_sums(ctx)))
-    else:
-        stored = load_curvature(parent.read(layout.CURVATURE))
-        bases = tuple(module.rotation for module in stored)
-        if parent.spec.config.preconditioner != "kfac":
-            measured = {module.name: module.lambdas for module in stored}
-    if config.preconditioner == "kfac":
-        lambdas = {rotation.name: kronecker_lambda(rotation) for rotation in bases}
-    else:
-        lambdas = measured or _measured(ctx, bases)
+    ctx.progress(0, ctx.shards, "shards")
+    bases = read_rotations(ctx)
+    lambdas = _lambdas(ctx, bases)
     curvature = [
         choose_components(
             rotation,
@@ -52,29 +41,26 @@ def run(ctx: StageContext) -> UnitResult:
     scratch = ctx.scratch / "curvature.safetensors"
     save_curvature(curvature, scratch)
     ctx.write(layout.CURVATURE, scratch)
+    ctx.progress(ctx.shards, ctx.shards, "shards")
     silent = silent_modules(curvature)
     told = [f"{len(silent)} LoRA matrices had no gradient on any document: {silent[0]} ..."] if silent else []
     return finish(ctx, told)
 
 
-def _sums(ctx: StageContext) -> Iterator[FactorSums]:
-    """Those of every shard in turn; one file is on this machine at a time."""
+def _lambdas(ctx: StageContext, bases: Sequence[Rotation]) -> dict[str, torch.Tensor]:
+    """Lambda of every module: of the factors' eigenvalues, the parent's, or measured."""
+    if ctx.spec.config.preconditioner == "kfac":
+        return {rotation.name: kronecker_lambda(rotation) for rotation in bases}
+    if ctx.parent is not None and parent_measured(ctx):
+        stored = load_curvature(ctx.parent.read(layout.CURVATURE))
+        return {module.name: module.lambdas for module in stored}
+    sums = {rotation.name: torch.zeros(rotation.shape, dtype=torch.float64) for rotation in bases}
     for index in range(ctx.shards):
         ctx.checkpoint()
-        path = layout.factor_sums(index)
-        yield load_factors(ctx.read(path))
+        ctx.progress(index, ctx.shards, "shards")
+        path = layout.squared_sums(index)
+        for name, part in load_squared_sums(ctx.read(path)).items():
+            sums[name] += part
         ctx.forget(path)
-
-
-def _measured(ctx: StageContext, bases: tuple[Rotation, ...]) -> dict[str, torch.Tensor]:
-    """Lambda by a pass over the gradients, shard by shard."""
-    plan = read_plan(ctx)
-    load = streamed_gradients(ctx, plan_device(plan))
-    sums: dict[str, torch.Tensor] = {}
-    for shard in range(ctx.shards):
-        ctx.progress(shard, ctx.shards, "shards")
-        for rotation in bases:
-            part = squared_sum(rotation, load(shard, rotation.name)).cpu()
-            sums[rotation.name] = sums[rotation.name] + part if rotation.name in sums else part
-    ctx.progress(ctx.shards, ctx.shards, "shards")
-    return {name: measured_lambda(total, plan.n_documents) for name, total in sums.items()}
+    documents = read_plan(ctx).n_documents
+    return {name: measured_lambda(total, documents) for name, total in sums.items()}

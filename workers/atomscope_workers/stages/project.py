@@ -13,8 +13,8 @@ from atomscope.types.atoms import AuditReport
 from atomscope.types.bundle import Plan
 from atomscope_workers.pipeline.gram import accumulate_gram
 from atomscope_workers.pipeline.projection import ProjectedRows, project
-from atomscope_workers.pipeline.sketch import cosine_error, sketch_raw, sketch_rows
-from atomscope_workers.stages.arrays import load_curvature, save_gram, save_projected, save_sketch
+from atomscope_workers.pipeline.sketch import cosine_error, sketch_rows
+from atomscope_workers.stages.arrays import load_curvature, save_gram, save_projected
 from atomscope_workers.stages.context import Parent, StageContext, UnitResult
 from atomscope_workers.stages.determinism import deterministic
 from atomscope_workers.stages.inputs import (
@@ -24,6 +24,7 @@ from atomscope_workers.stages.inputs import (
     read_shard_plan,
     streamed_gradients,
 )
+from atomscope_workers.stages.raw_sketch import write_sketch
 from atomscope_workers.stages.space import same_whitening, space_of
 
 SKETCH = "work/sketch.json"
@@ -36,8 +37,8 @@ MEASURED = 64
 def run(ctx: StageContext) -> UnitResult:
     """Write `projected/NNNN.safetensors` of the shard; or, by the first unit, `projected/gram.safetensors`.
 
-    The Gram matrix is one unit's work, since its blocks are coordinates of all the documents. Under
-    `gradients: sketch`, every unit writes `sketches/NNNN.safetensors` as well.
+    The Gram matrix is one unit's work, since its blocks are coordinates of all the documents. Where raw
+    gradients are sketched, every unit sketches its shard's as well.
     """
     plan, own = read_shard_plan(ctx)
     documents = np.array(own.documents, dtype=np.int64)
@@ -45,12 +46,10 @@ def run(ctx: StageContext) -> UnitResult:
     space = space_of(ctx.spec.config, plan.n_documents)
     whole = space == "gram"
     path = layout.GRAM if whole else layout.projected_shard(ctx.index)
-    sketched = ctx.spec.config.gradients == "sketch"
-    if sketched:
-        _keep_sketch(ctx, plan, documents)
+    write_sketch(ctx, plan, documents)
     if whole and ctx.index:
         pass
-    elif ctx.parent is not None and sketched:
+    elif ctx.parent is not None and ctx.spec.config.gradients == "sketch":
         ctx.adopt(path)
         if space == "sketch" and ctx.index == 0:
             _adopt_facts(ctx, ctx.parent)
@@ -68,22 +67,6 @@ def _is_the_parents(ctx: StageContext, path: str, documents: int) -> bool:
     """Whether a refit's parent holds the same at `path`."""
     parent = ctx.parent
     return parent is not None and same_whitening(ctx.spec, parent, documents) and parent.holds(path)
-
-
-def _keep_sketch(ctx: StageContext, plan: Plan, documents: np.ndarray) -> None:
-    """Write what is kept of the shard's raw gradients; a refit has it from its parent."""
-    path = layout.gradient_sketch(ctx.index)
-    if ctx.parent is not None:
-        ctx.adopt(path)
-        return
-    config, device = ctx.spec.config, plan_device(plan)
-    names = [module.name for module in load_curvature(ctx.read(layout.CURVATURE))]
-    load = partial(streamed_gradients(ctx, device), ctx.index)
-    with deterministic(device):
-        rows = sketch_raw(names, load, len(documents), columns=config.sketch_columns, seed=config.seed)
-    scratch = ctx.scratch / "sketch.safetensors"
-    save_sketch(documents, rows, scratch)
-    ctx.write(path, scratch)
 
 
 def _adopt_facts(ctx: StageContext, parent: Parent) -> None:

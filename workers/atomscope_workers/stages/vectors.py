@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from atomscope.bundle import layout
-from atomscope_workers.pipeline.atoms import memberships
 from atomscope_workers.pipeline.curvature import ModuleCurvature
 from atomscope_workers.pipeline.vectors import combined_vectors, steering_vector, vector_norm
 from atomscope_workers.stages.arrays import load_curvature
@@ -24,85 +23,138 @@ from atomscope_workers.stages.basis import (
     keep_basis,
     of_raw_gradients,
 )
-from atomscope_workers.stages.context import StageContext, UnitResult
+from atomscope_workers.stages.context import Parent, StageContext, UnitResult
 from atomscope_workers.stages.dictionary import read_dictionary
-from atomscope_workers.stages.evidence import stored_strengths
-from atomscope_workers.stages.inputs import plan_device, read_plan, streamed_gradients
-from atomscope_workers.stages.space import SpannedDocuments, spanned_documents
+from atomscope_workers.stages.evidence import FOUND, Found
+from atomscope_workers.stages.inputs import plan_device, read_plan, read_shard_plan, streamed_gradients
+from atomscope_workers.stages.space import space_of, spanned_documents
 
-NORMS = "work/vector_norms.json"
-"""Atom index -> Euclidean norm of its vector."""
+MADE = "work/vectors/"
+"""Where each unit that made vectors tells of them."""
 
-COSINES = "work/vector_cosines.json"
-"""Atom index -> cosine between its vector and the exact one, where vectors are made of a basis."""
+Vector = dict[str, NDArray[np.float32]]
+MakeVectors = Callable[[Sequence[int]], list[Vector]]
+"""The vectors of these atoms."""
+
+
+class Made(msgspec.Struct, kw_only=True, frozen=True):
+    """What is told of the vectors, by atom index."""
+
+    norms: dict[int, float] = {}
+    """Their Euclidean norms."""
+    cosines: dict[int, float] = {}
+    """Cosines between them and the exact ones, where they are made of a basis."""
 
 
 def run(ctx: StageContext) -> UnitResult:
     """Write `vectors/NNNN.safetensors`: float32 tensors named and shaped as the LoRA parameters.
 
-    Of a refit of `gradients: sketch` they are made of the basis that it kept.
+    What one pass over the gradients makes is a share of the atoms; of the shares a unit makes every
+    `shards`-th, from its own index on. Of a refit of `gradients: sketch` they are made of the basis that it
+    kept.
     """
     config = ctx.spec.config
-    spanned = spanned_documents(ctx)
-    codes = stored_strengths(ctx, spanned)
-    kept = [member.index for member in memberships(codes, config.min_active)]
-    curvature = load_curvature(ctx.read(layout.CURVATURE))
-    dictionary = read_dictionary(ctx)
-    norms: dict[int, float] = {}
-    sketched = config.gradients == "sketch" and "weights" in dictionary
-    if sketched:
-        keep_basis(ctx, spanned)
-    basis = ctx.parent if sketched and kept else None
-    combinations = torch.zeros(0, 0)
-    if basis is not None:
-        weights, device = dictionary["weights"][kept], plan_device(read_plan(ctx))
-        combinations, cosines = along_basis(basis, spanned, weights, curvature, device)
-        told = dict(zip(kept, cosines.tolist(), strict=True))
-        ctx.write_bytes(COSINES, msgspec.json.encode(told))
-    if "atoms" in dictionary:
-        batch = 1
-    else:
-        size = sum(rows * columns for rows, columns in (module.rotation.shape for module in curvature))
-        batch = max(LEAST_HELD, HELD_BYTES // (2 * 4 * size))
-    for start in range(0, len(kept), batch):
-        part = kept[start : start + batch]
-        ctx.checkpoint()
-        ctx.progress(start, len(kept), "steps")
-        if "atoms" in dictionary:
-            vectors = [steering_vector(dictionary["atoms"][part[0]], curvature, config.vector_power)]
-        elif basis is not None:
-            load, count = basis_gradients(basis, plan_device(read_plan(ctx)))
-            made = combinations[start : start + len(part)]
-            vectors = combined_vectors(made, curvature, load, [count], config.vector_power)
-        else:
-            vectors = _combined(ctx, spanned, curvature, dictionary["weights"][part])
-        for atom, vector in zip(part, vectors, strict=True):
-            norms[atom] = vector_norm(vector)
-            _write(ctx, atom, vector)
-    ctx.write_bytes(NORMS, msgspec.json.encode(norms))
-    steps = max(len(kept), 1)
-    ctx.progress(steps, steps, "steps")
-    return UnitResult()
+    plan, shard = read_shard_plan(ctx)
+    documents = len(shard.documents)
+    ctx.progress(0, documents, "documents")
+    components = space_of(config, plan.n_documents) == "components"
+    if config.gradients == "sketch" and not components and ctx.index == 0:
+        keep_basis(ctx, spanned_documents(ctx))
+    atoms = sorted(msgspec.json.decode(ctx.read(FOUND).read_bytes(), type=Found).atoms)
+    # Most units have no share, and read nothing large to know it.
+    if ctx.index * (1 if components else LEAST_HELD) < len(atoms):
+        _make(ctx, atoms, documents, components=components)
+    ctx.progress(documents, documents, "documents")
+    return UnitResult(documents=documents)
 
 
-def _combined(
-    ctx: StageContext,
-    spanned: SpannedDocuments,
-    curvature: Sequence[ModuleCurvature],
-    weights: NDArray[np.float32],
-) -> list[dict[str, NDArray[np.float32]]]:
-    """Vectors of atoms given by document weights (K, N), by one pass over the gradients."""
-    plan = read_plan(ctx)
-    return combined_vectors(
-        torch.from_numpy(of_raw_gradients(spanned, weights)),
-        curvature,
-        streamed_gradients(ctx, plan_device(plan)),
-        [len(shard.documents) for shard in plan.shards],
-        ctx.spec.config.vector_power,
+def read_made(ctx: StageContext) -> Made:
+    """What all units told of their vectors."""
+    told = [
+        msgspec.json.decode(ctx.read(path).read_bytes(), type=Made)
+        for path in ctx.outputs()
+        if path.startswith(MADE)
+    ]
+    return Made(
+        norms={atom: norm for made in told for atom, norm in made.norms.items()},
+        cosines={atom: cosine for made in told for atom, cosine in made.cosines.items()},
     )
 
 
-def _write(ctx: StageContext, atom: int, vector: dict[str, NDArray[np.float32]]) -> None:
+def _make(ctx: StageContext, atoms: Sequence[int], documents: int, *, components: bool) -> None:
+    curvature = load_curvature(ctx.read(layout.CURVATURE))
+    numbers = sum(rows * columns for rows, columns in (module.rotation.shape for module in curvature))
+    size = 1 if components else max(LEAST_HELD, HELD_BYTES // (2 * 4 * numbers))
+    shares = [atoms[start : start + size] for start in range(0, len(atoms), size)][ctx.index :: ctx.shards]
+    if not shares:
+        return
+    dictionary = read_dictionary(ctx)
+    norms: dict[int, float] = {}
+    cosines: dict[int, float] = {}
+    if components:
+        make = _of_components(ctx, curvature, dictionary["atoms"])
+    elif ctx.spec.config.gradients == "sketch" and ctx.parent is not None:
+        own = [atom for share in shares for atom in share]
+        make, cosines = _of_basis(ctx, ctx.parent, curvature, own, dictionary["weights"])
+    else:
+        make = _of_documents(ctx, curvature, dictionary["weights"], dictionary["norm"])
+    for number, share in enumerate(shares):
+        ctx.checkpoint()
+        ctx.progress(documents * number // len(shares), documents, "documents")
+        for atom, vector in zip(share, make(share), strict=True):
+            norms[atom] = vector_norm(vector)
+            _write(ctx, atom, vector)
+    told = Made(norms=norms, cosines=cosines)
+    ctx.write_bytes(f"{MADE}{ctx.index:04d}.json", msgspec.json.encode(told))
+
+
+def _of_components(
+    ctx: StageContext, curvature: Sequence[ModuleCurvature], rows: NDArray[np.float32]
+) -> MakeVectors:
+    """From dictionary rows (K, k_total)."""
+    power = ctx.spec.config.vector_power
+    return lambda atoms: [steering_vector(rows[atom], curvature, power) for atom in atoms]
+
+
+def _of_documents(
+    ctx: StageContext,
+    curvature: Sequence[ModuleCurvature],
+    weights: NDArray[np.float32],
+    norms: NDArray[np.float64],
+) -> MakeVectors:
+    """From document weights (K, N) and lengths (N,) of whitened gradients, by one pass over the raw ones."""
+    plan = read_plan(ctx)
+    sizes = [len(shard.documents) for shard in plan.shards]
+
+    def make(atoms: Sequence[int]) -> list[Vector]:
+        raw = torch.from_numpy(of_raw_gradients(norms, weights[atoms]))
+        load = streamed_gradients(ctx, plan_device(plan))
+        return combined_vectors(raw, curvature, load, sizes, ctx.spec.config.vector_power)
+
+    return make
+
+
+def _of_basis(
+    ctx: StageContext,
+    parent: Parent,
+    curvature: Sequence[ModuleCurvature],
+    own: Sequence[int],
+    weights: NDArray[np.float32],
+) -> tuple[MakeVectors, dict[int, float]]:
+    """From the parent's basis, and how near the vectors of the atoms `own` come to the exact ones."""
+    device = plan_device(read_shard_plan(ctx)[0])
+    combinations, cosines = along_basis(parent, spanned_documents(ctx), weights[own], curvature, device)
+    places = {atom: place for place, atom in enumerate(own)}
+
+    def make(atoms: Sequence[int]) -> list[Vector]:
+        load, count = basis_gradients(parent, device)
+        made = combinations[[places[atom] for atom in atoms]]
+        return combined_vectors(made, curvature, load, [count], ctx.spec.config.vector_power)
+
+    return make, dict(zip(own, cosines.tolist(), strict=True))
+
+
+def _write(ctx: StageContext, atom: int, vector: Vector) -> None:
     facts = {
         "atom": atom,
         "power": ctx.spec.config.vector_power,
