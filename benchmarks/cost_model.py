@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 from atomscope_workers.pipeline.products import held_numbers
 
-AT_ONCE = 64
-"""Vectors made by one pass over the gradients of a large model."""
 PART = 64 * 2**20
 """Bytes of one request of a multipart upload or download."""
 
@@ -114,7 +112,8 @@ def main() -> None:
         once = size / (args.store * 1e9)
         turning = once + shards * shape.basis_bytes / (args.store * 1e9)
         writing = once + stored_sums / (args.store * 1e9)
-        passes = -(-args.atoms // AT_ONCE)
+        # Read once by parameters; then every vector is put together of its parts.
+        vectors = once + 3 * args.atoms * 4 * shape.gradient / (args.store * 1e9)
         requests = 2 * shards * -(-int(size / shards) // PART) + 12 * shards
         print(
             f"\n{shape.name}: d = {shape.gradient / 1e6:.1f} M, sums {4 * shape.factor_numbers / 1e9:.0f} GB"
@@ -137,7 +136,7 @@ def main() -> None:
                 writing / gpus,
                 max(computing, writing) / gpus,
                 2 * turning / gpus,
-                -(-passes // gpus) * once,
+                vectors / gpus,
             )
             print(f"| {gpus} | " + " | ".join(hours(item) for item in each) + " |")
 

@@ -71,7 +71,7 @@ def test_events_tell_the_story_in_order(audit: atomscope.Audit) -> None:
     stages = [event.data["stage"] for event in events if event.type == "audit.stage"]
     assert stages == [
         "validate", "extract", "eigenbases", "lambdas", "curvature", "project", "dictionary",
-        "evidence", "vectors", "characterise", "report",
+        "evidence", "combine", "vectors", "characterise", "report",
     ]  # fmt: skip
 
 

@@ -74,9 +74,12 @@ def run(asked: LocalRun, on_progress: Callable[[Stage, Progress], None] = quiet)
     return run_local(asked, on_progress)
 
 
-def refit(source: Path, out: Path, **settings: Any) -> Path:
+def refit(
+    source: Path, out: Path, *, base_model: Path | None = None, preset: str | None = None, **settings: Any
+) -> Path:
     """A refit of a bundle or of work under way."""
-    return refit_local(LocalRefit(source=str(source), out=out, settings=settings), quiet)
+    asked = LocalRefit(source=str(source), out=out, base_model=base_model, preset=preset, settings=settings)
+    return refit_local(asked, quiet)
 
 
 def check_that_only_codes_compare(bundle: Bundle) -> None:

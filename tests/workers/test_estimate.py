@@ -68,7 +68,7 @@ def test_the_bytes_of_every_array_are_those_of_the_bundle_but_for_headers(
 def test_time_and_memory_are_given_by_stage_and_are_not_nothing(estimate: Estimate) -> None:
     stages = estimate.details["seconds_by_stage"]
     assert set(stages) == {
-        "validate", "extract", "eigenbases", "lambdas", "project", "dictionary", "evidence", "vectors"
+        "validate", "extract", "eigenbases", "lambdas", "project", "dictionary", "evidence", "combine"
     }  # fmt: skip
     assert estimate.seconds > 0
     assert estimate.memory_bytes > 50 * 2**20  # a process with torch in it

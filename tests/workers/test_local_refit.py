@@ -15,15 +15,13 @@ import torch
 import atomscope
 from atomscope.bundle import layout
 from atomscope.cli import main
-from atomscope.cli.registry import LocalRefit
 from atomscope.errors import BundleError, InvalidInput
-from atomscope_workers.local import refit_local
 from atomscope_workers.models.load import LoraModel
 from atomscope_workers.pipeline import plan
 from atomscope_workers.pipeline.batches import Batch
 from atomscope_workers.stages import evidence, extract
 from tests.fixtures.corpus import write_corpus
-from tests.workers.local_runs import SMALL, Recorder, contents, partial, quiet, request, run
+from tests.workers.local_runs import SMALL, Recorder, contents, partial, refit, request, run
 
 CONFIG = SMALL
 DOCUMENTS = 14
@@ -41,12 +39,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def parent(site: Path, tiny_llama: Path, plain_adapter: Path) -> Path:
     return run(request(tiny_llama, plain_adapter, site / "train.jsonl", site / "parent", CONFIG))
-
-
-def refit(source: Path, out: Path, **more: Any) -> Path:
-    settings = {name: value for name, value in more.items() if name not in ("base_model", "preset")}
-    extra = {name: more[name] for name in ("base_model", "preset") if name in more}
-    return refit_local(LocalRefit(source=str(source), out=out, settings=settings, **extra), quiet)
 
 
 @pytest.fixture

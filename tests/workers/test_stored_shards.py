@@ -68,6 +68,7 @@ def test_later_units_read_the_winners_shard_and_that_of_the_other_audit(
     ctx = context(store, tmp_path, "curvature", extract=[1, 2])
     assert ctx.read(layout.gradient_shard(0)).read_bytes() == b"elder"
     assert ctx.read(layout.gradient_shard(1)).read_bytes() == b"won"
+    assert [ctx.read_range(layout.gradient_shard(index), 0, 2) for index in (0, 1)] == [b"el", b"wo"]
     assert ctx.read(layout.shard_losses(1)).read_bytes() == b"losses"
     assert ctx.read("gradients/0001.json").read_bytes() == b"{}"
     assert ctx.sources()[layout.gradient_shard(1)] == f"{OWN}mine/f2/gradients.safetensors"
@@ -138,3 +139,4 @@ def test_what_a_shard_reads_is_found_without_a_listing(
     assert later.read(layout.CURVATURE).read_bytes() == b"curvature"
     assert later.read(layout.gradient_shard(1)).read_bytes() == b"won"
     assert later.read(layout.factor_sums(1)).name == "factors.safetensors"
+    assert later.read_range(layout.gradient_shard(1), 1, 2) == b"on"

@@ -119,6 +119,18 @@ def test_a_unit_reports_its_start_and_end_and_writes_unit_json_last(bench: Bench
     assert bench.store.get_bytes(f"{unit}work/losses/0000.safetensors") == b"l"
 
 
+def test_the_counts_of_a_unit_that_ends_at_once_are_told(bench: Bench) -> None:
+    def stage(ctx: StageContext) -> UnitResult:
+        ctx.progress(0, 8, "documents")
+        ctx.progress(8, 8, "documents")
+        return UnitResult()
+
+    _, beat, ended = bench.run(bench.order(heartbeat_seconds=10.0), stage)
+    assert isinstance(beat, UnitHeartbeat)
+    assert (beat.done, beat.total, beat.unit, beat.sequence) == (8, 8, "documents", 2)
+    assert isinstance(ended, UnitSucceeded)
+
+
 def test_counts_are_told_while_a_unit_runs_and_none_comes_after_its_end(bench: Bench) -> None:
     def stage(ctx: StageContext) -> UnitResult:
         for done in range(1, 5):

@@ -56,6 +56,7 @@ class StoreContext:
         self._entry: dict[str, StoredFile] = {}
         self._inputs = scratch / "inputs"
         self._outbox = scratch / "outbox"
+        self._keys: dict[str, str] = {}
         self._numbers = itertools.count()
         self._uploads = BackgroundCalls("upload", at_once=UPLOADS_AT_ONCE, waiting=UPLOADS_WAITING)
         self.scratch = scratch / "outputs"
@@ -133,6 +134,11 @@ class StoreContext:
         if not target.exists():
             self._store.get_file(key, target)
         return target
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        if path not in self._keys:
+            self._keys[path] = self._sources.find(path)
+        return self._store.get_range(self._keys[path], start, length)
 
     def forget(self, path: str) -> None:
         (self._inputs / path).unlink(missing_ok=True)

@@ -207,7 +207,7 @@ def _later_seconds(shapes: Shapes, config: AuditConfig, device: torch.device) ->
         "dictionary": fitting,
         "evidence": fitting * (config.fits + config.surrogates),
         # The gradients once more, where atoms are sums of documents.
-        "vectors": rotation * (shapes.space != "components"),
+        "combine": rotation * (shapes.space != "components"),
     }
 
 
@@ -246,7 +246,8 @@ def _peak_bytes(shapes: Shapes, plan: Plan, lengths: Mapping[int, int], probe: M
     shard = 4 * max(len(shard.documents) for shard in plan.shards)
     module = max(rows * columns for rows, columns in shapes.parameters.values())
     eigenbases = 3 * sums
-    lambdas = 8 * shapes.gradient + 3 * shard * module
+    eigenvectors = 4 * sum(size**2 for size in shapes.bases)
+    lambdas = eigenvectors + 8 * shapes.gradient + 3 * shard * module
     dictionary = SPAN_COPIES * 4 * shapes.documents * shapes.whitened
     return probe.resident + int(max(extract, eigenbases, lambdas, dictionary))
 

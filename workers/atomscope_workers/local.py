@@ -90,6 +90,9 @@ class LocalContext:
             raise ObjectNotFound(f"no object {path!r}")
         return file
 
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        return LocalStore(self.work / FILES).get_range(path, start, length)
+
     def forget(self, path: str) -> None:
         """Nothing was fetched."""
 

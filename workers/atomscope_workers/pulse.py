@@ -169,10 +169,14 @@ class Pulse:
     def _beat(self) -> None:
         """Tell counts soon after they change, and that the unit is alive when they do not."""
         told, beaten = self._counts, time.monotonic()
-        while not self._ended.wait(min(TELL_SECONDS, self._lease.heartbeat_seconds)):
-            self._look()
-            due = time.monotonic() - beaten >= self._lease.heartbeat_seconds
+        ended = False
+        while not ended:
+            ended = self._ended.wait(min(TELL_SECONDS, self._lease.heartbeat_seconds))
+            due = not ended and time.monotonic() - beaten >= self._lease.heartbeat_seconds
+            if not ended:
+                self._look()
             counts = self._counts
+            # The last counts are told too: those of many short units add up.
             if not due and counts == told:
                 continue
             done, total, unit = counts

@@ -104,6 +104,11 @@ def squared_sums(index: int) -> str:
     return f"work/lambdas/{index:04d}.safetensors"
 
 
+def vector_part(parameter: int) -> str:
+    """Work path of one parameter, by its place among the sorted names, of every atom's vector."""
+    return f"work/vectors/{parameter:04d}.safetensors"
+
+
 def raw_sketch(index: int) -> str:
     """Work path of the sketched raw gradients of shard `index`, where the bundle is not to keep them."""
     return f"work/sketches/{index:04d}.safetensors"

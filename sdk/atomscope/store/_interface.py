@@ -57,6 +57,13 @@ def is_key(text: str) -> bool:
     return len(text) <= MAX_KEY and all(_SEGMENT.fullmatch(segment) for segment in text.split("/"))
 
 
+def whole_range(key: str, data: bytes, start: int, length: int) -> bytes:
+    """`data` if it is as long as was asked for; raises `StoreError`."""
+    if len(data) != length:
+        raise StoreError(f"object {key!r} ends {length - len(data)} bytes before byte {start + length}")
+    return data
+
+
 class ObjectStore(Protocol):
     """Bytes under keys. Writes are atomic: a reader sees a whole object or none.
 
@@ -76,6 +83,10 @@ class ObjectStore(Protocol):
         ...
 
     def get_bytes(self, key: str) -> bytes: ...
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """`length` bytes of an object from byte `start` on; `StoreError` where it ends before them."""
+        ...
 
     def get_file(self, key: str, path: Path) -> None:
         """Write an object to `path` (its folder is made), streamed, atomically."""

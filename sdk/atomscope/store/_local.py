@@ -19,6 +19,7 @@ from atomscope.store._interface import (
     check_key,
     check_prefix,
     is_key,
+    whole_range,
 )
 
 _TEMPORARY = ".tmp-"
@@ -71,6 +72,11 @@ class LocalStore:
     def get_bytes(self, key: str) -> bytes:
         with self.open_read(key) as source, _told("read", key):
             return source.read()
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        with self.open_read(key) as source, _told("read", key):
+            source.seek(start)
+            return whole_range(key, source.read(length), start, length)
 
     def get_file(self, key: str, path: Path) -> None:
         temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")

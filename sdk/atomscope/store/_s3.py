@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import quote
 
-from atomscope.store._interface import ObjectInfo, ObjectNotFound, StoreError, check_key, check_prefix
+from atomscope.store._interface import (
+    ObjectInfo,
+    ObjectNotFound,
+    StoreError,
+    check_key,
+    check_prefix,
+    whole_range,
+)
 from atomscope.store._s3_client import MIB, S3Settings, is_broken_stream, make_clients, told, transfer
 
 _DELETE_BATCH = 1000
@@ -60,15 +67,25 @@ class S3Store:
             self._client.upload_file(str(path), **at, Config=self._moves)
 
     def get_bytes(self, key: str) -> bytes:
-        at = self._at(key)
+        return self._body(key)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        if not length:
+            self.size(key)  # a range of no bytes cannot be asked for
+            return b""
+        return whole_range(key, self._body(key, Range=f"bytes={start}-{start + length - 1}"), start, length)
+
+    def _body(self, key: str, **more: str) -> bytes:
+        """The body of an object, asked for again when it breaks off."""
+        asked = {**self._at(key), **more}
         with told(key):
             for _ in range(_READ_ATTEMPTS - 1):
                 try:
-                    return bytes(self._client.get_object(**at)["Body"].read())
+                    return bytes(self._client.get_object(**asked)["Body"].read())
                 except Exception as error:
                     if not is_broken_stream(error):
                         raise
-            return bytes(self._client.get_object(**at)["Body"].read())
+            return bytes(self._client.get_object(**asked)["Body"].read())
 
     def get_file(self, key: str, path: Path) -> None:
         at = self._at(key)

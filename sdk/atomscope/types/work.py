@@ -28,6 +28,7 @@ Stage = Literal[
     "project",
     "dictionary",
     "evidence",
+    "combine",
     "vectors",
     "characterise",
     "report",
@@ -41,14 +42,15 @@ STAGES: tuple[Stage, ...] = (
     "project",
     "dictionary",
     "evidence",
+    "combine",
     "vectors",
     "characterise",
     "report",
 )
 """Stages in order; a stage starts when every unit of the one before it has succeeded."""
 
-FAN_OUT: frozenset[Stage] = frozenset({"extract", "lambdas", "project", "vectors"})
-"""Stages with one unit a shard; the others have one unit."""
+FAN_OUT: frozenset[Stage] = frozenset({"extract", "lambdas", "project", "combine", "vectors"})
+"""Stages with as many units as there are shards; the others have one unit."""
 
 
 class UnitOrder(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

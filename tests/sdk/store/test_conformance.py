@@ -81,6 +81,31 @@ def test_a_file_over_the_multipart_threshold_goes_and_comes_whole(store: ObjectS
     assert (tmp_path / "back").read_bytes() == source.read_bytes()
 
 
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(min_size=1, max_size=300), edges=st.data())
+def test_any_range_of_an_object_is_that_of_its_bytes(
+    store: ObjectStore, data: bytes, edges: st.DataObject
+) -> None:
+    store.put_bytes("ranged", data)
+    start = edges.draw(st.integers(0, len(data)))
+    stop = edges.draw(st.integers(start, len(data)))
+    assert store.get_range("ranged", start, stop - start) == data[start:stop]
+
+
+@pytest.mark.parametrize(("start", "length"), [(0, 11), (9, 2), (10, 1), (50, 1)])
+def test_a_range_past_the_end_is_refused(store: ObjectStore, start: int, length: int) -> None:
+    """Half of it would be taken for the whole."""
+    store.put_bytes("a", bytes(10))
+    with pytest.raises(StoreError, match="'a'"):
+        store.get_range("a", start, length)
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_there_is_no_range_of_a_missing_object(store: ObjectStore, length: int) -> None:
+    with pytest.raises(ObjectNotFound, match="missing"):
+        store.get_range("missing", 0, length)
+
+
 def test_a_stored_file_is_not_tied_to_its_source(store: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(b"then")
     store.put_file("a", tmp_path / "source")

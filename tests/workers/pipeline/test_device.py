@@ -23,7 +23,7 @@ from atomscope_workers.pipeline.rotation import turned
 from atomscope_workers.pipeline.separation import pulls
 from atomscope_workers.pipeline.sketch import sketch_rows
 from atomscope_workers.pipeline.span import Span, unit_gram, unit_rows, weights_of_codes
-from atomscope_workers.pipeline.vectors import combined_vectors
+from atomscope_workers.pipeline.vectors import combined
 from tests.workers.pipeline.elsewhere import DEVICE, Elsewhere, elsewhere
 from tests.workers.pipeline.spans import clustered, curvature_of, gradients, in_shards, noise_rows
 
@@ -109,7 +109,7 @@ def test_whitening_follows_the_gradients() -> None:
     rows, energy = sketch_rows(curvature, lambda name: found[name], 13, columns=64, seed=0)
     projected = project(lambda name: found[name], curvature, 13)
     sums = [squared_sum(module.rotation, found[module.name]) for module in curvature]
-    vectors = combined_vectors(weights, curvature, load, sizes, "0")
+    vectors = [combined(weights, module, load, sizes, "0") for module in curvature]
     with elsewhere():
         moved = {name: value.to(DEVICE) for name, value in found.items()}
         load_there = in_shards(moved, sizes)
@@ -117,12 +117,10 @@ def test_whitening_follows_the_gradients() -> None:
         rows_there, energy_there = sketch_rows(curvature, lambda name: moved[name], 13, columns=64, seed=0)
         projected_there = project(lambda name: moved[name], curvature, 13)
         sums_there = [squared_sum(module.rotation, moved[module.name]).cpu() for module in curvature]
-        vectors_there = combined_vectors(weights, curvature, load_there, sizes, "0")
+        vectors_there = [combined(weights, module, load_there, sizes, "0") for module in curvature]
         assert torch.equal(gram_there.cpu(), gram)
     assert torch.equal(rows_there, rows)
     assert torch.equal(energy_there, energy)
     np.testing.assert_array_equal(projected_there.rows, projected.rows)
     assert all(torch.equal(one, other) for one, other in zip(sums_there, sums, strict=True))
-    for one, other in zip(vectors_there, vectors, strict=True):
-        for name in other:
-            np.testing.assert_array_equal(one[name], other[name])
+    assert all(torch.equal(one, other) for one, other in zip(vectors_there, vectors, strict=True))

@@ -9,7 +9,7 @@ import torch
 from atomscope_workers.pipeline import gram as gram_module
 from atomscope_workers.pipeline.gram import accumulate_gram, blocks
 from atomscope_workers.pipeline.sketch import cosine_error, sketch_raw, sketch_rows
-from atomscope_workers.pipeline.vectors import combined_vectors, nearest_combinations
+from atomscope_workers.pipeline.vectors import combined, nearest_combinations
 from tests.workers.pipeline.spans import SHAPES, curvature_of, gradients, in_shards, whitened
 
 SIZES = [5, 5, 3]
@@ -133,12 +133,12 @@ def test_a_vector_of_document_weights_is_the_sum_taken_back(power: str, exponent
     found = gradients(13)
     curvature = curvature_of(found)
     weights = torch.randn(2, 13, generator=torch.Generator().manual_seed(4))
-    vectors = combined_vectors(weights, curvature, in_shards(found, SIZES), SIZES, power)  # type: ignore[arg-type]
+    load = in_shards(found, SIZES)
     for module in curvature:
+        parts = combined(weights, module, load, SIZES, power)  # type: ignore[arg-type]
         q_s, q_a = module.rotation.outputs.vectors.double(), module.rotation.inputs.vectors.double()
         scale = module.lambdas + module.damping
         rotated = q_s.T @ found[module.name].double() @ q_a
         core = torch.einsum("kn,nij->kij", weights.double(), rotated / scale.sqrt()) * scale**exponent
         expected = -(q_s @ core @ q_a.T)
-        for row in range(2):
-            np.testing.assert_allclose(vectors[row][module.name], expected[row].numpy(), atol=2e-4)
+        np.testing.assert_allclose(parts.numpy(), expected.numpy(), atol=2e-4)

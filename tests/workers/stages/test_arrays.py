@@ -19,6 +19,7 @@ from atomscope_workers.pipeline.factors import FactorSums
 from atomscope_workers.pipeline.products import OuterSum
 from atomscope_workers.pipeline.projection import ProjectedRows
 from atomscope_workers.stages.arrays import (
+    CurvatureFile,
     Losses,
     load_curvature,
     load_factors,
@@ -29,6 +30,7 @@ from atomscope_workers.stages.arrays import (
     save_losses,
     save_projected,
 )
+from atomscope_workers.stages.tensor_ranges import TensorRanges
 
 BINARY32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 names = st.text(st.sampled_from("ab019._/é"), min_size=1, max_size=10)
@@ -122,7 +124,10 @@ def test_curvature_comes_back_by_name_to_the_bit(tmp_path: Path, kept: int) -> N
     assert [module.name for module in found] == ["a.first", "b", "z/last"]
     assert found[0].rotation.inputs is found[2].rotation.inputs
     by_name = {module.name: module for module in given_modules}
-    for module in found:
+    stored = (tmp_path / "curvature").read_bytes()
+    one_by_one = CurvatureFile(TensorRanges(lambda start, length: stored[start : start + length]))
+    assert one_by_one.shapes == dict.fromkeys(by_name, (3, 4))
+    for module in (*found, *map(one_by_one.module, by_name)):
         expected = by_name[module.name]
         assert module.damping == expected.damping
         assert module.rotation.group == expected.rotation.group

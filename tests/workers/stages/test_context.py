@@ -29,6 +29,7 @@ STOPPABLE: list[tuple[Stage, str]] = [
     ("curvature", "curvature/"),
     ("dictionary", "atoms/dictionary.safetensors"),
     ("evidence", "work/evidence.json"),
+    ("combine", "work/vectors/"),
     ("vectors", "vectors/"),
     ("characterise", "atoms/atoms.json"),
 ]

@@ -17,7 +17,8 @@ from tests.workers.pipeline.elsewhere import DEVICE, elsewhere
 from tests.workers.stages.units import SHAPES, Audit, extracted
 
 STAGES: tuple[Stage, ...] = (
-    "eigenbases", "lambdas", "curvature", "project", "dictionary", "evidence", "vectors"
+    "eigenbases", "lambdas", "curvature", "project", "dictionary", "evidence", "combine",
+    "vectors",
 )  # fmt: skip
 SMALL = AuditConfig(shard_documents=12, n_atoms=4, alpha=0.2, min_active=2, fits=2, surrogates=1)
 CONFIGS = {

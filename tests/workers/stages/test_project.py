@@ -33,7 +33,7 @@ def test_the_report_tells_the_cosine_error_of_the_sketch(tmp_path: Path) -> None
     """Against the exact inner products of the same documents, from an audit that keeps them."""
     exact = load_file(_projected(tmp_path / "exact").file(layout.GRAM))["gram"].astype(np.float64)
     audit = _projected(tmp_path / "sketch", exact_documents=1, sketch_columns=64)
-    audit.run("dictionary", "evidence", "vectors", "characterise", "report")
+    audit.run("dictionary", "evidence", "combine", "vectors", "characterise", "report")
     report = msgspec.json.decode(audit.file(layout.REPORT).read_bytes(), type=AuditReport)
     told = report.details["sketch"]
     assert (told["columns"], told["documents_measured"]) == (64, 16)
@@ -68,6 +68,6 @@ def test_raw_gradients_are_sketched_for_coherence_where_documents_are_many(tmp_p
 
 def test_exact_inner_products_have_no_such_error_to_tell(tmp_path: Path) -> None:
     audit = _projected(tmp_path / "work")
-    audit.run("dictionary", "evidence", "vectors", "characterise", "report")
+    audit.run("dictionary", "evidence", "combine", "vectors", "characterise", "report")
     report = msgspec.json.decode(audit.file(layout.REPORT).read_bytes(), type=AuditReport)
     assert "sketch" not in report.details

@@ -17,6 +17,7 @@ from atomscope.bundle import BehaviourAttributes, BehaviourList, directions, lay
 from atomscope.steering import Target
 from atomscope.types.atoms import Behaviour
 from atomscope.types.spec import VectorPower
+from atomscope_workers.local import LocalContext
 from atomscope_workers.stages import vectors
 from tests.workers.stages.units import (
     CONFIG,
@@ -48,7 +49,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
 def _with_vectors(learned: Audit, power: VectorPower) -> Audit:
     config = msgspec.structs.replace(learned.spec.config, vector_power=power)
     audit = replace(learned, spec=msgspec.structs.replace(learned.spec, config=config))
-    audit.run("vectors", "characterise")
+    audit.run("combine", "vectors", "characterise")
     return audit
 
 
@@ -102,34 +103,39 @@ def test_without_an_atom_no_vector_is_written_and_the_count_still_ends_whole(tmp
     assert counts[-1] == (5, 5)
 
 
-@pytest.mark.parametrize("each", [1, 2])
 def test_units_share_the_atoms_and_make_what_one_unit_makes(
-    learned: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each: int
+    learned: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`each` atoms are what one pass over the gradients makes; of kept components it is always one."""
+    """One or all at once, in any order of the units."""
     whole = _with_vectors(learned, "0")
     atoms = sorted(atom.index for atom in whole.atoms())
     expected = {atom: load_file(whole.file(layout.vector(atom))) for atom in atoms}
-    audit = replace(whole, work=Path(copytree(whole.work, tmp_path / "work")))
-    monkeypatch.setattr(vectors, "LEAST_HELD", each)
-    monkeypatch.setattr(vectors, "HELD_BYTES", 1)
-    rmtree(audit.file("vectors"))
-    rmtree(audit.file(vectors.MADE))
-    size = 1 if learned.spec.config.preconditioner == "ekfac" else each
-    shares = [atoms[start : start + size] for start in range(0, len(atoms), size)]
-    assert len(atoms) == 4
-    assert audit.shards == 4
-    for index in reversed(range(audit.shards)):
-        ctx = audit.context("vectors", index)
-        vectors.run(ctx)
-        own = [atom for share in shares[index :: audit.shards] for atom in share]
-        assert [path for path in ctx.written if path.startswith("vectors/")] == list(map(layout.vector, own))
-    made = vectors.read_made(audit.context("characterise"))
-    assert made.norms.keys() == set(atoms)
-    for atom, vector in expected.items():
-        found = load_file(audit.file(layout.vector(atom)))
-        for name, tensor in vector.items():
-            np.testing.assert_allclose(found[name], tensor, rtol=1e-5, atol=1e-6 * made.norms[atom])
+    for shards, held in ((1, 2**30), (3, 1), (9, 1)):
+        work = Path(copytree(whole.work, tmp_path / f"work{shards}"))
+        audit = replace(whole, work=work, shards=shards)
+        monkeypatch.setattr(vectors, "HELD_BYTES", held)
+        monkeypatch.setattr(vectors, "LEAST_ATOMS", 1)
+        rmtree(audit.file("vectors"))
+        rmtree(audit.file(vectors.MADE))
+        made: list[str] = []
+        for index in reversed(range(shards)):
+            ctx = audit.context("vectors", index)
+            _repeat_shard_plan(ctx)
+            vectors.run(ctx)
+            made += [path for path in ctx.written if path.startswith("vectors/")]
+        assert sorted(made) == list(map(layout.vector, atoms))
+        told = vectors.read_made(audit.context("characterise"))
+        assert told.norms.keys() == set(atoms)
+        for atom, vector in expected.items():
+            found = load_file(audit.file(layout.vector(atom)))
+            for name, tensor in vector.items():
+                np.testing.assert_array_equal(found[name], tensor)
+
+
+def _repeat_shard_plan(ctx: LocalContext) -> None:
+    """A unit of an audit of more shards than there are needs a plan of its own: the first shard's."""
+    if ctx.index:
+        ctx.write_bytes(layout.shard_plan(ctx.index), ctx.read(layout.shard_plan(0)).read_bytes())
 
 
 class _AsBundle:

@@ -48,30 +48,24 @@ def steering_vector(
     return vector
 
 
-def combined_vectors(
+def combined(
     weights: torch.Tensor,
-    curvature: Sequence[ModuleCurvature],
+    module: ModuleCurvature,
     load: LoadShard,
     sizes: Sequence[int],
     power: VectorPower,
-) -> list[dict[str, NDArray[np.float32]]]:
-    """Vectors of atoms that are sums of whitened gradients, with document weights (K, N) float32.
+) -> torch.Tensor:
+    """One module's part (K, d_out, d_in) float32 of the vectors of atoms that are sums of whitened gradients.
 
-    Whitening is linear, so it is the K sums of raw gradients that are whitened, not the N documents. One pass
-    over the gradients, all parameters of a shard before the next shard; K vectors and their sums are held.
+    `weights` (K, N) float32 are those of the documents. Whitening is linear, so it is the K sums of raw
+    gradients that are whitened, not the N documents.
     """
-    live = [module.name for module in curvature if module.has_energy]
-    sums = weighted_sums(weights, load, sizes, live)
-    found: list[dict[str, NDArray[np.float32]]] = [{} for _ in range(len(weights))]
-    for module in curvature:
-        total = torch.zeros(len(weights), *module.rotation.shape)
-        if module.has_energy:
-            summed = sums.pop(module.name)
-            for block in blocks([module], max(len(weights), 1)):
-                total -= block.unwhiten(block.whiten(summed), EXPONENTS[power]).cpu()
-        for vector, tensor in zip(found, total, strict=True):
-            vector[module.name] = tensor.clone().numpy()
-    return found
+    total = torch.zeros(len(weights), *module.rotation.shape)
+    if module.has_energy and len(weights):
+        summed = weighted_sums(weights, load, sizes, [module.name])[module.name]
+        for block in blocks([module], len(weights)):
+            total -= block.unwhiten(block.whiten(summed), EXPONENTS[power]).cpu()
+    return total
 
 
 def weighted_sums(

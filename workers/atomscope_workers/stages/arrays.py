@@ -21,6 +21,7 @@ from atomscope_workers.pipeline.curvature import Eigenbasis, ModuleCurvature, Ro
 from atomscope_workers.pipeline.factors import FactorSums
 from atomscope_workers.pipeline.products import OuterSum
 from atomscope_workers.pipeline.projection import ProjectedRows
+from atomscope_workers.stages.tensor_ranges import TensorRanges
 
 _FACTS = "atomscope"
 """Metadata key under which a file keeps what is not a tensor, as JSON."""
@@ -152,15 +153,42 @@ def load_curvature(path: Path) -> tuple[ModuleCurvature, ...]:
     facts = _read_facts(path)
     tensors = load_file(path)
     return tuple(
-        ModuleCurvature(
-            rotation=rotation,
-            lambdas=tensors[f"lambda/{rotation.name}"],
-            damping=float(facts["damping"][rotation.name]),
-            chosen=tensors[f"chosen/{rotation.name}"],
-            scale=tensors[f"scale/{rotation.name}"],
-        )
+        _module(rotation, facts["damping"][rotation.name], tensors)
         for rotation in _rotations(facts["groups"], tensors)
     )
+
+
+class CurvatureFile:
+    """What `save_curvature` wrote, read module by module."""
+
+    def __init__(self, file: TensorRanges) -> None:
+        self._file = file
+        facts: dict[str, Any] = json.loads(file.metadata[_FACTS])
+        self._groups: dict[str, str] = facts["groups"]
+        self._damping: dict[str, float] = facts["damping"]
+        self.shapes = {name: file.shape(f"lambda/{name}") for name in sorted(self._groups)}
+        """Module -> (d_out, d_in), by name."""
+
+    def module(self, name: str) -> ModuleCurvature:
+        """Raises `KeyError` for a module that is not there."""
+        group = self._groups[name]
+        tensors = {
+            key: self._file.tensor(key)
+            for basis in (f"inputs/{group}", f"outputs/{name}")
+            for key in (f"{basis}/values", f"{basis}/vectors")
+        }
+        tensors |= {key: self._file.tensor(key) for key in _keys(name)}
+        (rotation,) = _rotations({name: group}, tensors)
+        return _module(rotation, self._damping[name], tensors)
+
+
+def _keys(name: str) -> tuple[str, str, str]:
+    return f"lambda/{name}", f"chosen/{name}", f"scale/{name}"
+
+
+def _module(rotation: Rotation, damping: float, tensors: Mapping[str, torch.Tensor]) -> ModuleCurvature:
+    lambdas, chosen, scale = (tensors[key] for key in _keys(rotation.name))
+    return ModuleCurvature(rotation, lambdas, float(damping), chosen, scale)
 
 
 def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -23,7 +23,7 @@ from atomscope_workers.stages.arrays import load_curvature
 from atomscope_workers.stages.context import Parent, StageContext
 from atomscope_workers.stages.gradient_file import GradientShards, GradientWriter
 from atomscope_workers.stages.inputs import plan_device, read_plan, streamed_gradients
-from atomscope_workers.stages.space import SpannedDocuments
+from atomscope_workers.stages.space import SpannedDocuments, spanned_documents
 
 HELD_BYTES = 2**30
 """Bytes of vectors or sums held at once; with more of them, the gradients are read again."""
@@ -31,13 +31,13 @@ LEAST_HELD = 64
 """Vectors or sums held at once, however large: a pass over the gradients of a large model takes hours."""
 
 
-def keep_basis(ctx: StageContext, spanned: SpannedDocuments) -> None:
+def keep_basis(ctx: StageContext) -> None:
     """Write sums of gradients along `DIRECTIONS`, and the documents' weights in them; a refit adopts both."""
     if ctx.parent is not None:
         ctx.adopt(layout.BASIS)
         ctx.adopt(layout.BASIS_WEIGHTS)
         return
-    plan = read_plan(ctx)
+    plan, spanned = read_plan(ctx), spanned_documents(ctx)
     weights = np.zeros((0, len(spanned.documents)), dtype=np.float32)
     if len(spanned.used):
         found = spanned.span.principal(DIRECTIONS).cpu().numpy()

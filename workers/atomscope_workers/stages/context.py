@@ -71,7 +71,7 @@ class StageContext(Protocol):
 
     @property
     def index(self) -> int:
-        """Shard of a stage that fans out, else 0."""
+        """Number of the unit, which is that of a shard, of a stage that fans out; else 0."""
         ...
 
     @property
@@ -104,6 +104,10 @@ class StageContext(Protocol):
 
     def read(self, path: str) -> Path:
         """A local file holding what an earlier unit wrote at `path`; raises `ObjectNotFound`."""
+        ...
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """Some bytes of what an earlier unit wrote at `path`, and no more of it; raises as `read` does."""
         ...
 
     def forget(self, path: str) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -161,8 +161,15 @@ class GradientShards:
         wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """float32 on the device of rows as they are stored, `wanted` among those of the file."""
-        rows = rows.to(self._device)
-        if rows.dtype != torch.float16:
-            return rows.float()
-        scale: torch.Tensor = file.get_tensor(SCALE + name)
-        return from_half(rows, (scale if wanted is None else scale[wanted]).to(self._device))
+
+        def scale() -> torch.Tensor:
+            whole: torch.Tensor = file.get_tensor(SCALE + name)
+            return whole if wanted is None else whole[wanted]
+
+        return widened(rows, scale, self._device)
+
+
+def widened(rows: torch.Tensor, scale: Callable[[], torch.Tensor], device: torch.device) -> torch.Tensor:
+    """float32 on `device` of rows (n, ...) as they are stored; `scale()` are those of float16 (n,)."""
+    rows = rows.to(device)
+    return from_half(rows, scale().to(device)) if rows.dtype == torch.float16 else rows.float()

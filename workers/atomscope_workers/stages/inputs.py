@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -18,8 +19,9 @@ from atomscope_workers.models.lora import LoraModel
 from atomscope_workers.pipeline.gram import LoadShard
 from atomscope_workers.pipeline.storage import DTYPES, GradientDtype
 from atomscope_workers.stages.context import StageContext
-from atomscope_workers.stages.gradient_file import GradientShards
+from atomscope_workers.stages.gradient_file import GradientShards, widened
 from atomscope_workers.stages.rows import ROWS, StoredRow
+from atomscope_workers.stages.tensor_ranges import TensorRanges
 
 _kept = KeptModels()
 """The models this process used last: a worker keeps them from one shard to the next."""
@@ -76,6 +78,20 @@ def streamed_gradients(ctx: StageContext, device: torch.device) -> LoadShard:
                 ctx.forget(layout.gradient_shard(other))
             held[shard] = GradientShards([ctx.read(layout.gradient_shard(shard))], device)
         return held[shard].shard(0, name)
+
+    return load
+
+
+def parameter_gradients(ctx: StageContext, device: torch.device) -> LoadShard:
+    """Gradients by shard and parameter, on `device`: of a shard's file that parameter alone is read."""
+    opened: dict[int, TensorRanges] = {}
+
+    def load(shard: int, name: str) -> torch.Tensor:
+        ctx.checkpoint()
+        if shard not in opened:
+            opened[shard] = TensorRanges(partial(ctx.read_range, layout.gradient_shard(shard)))
+        file = opened[shard]
+        return widened(file.tensor(name), lambda: file.tensor(layout.SCALE + name), device)
 
     return load
 

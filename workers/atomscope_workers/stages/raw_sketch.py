@@ -11,10 +11,11 @@ from atomscope.bundle import layout
 from atomscope.types.bundle import Plan
 from atomscope.types.spec import AuditConfig
 from atomscope_workers.pipeline.sketch import sketch_raw
-from atomscope_workers.stages.arrays import load_curvature, save_sketch
+from atomscope_workers.stages.arrays import save_sketch
 from atomscope_workers.stages.context import StageContext
 from atomscope_workers.stages.determinism import deterministic
-from atomscope_workers.stages.inputs import plan_device, streamed_gradients
+from atomscope_workers.stages.gradient_file import GradientShards
+from atomscope_workers.stages.inputs import plan_device
 
 
 def compares_sketches(ctx: StageContext, documents: int) -> bool:
@@ -43,10 +44,12 @@ def write_sketch(ctx: StageContext, plan: Plan, documents: NDArray[np.int64]) ->
     if not kept and not compares_sketches(ctx, plan.n_documents):
         return
     device = plan_device(plan)
-    names = [module.name for module in load_curvature(ctx.read(layout.CURVATURE))]
-    load = partial(streamed_gradients(ctx, device), ctx.index)
+    gradients = GradientShards([ctx.read(layout.gradient_shard(ctx.index))], device)
+    load = partial(gradients.shard, 0)
     with deterministic(device):
-        rows = sketch_raw(names, load, len(documents), columns=config.sketch_columns, seed=config.seed)
+        rows = sketch_raw(
+            gradients.names, load, len(documents), columns=config.sketch_columns, seed=config.seed
+        )
     scratch = ctx.scratch / "sketch.safetensors"
     save_sketch(documents, rows, scratch)
     ctx.write(path, scratch)

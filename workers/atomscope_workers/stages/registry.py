@@ -5,6 +5,7 @@ from __future__ import annotations
 from atomscope.types.work import Stage
 from atomscope_workers.stages import (
     characterise,
+    combine,
     curvature,
     dictionary,
     eigenbases,
@@ -27,6 +28,7 @@ STAGE_FUNCTIONS: dict[Stage, StageFunction] = {
     "project": project.run,
     "dictionary": dictionary.run,
     "evidence": evidence.run,
+    "combine": combine.run,
     "vectors": vectors.run,
     "characterise": characterise.run,
     "report": report.run,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -12,29 +14,25 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from atomscope.bundle import layout
-from atomscope_workers.pipeline.curvature import ModuleCurvature
-from atomscope_workers.pipeline.vectors import combined_vectors, steering_vector, vector_norm
-from atomscope_workers.stages.arrays import load_curvature
-from atomscope_workers.stages.basis import (
-    HELD_BYTES,
-    LEAST_HELD,
-    along_basis,
-    basis_gradients,
-    keep_basis,
-    of_raw_gradients,
-)
+from atomscope.types.bundle import Plan
+from atomscope_workers.pipeline.vectors import combined, steering_vector, vector_norm
+from atomscope_workers.stages.arrays import CurvatureFile, load_curvature
+from atomscope_workers.stages.basis import HELD_BYTES, along_basis, basis_gradients, keep_basis
+from atomscope_workers.stages.combine import are_combined, kept_atoms
 from atomscope_workers.stages.context import Parent, StageContext, UnitResult
 from atomscope_workers.stages.dictionary import read_dictionary
-from atomscope_workers.stages.evidence import FOUND, Found
-from atomscope_workers.stages.inputs import plan_device, read_plan, read_shard_plan, streamed_gradients
+from atomscope_workers.stages.inputs import plan_device, read_shard_plan
 from atomscope_workers.stages.space import space_of, spanned_documents
+from atomscope_workers.stages.tensor_ranges import TensorRanges
 
-MADE = "work/vectors/"
+LEAST_ATOMS = 64
+"""Of a unit that has any: what each unit reads beside its own share is not to outweigh it."""
+MADE = "work/made/"
 """Where each unit that made vectors tells of them."""
 
 Vector = dict[str, NDArray[np.float32]]
-MakeVectors = Callable[[Sequence[int]], list[Vector]]
-"""The vectors of these atoms."""
+MakeVectors = Callable[[int, int], list[Vector]]
+"""The vectors of a unit's own atoms `start:stop`."""
 
 
 class Made(msgspec.Struct, kw_only=True, frozen=True):
@@ -49,21 +47,20 @@ class Made(msgspec.Struct, kw_only=True, frozen=True):
 def run(ctx: StageContext) -> UnitResult:
     """Write `vectors/NNNN.safetensors`: float32 tensors named and shaped as the LoRA parameters.
 
-    What one pass over the gradients makes is a share of the atoms; of the shares a unit makes every
-    `shards`-th, from its own index on. Of a refit of `gradients: sketch` they are made of the basis that it
-    kept.
+    A unit writes those of some atoms that follow each other. Of a refit of `gradients: sketch` they are made
+    of the basis that it kept.
     """
     config = ctx.spec.config
     plan, shard = read_shard_plan(ctx)
     documents = len(shard.documents)
     ctx.progress(0, documents, "documents")
-    components = space_of(config, plan.n_documents) == "components"
-    if config.gradients == "sketch" and not components and ctx.index == 0:
-        keep_basis(ctx, spanned_documents(ctx))
-    atoms = sorted(msgspec.json.decode(ctx.read(FOUND).read_bytes(), type=Found).atoms)
-    # Most units have no share, and read nothing large to know it.
-    if ctx.index * (1 if components else LEAST_HELD) < len(atoms):
-        _make(ctx, atoms, documents, components=components)
+    if config.gradients == "sketch" and ctx.index == 0 and space_of(config, plan.n_documents) != "components":
+        keep_basis(ctx)
+    atoms = kept_atoms(ctx)
+    units = min(ctx.shards, -(-len(atoms) // LEAST_ATOMS))
+    if ctx.index < units:
+        start, stop = (len(atoms) * edge // units for edge in (ctx.index, ctx.index + 1))
+        _make(ctx, plan, atoms[start:stop], start, documents)
     ctx.progress(documents, documents, "documents")
     return UnitResult(documents=documents)
 
@@ -81,77 +78,73 @@ def read_made(ctx: StageContext) -> Made:
     )
 
 
-def _make(ctx: StageContext, atoms: Sequence[int], documents: int, *, components: bool) -> None:
-    curvature = load_curvature(ctx.read(layout.CURVATURE))
-    numbers = sum(rows * columns for rows, columns in (module.rotation.shape for module in curvature))
-    size = 1 if components else max(LEAST_HELD, HELD_BYTES // (2 * 4 * numbers))
-    shares = [atoms[start : start + size] for start in range(0, len(atoms), size)][ctx.index :: ctx.shards]
-    if not shares:
-        return
-    dictionary = read_dictionary(ctx)
-    norms: dict[int, float] = {}
+def _make(ctx: StageContext, plan: Plan, own: Sequence[int], first: int, documents: int) -> None:
+    """Write the vectors of the atoms `own`, the first of which is the `first` of all."""
     cosines: dict[int, float] = {}
-    if components:
-        make = _of_components(ctx, curvature, dictionary["atoms"])
-    elif ctx.spec.config.gradients == "sketch" and ctx.parent is not None:
-        own = [atom for share in shares for atom in share]
-        make, cosines = _of_basis(ctx, ctx.parent, curvature, own, dictionary["weights"])
+    if are_combined(ctx, plan.n_documents):
+        make, step = _of_parts(ctx, first)
+    elif space_of(ctx.spec.config, plan.n_documents) == "components" or ctx.parent is None:
+        make, step = _of_components(ctx, own), 1
     else:
-        make = _of_documents(ctx, curvature, dictionary["weights"], dictionary["norm"])
-    for number, share in enumerate(shares):
+        make, step, cosines = _of_basis(ctx, ctx.parent, plan_device(plan), own)
+    norms: dict[int, float] = {}
+    for start in range(0, len(own), step):
+        stop = min(start + step, len(own))
         ctx.checkpoint()
-        ctx.progress(documents * number // len(shares), documents, "documents")
-        for atom, vector in zip(share, make(share), strict=True):
+        ctx.progress(documents * start // len(own), documents, "documents")
+        for atom, vector in zip(own[start:stop], make(start, stop), strict=True):
             norms[atom] = vector_norm(vector)
             _write(ctx, atom, vector)
     told = Made(norms=norms, cosines=cosines)
     ctx.write_bytes(f"{MADE}{ctx.index:04d}.json", msgspec.json.encode(told))
 
 
-def _of_components(
-    ctx: StageContext, curvature: Sequence[ModuleCurvature], rows: NDArray[np.float32]
-) -> MakeVectors:
-    """From dictionary rows (K, k_total)."""
-    power = ctx.spec.config.vector_power
-    return lambda atoms: [steering_vector(rows[atom], curvature, power) for atom in atoms]
+def _of_parts(ctx: StageContext, first: int) -> tuple[MakeVectors, int]:
+    """From what `combine` left; and how many to make at once."""
+    shapes = CurvatureFile(TensorRanges(partial(ctx.read_range, layout.CURVATURE))).shapes
+    files = {
+        name: TensorRanges(partial(ctx.read_range, layout.vector_part(place)))
+        for place, name in enumerate(shapes)
+    }
+    numbers = sum(map(math.prod, shapes.values()))
+
+    def make(start: int, stop: int) -> list[Vector]:
+        rows = {name: file.rows(name, first + start, first + stop) for name, file in files.items()}
+        return _apart(rows, stop - start)
+
+    return make, max(1, HELD_BYTES // (2 * 4 * numbers))
 
 
-def _of_documents(
-    ctx: StageContext,
-    curvature: Sequence[ModuleCurvature],
-    weights: NDArray[np.float32],
-    norms: NDArray[np.float64],
-) -> MakeVectors:
-    """From document weights (K, N) and lengths (N,) of whitened gradients, by one pass over the raw ones."""
-    plan = read_plan(ctx)
-    sizes = [len(shard.documents) for shard in plan.shards]
-
-    def make(atoms: Sequence[int]) -> list[Vector]:
-        raw = torch.from_numpy(of_raw_gradients(norms, weights[atoms]))
-        load = streamed_gradients(ctx, plan_device(plan))
-        return combined_vectors(raw, curvature, load, sizes, ctx.spec.config.vector_power)
-
-    return make
+def _of_components(ctx: StageContext, own: Sequence[int]) -> MakeVectors:
+    curvature = load_curvature(ctx.read(layout.CURVATURE))
+    rows, power = read_dictionary(ctx)["atoms"], ctx.spec.config.vector_power
+    return lambda start, stop: [steering_vector(rows[atom], curvature, power) for atom in own[start:stop]]
 
 
 def _of_basis(
-    ctx: StageContext,
-    parent: Parent,
-    curvature: Sequence[ModuleCurvature],
-    own: Sequence[int],
-    weights: NDArray[np.float32],
-) -> tuple[MakeVectors, dict[int, float]]:
-    """From the parent's basis, and how near the vectors of the atoms `own` come to the exact ones."""
-    device = plan_device(read_shard_plan(ctx)[0])
-    combinations, cosines = along_basis(parent, spanned_documents(ctx), weights[own], curvature, device)
-    places = {atom: place for place, atom in enumerate(own)}
+    ctx: StageContext, parent: Parent, device: torch.device, own: Sequence[int]
+) -> tuple[MakeVectors, int, dict[int, float]]:
+    """From the parent's basis; how many to make at once, and how near they come to the exact ones."""
+    curvature = load_curvature(ctx.read(layout.CURVATURE))
+    weights = read_dictionary(ctx)["weights"][list(own)]
+    combinations, cosines = along_basis(parent, spanned_documents(ctx), weights, curvature, device)
+    load, count = basis_gradients(parent, device)
+    power = ctx.spec.config.vector_power
+    numbers = sum(math.prod(module.rotation.shape) for module in curvature)
 
-    def make(atoms: Sequence[int]) -> list[Vector]:
-        load, count = basis_gradients(parent, device)
-        made = combinations[[places[atom] for atom in atoms]]
-        return combined_vectors(made, curvature, load, [count], ctx.spec.config.vector_power)
+    def make(start: int, stop: int) -> list[Vector]:
+        made = combinations[start:stop]
+        return _apart(
+            {module.name: combined(made, module, load, [count], power) for module in curvature}, len(made)
+        )
 
-    return make, dict(zip(own, cosines.tolist(), strict=True))
+    step = max(1, HELD_BYTES // (2 * 4 * numbers))
+    return make, step, dict(zip(own, cosines.tolist(), strict=True))
+
+
+def _apart(parts: Mapping[str, torch.Tensor], count: int) -> list[Vector]:
+    """One vector an atom of parts (count, d_out, d_in)."""
+    return [{name: part[place].clone().numpy() for name, part in parts.items()} for place in range(count)]
 
 
 def _write(ctx: StageContext, atom: int, vector: Vector) -> None:

@@ -1,0 +1,74 @@
+"""Parts of steering vectors: of atoms that are sums of documents, some LoRA parameters of all of them.
+
+A unit reads of every gradient its own parameters alone, so that all units together read the gradients once,
+however many atoms and workers there are.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import msgspec
+import torch
+from safetensors.torch import save_file
+
+from atomscope.bundle import layout
+from atomscope_workers.pipeline.vectors import combined
+from atomscope_workers.stages.arrays import CurvatureFile
+from atomscope_workers.stages.basis import of_raw_gradients
+from atomscope_workers.stages.context import StageContext, UnitResult
+from atomscope_workers.stages.dictionary import read_dictionary
+from atomscope_workers.stages.evidence import FOUND, Found
+from atomscope_workers.stages.inputs import parameter_gradients, plan_device, read_plan, read_shard_plan
+from atomscope_workers.stages.space import space_of
+from atomscope_workers.stages.tensor_ranges import TensorRanges
+
+
+def run(ctx: StageContext) -> UnitResult:
+    """Write `work/vectors/NNNN.safetensors`, one a parameter: float32 (atoms, d_out, d_in) under its name.
+
+    Atoms are those of `work/evidence.json`, by index. Nothing is written where vectors are made otherwise: of
+    kept components, or of the basis of a refit of `gradients: sketch`.
+    """
+    plan, shard = read_shard_plan(ctx)
+    documents = len(shard.documents)
+    ctx.progress(0, documents, "documents")
+    atoms = kept_atoms(ctx)
+    if atoms and are_combined(ctx, plan.n_documents):
+        _combine(ctx, atoms, documents)
+    ctx.progress(documents, documents, "documents")
+    return UnitResult(documents=documents)
+
+
+def kept_atoms(ctx: StageContext) -> list[int]:
+    """Indices of the atoms that have vectors: enough documents use them."""
+    return sorted(msgspec.json.decode(ctx.read(FOUND).read_bytes(), type=Found).atoms)
+
+
+def are_combined(ctx: StageContext, documents: int) -> bool:
+    """Whether vectors are sums of the gradients of so many documents."""
+    config = ctx.spec.config
+    of_basis = config.gradients == "sketch" and ctx.parent is not None
+    return not of_basis and space_of(config, documents) != "components"
+
+
+def _combine(ctx: StageContext, atoms: list[int], documents: int) -> None:
+    curvature = CurvatureFile(TensorRanges(partial(ctx.read_range, layout.CURVATURE)))
+    # The largest are dealt out first: every unit has about as much to read.
+    by_size = sorted(curvature.shapes, key=lambda name: (-math.prod(curvature.shapes[name]), name))
+    names = by_size[ctx.index :: ctx.shards]
+    if not names:
+        return
+    plan, dictionary = read_plan(ctx), read_dictionary(ctx)
+    weights = torch.from_numpy(of_raw_gradients(dictionary["norm"], dictionary["weights"][atoms]))
+    load = parameter_gradients(ctx, plan_device(plan))
+    sizes = [len(shard.documents) for shard in plan.shards]
+    places = {name: place for place, name in enumerate(curvature.shapes)}
+    for number, name in enumerate(names):
+        ctx.checkpoint()
+        ctx.progress(documents * number // len(names), documents, "documents")
+        part = combined(weights, curvature.module(name), load, sizes, ctx.spec.config.vector_power)
+        scratch = ctx.scratch / "part.safetensors"
+        save_file({name: part}, scratch)
+        ctx.write(layout.vector_part(places[name]), scratch)

@@ -1,0 +1,61 @@
+"""Tensors of a safetensors file, each read by itself: of a large file no more is fetched than is wanted."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from safetensors.torch import load
+
+ReadRange = Callable[[int, int], bytes]
+"""From the first byte and how many to these bytes."""
+
+_LENGTH = struct.Struct("<Q")
+_MOST_HEADER = 100_000_000
+"""Bytes of the longest header that safetensors reads."""
+
+
+class TensorRanges:
+    """The tensors of a file whose bytes are read by `read`; its header is read at once."""
+
+    def __init__(self, read: ReadRange) -> None:
+        """Raises `ValueError` for a file that is not safetensors."""
+        (size,) = _LENGTH.unpack(read(0, _LENGTH.size))
+        if size > _MOST_HEADER:
+            raise ValueError(f"a header of {size} bytes is no header of safetensors")
+        header: dict[str, Any] = json.loads(read(_LENGTH.size, size))
+        self.metadata: dict[str, str] = header.pop("__metadata__", {})
+        self._entries = header
+        self._begin = _LENGTH.size + size
+        self._read = read
+
+    @property
+    def names(self) -> list[str]:
+        """Of all tensors, sorted."""
+        return sorted(self._entries)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Raises `KeyError` for a tensor that is not there, as the others do."""
+        return tuple(self._entries[name]["shape"])
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The whole of it, on the CPU."""
+        return self.rows(name, 0, self.shape(name)[0])
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Its rows `start:stop`, which must be there."""
+        count, *rest = self.shape(name)
+        begin, end = self._entries[name]["data_offsets"]
+        row = (end - begin) // max(count, 1)
+        data = self._read(self._begin + begin + start * row, (stop - start) * row)
+        entry = {
+            "dtype": self._entries[name]["dtype"],
+            "shape": [stop - start, *rest],
+            "data_offsets": [0, len(data)],
+        }
+        # A file of that tensor alone: the library knows what its bytes mean.
+        header = json.dumps({name: entry}).encode()
+        return load(_LENGTH.pack(len(header)) + header + data)[name]
