@@ -16,7 +16,7 @@ from atomscope.cli import main
 from atomscope.errors import InvalidInput
 from atomscope.types.atoms import Atom
 from atomscope_workers.local import InProcess
-from atomscope_workers.stages import basis, extract
+from atomscope_workers.stages import basis, extract, vectors
 from tests.fixtures.corpus import write_corpus
 from tests.workers.local_runs import (
     SMALL,
@@ -138,6 +138,20 @@ def test_a_refit_finds_what_it_would_with_every_gradient(
             assert atom.vector_norm == pytest.approx(1, abs=1e-3)
         else:  # known by its columns alone
             assert near == pytest.approx(atom.vector_cosine, abs=0.1)
+
+
+def test_the_vectors_of_a_refit_do_not_depend_on_how_many_are_made_at_once(
+    audits: dict[tuple[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = atomscope.open(refit(audits["gram", "sketch"], tmp_path / "together", **OTHER))
+    for name in ("HELD_BYTES", "LEAST_HELD", "LEAST_ATOMS"):
+        monkeypatch.setattr(vectors, name, 1)
+    apart = atomscope.open(refit(audits["gram", "sketch"], tmp_path / "apart", **OTHER))
+    indices = [atom.index for atom in together.report.atoms]
+    assert len(indices) > 2
+    assert [atom.index for atom in apart.report.atoms] == indices
+    for index in indices:
+        assert cosine(apart, together, index) == pytest.approx(1, abs=1e-6)
 
 
 def test_refits_of_refits_and_other_powers_of_the_vectors_are_made_of_the_same_sketch(

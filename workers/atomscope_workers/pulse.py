@@ -35,6 +35,7 @@ TELL_SECONDS = 1.0
 PERSIST_SECONDS = 300.0
 """How long the end of a unit is told to a broker that does not answer, before the unit is given up."""
 _AGAIN_SECONDS = 0.5
+_NO_COUNTS = (0, 0, "documents")
 
 UNREACHED = (redis.RedisError, kombu.exceptions.OperationalError, OSError)
 """What a broker that is down makes its clients raise."""
@@ -97,7 +98,7 @@ class Pulse:
         self._closing = closing
         self._lock = threading.Lock()
         self._sequence = 0
-        self._counts = (0, 0, "documents")
+        self._counts = _NO_COUNTS
         self._look_lock = threading.Lock()
         self._looked = float("-inf")
         self._stopped: str | None = None
@@ -168,7 +169,7 @@ class Pulse:
 
     def _beat(self) -> None:
         """Tell counts soon after they change, and that the unit is alive when they do not."""
-        told, beaten = self._counts, time.monotonic()
+        told, beaten = _NO_COUNTS, time.monotonic()
         ended = False
         while not ended:
             ended = self._ended.wait(min(TELL_SECONDS, self._lease.heartbeat_seconds))

@@ -106,6 +106,10 @@ class UnitSources:
         """The key of a bundle path; raises `ObjectNotFound`."""
         # The latest stages first: a unit mostly reads what was written just before it.
         latest = list(reversed(STAGES))
+        # Of what has been listed no more need be asked: some units read a file of every shard.
+        for stage in latest:
+            if path in self._found.get(stage, {}):
+                return self._found[stage][path]
         direct = self._direct(path, latest)
         if direct is not None:
             return direct

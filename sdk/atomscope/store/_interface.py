@@ -60,7 +60,7 @@ def is_key(text: str) -> bool:
 def whole_range(key: str, data: bytes, start: int, length: int) -> bytes:
     """`data` if it is as long as was asked for; raises `StoreError`."""
     if len(data) != length:
-        raise StoreError(f"object {key!r} ends {length - len(data)} bytes before byte {start + length}")
+        raise StoreError(f"object {key!r}: {length} bytes from byte {start} on gave {len(data)}")
     return data
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -30,6 +31,8 @@ _COPY_WHOLE = 1024 * MIB
 """Up to here one request copies an object; above, parts do, as one request may not copy over 5 GiB."""
 
 _READ_ATTEMPTS = 3
+_RANGES_AT_ONCE = 4
+"""As many parts of a file are moved at once."""
 
 
 class S3Store:
@@ -73,7 +76,11 @@ class S3Store:
         if not length:
             self.size(key)  # a range of no bytes cannot be asked for
             return b""
-        return whole_range(key, self._body(key, Range=f"bytes={start}-{start + length - 1}"), start, length)
+        stop = start + length
+        edges = [(at, min(at + _PART, stop)) for at in range(start, stop, _PART)]
+        with ThreadPoolExecutor(min(len(edges), _RANGES_AT_ONCE)) as threads:
+            parts = threads.map(lambda edge: self._body(key, Range=f"bytes={edge[0]}-{edge[1] - 1}"), edges)
+            return whole_range(key, b"".join(parts), start, length)
 
     def _body(self, key: str, **more: str) -> bytes:
         """The body of an object, asked for again when it breaks off."""

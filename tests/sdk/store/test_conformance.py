@@ -79,6 +79,8 @@ def test_a_file_over_the_multipart_threshold_goes_and_comes_whole(store: ObjectS
     store.get_file("copy", tmp_path / "back")
     assert store.size("large") == source.stat().st_size
     assert (tmp_path / "back").read_bytes() == source.read_bytes()
+    length = source.stat().st_size - 5
+    assert store.get_range("large", 3, length) == source.read_bytes()[3 : 3 + length]
 
 
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -27,6 +27,7 @@ STOPPABLE: list[tuple[Stage, str]] = [
     ("eigenbases", "work/eigenbases"),
     ("lambdas", "work/lambdas/"),
     ("curvature", "curvature/"),
+    ("project", "projected/"),
     ("dictionary", "atoms/dictionary.safetensors"),
     ("evidence", "work/evidence.json"),
     ("combine", "work/vectors/"),

@@ -51,7 +51,6 @@ def test_each_tensor_and_any_rows_of_it_come_as_they_were_saved(
         save_file(saved, Path(folder) / "file", metadata={"what": "größer"})
         read = _Counted(Path(folder) / "file")
     file = TensorRanges(read)
-    assert file.names == sorted(saved)
     assert file.metadata == {"what": "größer"}
     for name, tensor in saved.items():
         assert file.shape(name) == tuple(tensor.shape)
@@ -72,7 +71,12 @@ def test_a_file_of_another_format_is_refused_before_it_is_read() -> None:
         TensorRanges(lambda start, length: struct.pack("<Q", 2**40))
 
 
-def test_a_tensor_that_is_not_there_is_named(tmp_path: Path) -> None:
-    save_file({"a": torch.zeros(2)}, tmp_path / "file")
+def test_a_tensor_that_is_not_there_or_was_not_wanted_is_named(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2), "b": torch.ones(2)}, tmp_path / "file")
+    read = _Counted(tmp_path / "file")
     with pytest.raises(KeyError, match="other"):
-        TensorRanges(_Counted(tmp_path / "file")).tensor("other")
+        TensorRanges(read).tensor("other")
+    file = TensorRanges(read, {"b"})
+    assert file.tensor("b").tolist() == [1, 1]
+    with pytest.raises(KeyError, match="a"):
+        file.tensor("a")

@@ -95,4 +95,5 @@ def of_raw_gradients(norms: NDArray[np.float64], weights: NDArray[np.float32]) -
 
     `norms` (N,) are the lengths of the whitened gradients.
     """
-    return np.divide(weights, norms, out=np.zeros(weights.shape), where=norms > 0).astype(np.float32)
+    # Divided in float64 and rounded once, a few at a time.
+    return np.divide(weights, norms, out=np.zeros_like(weights), where=norms > 0, casting="same_kind")

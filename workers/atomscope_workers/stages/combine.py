@@ -60,9 +60,8 @@ def _combine(ctx: StageContext, atoms: list[int], documents: int) -> None:
     names = by_size[ctx.index :: ctx.shards]
     if not names:
         return
-    plan, dictionary = read_plan(ctx), read_dictionary(ctx)
-    weights = torch.from_numpy(of_raw_gradients(dictionary["norm"], dictionary["weights"][atoms]))
-    load = parameter_gradients(ctx, plan_device(plan))
+    plan, weights = read_plan(ctx), _raw_weights(ctx, atoms)
+    load = parameter_gradients(ctx, names, plan_device(plan))
     sizes = [len(shard.documents) for shard in plan.shards]
     places = {name: place for place, name in enumerate(curvature.shapes)}
     for number, name in enumerate(names):
@@ -72,3 +71,9 @@ def _combine(ctx: StageContext, atoms: list[int], documents: int) -> None:
         scratch = ctx.scratch / "part.safetensors"
         save_file({name: part}, scratch)
         ctx.write(layout.vector_part(places[name]), scratch)
+
+
+def _raw_weights(ctx: StageContext, atoms: list[int]) -> torch.Tensor:
+    """Weights (K, N) of the documents' raw gradients in the atoms."""
+    dictionary = read_dictionary(ctx)
+    return torch.from_numpy(of_raw_gradients(dictionary["norm"], dictionary["weights"][atoms]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -82,14 +82,15 @@ def streamed_gradients(ctx: StageContext, device: torch.device) -> LoadShard:
     return load
 
 
-def parameter_gradients(ctx: StageContext, device: torch.device) -> LoadShard:
-    """Gradients by shard and parameter, on `device`: of a shard's file that parameter alone is read."""
+def parameter_gradients(ctx: StageContext, names: Sequence[str], device: torch.device) -> LoadShard:
+    """Gradients by shard and parameter, one of `names`, on `device`: of a shard's file it alone is read."""
     opened: dict[int, TensorRanges] = {}
+    wanted = {*names, *(layout.SCALE + name for name in names)}
 
     def load(shard: int, name: str) -> torch.Tensor:
         ctx.checkpoint()
         if shard not in opened:
-            opened[shard] = TensorRanges(partial(ctx.read_range, layout.gradient_shard(shard)))
+            opened[shard] = TensorRanges(partial(ctx.read_range, layout.gradient_shard(shard)), wanted)
         file = opened[shard]
         return widened(file.tensor(name), lambda: file.tensor(layout.SCALE + name), device)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from atomscope.bundle import layout
@@ -45,7 +44,11 @@ def write_sketch(ctx: StageContext, plan: Plan, documents: NDArray[np.int64]) ->
         return
     device = plan_device(plan)
     gradients = GradientShards([ctx.read(layout.gradient_shard(ctx.index))], device)
-    load = partial(gradients.shard, 0)
+
+    def load(name: str) -> torch.Tensor:
+        ctx.checkpoint()
+        return gradients.shard(0, name)
+
     with deterministic(device):
         rows = sketch_raw(
             gradients.names, load, len(documents), columns=config.sketch_columns, seed=config.seed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
@@ -21,21 +21,19 @@ _MOST_HEADER = 100_000_000
 class TensorRanges:
     """The tensors of a file whose bytes are read by `read`; its header is read at once."""
 
-    def __init__(self, read: ReadRange) -> None:
-        """Raises `ValueError` for a file that is not safetensors."""
+    def __init__(self, read: ReadRange, wanted: Container[str] | None = None) -> None:
+        """Raises `ValueError` for a file that is not safetensors.
+
+        Of a header only the tensors `wanted` are remembered: those of many files may be held at a time.
+        """
         (size,) = _LENGTH.unpack(read(0, _LENGTH.size))
         if size > _MOST_HEADER:
             raise ValueError(f"a header of {size} bytes is no header of safetensors")
         header: dict[str, Any] = json.loads(read(_LENGTH.size, size))
         self.metadata: dict[str, str] = header.pop("__metadata__", {})
-        self._entries = header
+        self._entries = {name: entry for name, entry in header.items() if wanted is None or name in wanted}
         self._begin = _LENGTH.size + size
         self._read = read
-
-    @property
-    def names(self) -> list[str]:
-        """Of all tensors, sorted."""
-        return sorted(self._entries)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Raises `KeyError` for a tensor that is not there, as the others do."""

@@ -17,7 +17,13 @@ from atomscope.bundle import layout
 from atomscope.types.bundle import Plan
 from atomscope_workers.pipeline.vectors import combined, steering_vector, vector_norm
 from atomscope_workers.stages.arrays import CurvatureFile, load_curvature
-from atomscope_workers.stages.basis import HELD_BYTES, along_basis, basis_gradients, keep_basis
+from atomscope_workers.stages.basis import (
+    HELD_BYTES,
+    LEAST_HELD,
+    along_basis,
+    basis_gradients,
+    keep_basis,
+)
 from atomscope_workers.stages.combine import are_combined, kept_atoms
 from atomscope_workers.stages.context import Parent, StageContext, UnitResult
 from atomscope_workers.stages.dictionary import read_dictionary
@@ -138,7 +144,8 @@ def _of_basis(
             {module.name: combined(made, module, load, [count], power) for module in curvature}, len(made)
         )
 
-    step = max(1, HELD_BYTES // (2 * 4 * numbers))
+    # The basis is read again for each step.
+    step = max(LEAST_HELD, HELD_BYTES // (2 * 4 * numbers))
     return make, step, dict(zip(own, cosines.tolist(), strict=True))
 
 
