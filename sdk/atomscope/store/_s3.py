@@ -77,9 +77,12 @@ class S3Store:
             self.size(key)  # a range of no bytes cannot be asked for
             return b""
         stop = start + length
-        edges = [(at, min(at + _PART, stop)) for at in range(start, stop, _PART)]
-        with ThreadPoolExecutor(min(len(edges), _RANGES_AT_ONCE)) as threads:
-            parts = threads.map(lambda edge: self._body(key, Range=f"bytes={edge[0]}-{edge[1] - 1}"), edges)
+
+        def part(at: int) -> bytes:
+            return self._body(key, Range=f"bytes={at}-{min(at + _PART, stop) - 1}")
+
+        with ThreadPoolExecutor(_RANGES_AT_ONCE) as threads:
+            parts = threads.map(part, range(start, stop, _PART))
             return whole_range(key, b"".join(parts), start, length)
 
     def _body(self, key: str, **more: str) -> bytes:
