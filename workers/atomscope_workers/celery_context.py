@@ -135,7 +135,7 @@ class StoreContext:
             self._store.get_file(key, target)
         return target
 
-    def read_range(self, path: str, start: int, length: int) -> bytes:
+    def read_range(self, path: str, start: int, length: int) -> bytearray:
         if path not in self._keys:
             self._keys[path] = self._sources.find(path)
         return self._store.get_range(self._keys[path], start, length)

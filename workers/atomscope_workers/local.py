@@ -90,7 +90,7 @@ class LocalContext:
             raise ObjectNotFound(f"no object {path!r}")
         return file
 
-    def read_range(self, path: str, start: int, length: int) -> bytes:
+    def read_range(self, path: str, start: int, length: int) -> bytearray:
         return LocalStore(self.work / FILES).get_range(path, start, length)
 
     def forget(self, path: str) -> None:

@@ -57,11 +57,10 @@ def is_key(text: str) -> bool:
     return len(text) <= MAX_KEY and all(_SEGMENT.fullmatch(segment) for segment in text.split("/"))
 
 
-def whole_range(key: str, data: bytes, start: int, length: int) -> bytes:
-    """`data` if it is as long as was asked for; raises `StoreError`."""
-    if len(data) != length:
-        raise StoreError(f"object {key!r}: {length} bytes from byte {start} on gave {len(data)}")
-    return data
+def check_range(key: str, found: int, start: int, length: int) -> None:
+    """Raises `StoreError` unless as many bytes were `found` as were asked for."""
+    if found != length:
+        raise StoreError(f"object {key!r}: {length} bytes from byte {start} on gave {found}")
 
 
 class ObjectStore(Protocol):
@@ -84,7 +83,7 @@ class ObjectStore(Protocol):
 
     def get_bytes(self, key: str) -> bytes: ...
 
-    def get_range(self, key: str, start: int, length: int) -> bytes:
+    def get_range(self, key: str, start: int, length: int) -> bytearray:
         """`length` bytes of an object from byte `start` on; `StoreError` where it ends before them."""
         ...
 

@@ -18,8 +18,8 @@ from atomscope.store._interface import (
     StoreError,
     check_key,
     check_prefix,
+    check_range,
     is_key,
-    whole_range,
 )
 
 _TEMPORARY = ".tmp-"
@@ -73,10 +73,13 @@ class LocalStore:
         with self.open_read(key) as source, _told("read", key):
             return source.read()
 
-    def get_range(self, key: str, start: int, length: int) -> bytes:
-        with self.open_read(key) as source, _told("read", key):
+    def get_range(self, key: str, start: int, length: int) -> bytearray:
+        found = bytearray(length)
+        path = self._existing(key)
+        with _told("read", key), path.open("rb") as source:
             source.seek(start)
-            return whole_range(key, source.read(length), start, length)
+            check_range(key, source.readinto(found), start, length)
+        return found
 
     def get_file(self, key: str, path: Path) -> None:
         temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")

@@ -16,7 +16,7 @@ from atomscope.store._interface import (
     StoreError,
     check_key,
     check_prefix,
-    whole_range,
+    check_range,
 )
 from atomscope.store._s3_client import MIB, S3Settings, is_broken_stream, make_clients, told, transfer
 
@@ -72,18 +72,21 @@ class S3Store:
     def get_bytes(self, key: str) -> bytes:
         return self._body(key)
 
-    def get_range(self, key: str, start: int, length: int) -> bytes:
+    def get_range(self, key: str, start: int, length: int) -> bytearray:
+        found = bytearray(length)
         if not length:
             self.size(key)  # a range of no bytes cannot be asked for
-            return b""
-        stop = start + length
+            return found
 
-        def part(at: int) -> bytes:
-            return self._body(key, Range=f"bytes={at}-{min(at + _PART, stop) - 1}")
+        def part(at: int) -> int:
+            size = min(_PART, length - at)
+            data = self._body(key, Range=f"bytes={start + at}-{start + at + size - 1}")
+            found[at : at + len(data)] = data
+            return len(data)
 
         with ThreadPoolExecutor(_RANGES_AT_ONCE) as threads:
-            parts = threads.map(part, range(start, stop, _PART))
-            return whole_range(key, b"".join(parts), start, length)
+            check_range(key, sum(threads.map(part, range(0, length, _PART))), start, length)
+        return found
 
     def _body(self, key: str, **more: str) -> bytes:
         """The body of an object, asked for again when it breaks off."""

@@ -101,6 +101,35 @@ def test_rows_and_inner_products_give_one_fit(codes: Codes) -> None:
     torch.testing.assert_close(by_gram.codes, by_rows.codes, atol=2e-2, rtol=0)
 
 
+@pytest.mark.parametrize("of_inner_products", [False, True])
+@pytest.mark.parametrize(("block", "blocks"), [(1, 5), (3, 1), (3, 2), (64, 4)])
+def test_atoms_updated_by_the_block_are_those_of_one_after_another(
+    monkeypatch: pytest.MonkeyPatch, block: int, blocks: int, of_inner_products: bool
+) -> None:
+    rows = clustered(CLUSTERS, noise=0.7)
+    span = unit_gram(rows @ rows.T) if of_inner_products else unit_rows(rows)
+
+    def fitted(block: int, blocks: int) -> Fit:
+        monkeypatch.setattr(alternating, "BLOCK", block)
+        monkeypatch.setattr(alternating, "BLOCKS", blocks)
+        return learn(span, 14, codes="signed", alpha=0.1, codes_per_document=2, seed=0, outer=3)
+
+    one, found = fitted(1, 1), fitted(block, blocks)
+    torch.testing.assert_close(found.atoms, one.atoms, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.codes, one.codes, atol=1e-5, rtol=0)
+    assert found.objective == pytest.approx(one.objective, rel=1e-5)
+
+
+@pytest.mark.parametrize("codes", KINDS)
+def test_the_objective_is_that_of_its_codes_and_atoms(codes: Codes) -> None:
+    rows = clustered(CLUSTERS, noise=0.7)
+    span = unit_rows(rows)
+    found = learn(span, 6, codes=codes, alpha=0.1, codes_per_document=2, seed=0)
+    unexplained = (span.coordinates() - found.codes @ found.atoms).double().square().sum(1)
+    expected = (0.5 * unexplained + found.alpha * found.codes.double().abs().sum(1)).mean()
+    assert found.objective == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_its_objective_is_no_worse_than_that_of_scikit_learn() -> None:
     span = unit_rows(clustered(CLUSTERS, noise=1.5))
     ours = learn(span, 10, codes="signed", alpha=0.1, codes_per_document=2, seed=0, outer=200)

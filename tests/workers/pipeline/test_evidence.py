@@ -14,6 +14,7 @@ from atomscope_workers.pipeline.dictionary import fit
 from atomscope_workers.pipeline.evidence import (
     benjamini_hochberg,
     column_cosines,
+    enough_of_each,
     p_values,
     prominence,
     stability,
@@ -48,6 +49,32 @@ def _noise(kind: str, draw: int) -> torch.Tensor:
     # What a document of so many independent tokens is: a sum, skewed as its tokens are.
     drawn = torch.empty(documents, tokens, width).exponential_(generator=generator)
     return strength * 20 * (drawn.mean(1) - 0.9)
+
+
+@given(st.data(), st.integers(1, 30), st.sampled_from([0.0, 0.3, 0.5, 1.0]))
+def test_what_is_to_be_measured_is_enough_of_each_set_and_nothing_known(
+    data: st.DataObject, count: int, share: float
+) -> None:
+    known = np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
+    places = st.lists(st.integers(0, count - 1), max_size=8, unique=True)
+    sets = [np.array(each, np.int64) for each in data.draw(st.lists(places, max_size=12))]
+    found = enough_of_each(known, sets, share)
+    assert not known[found].any()
+    assert len(set(found)) == len(found)
+    after = known.copy()
+    after[found] = True
+    assert all(after[each].sum() >= share * len(each) for each in sets)
+    # Each was wanted by a set that lacked some.
+    assert len(found) <= sum(max(0, np.ceil(share * len(each)) - known[each].sum()) for each in sets)
+
+
+def test_what_several_sets_want_is_measured_first_and_of_equals_the_strongest() -> None:
+    sets = [np.array(places) for places in ([1, 9, 2, 3], [4, 5, 9, 7], [6, 8])]
+    known = np.zeros(10, np.bool_)
+    assert enough_of_each(known, sets, 0.5) == [9, 1, 4, 6]
+    known[[1, 2]] = True
+    assert enough_of_each(known, sets, 0.5) == [4, 6, 9]
+    assert enough_of_each(known, [], 0.5) == []
 
 
 @pytest.mark.parametrize("draws", [range(3), pytest.param(range(3, 45), marks=pytest.mark.long)])

@@ -124,7 +124,7 @@ def test_curvature_comes_back_by_name_to_the_bit(tmp_path: Path, kept: int) -> N
     assert [module.name for module in found] == ["a.first", "b", "z/last"]
     assert found[0].rotation.inputs is found[2].rotation.inputs
     by_name = {module.name: module for module in given_modules}
-    stored = (tmp_path / "curvature").read_bytes()
+    stored = bytearray((tmp_path / "curvature").read_bytes())
     one_by_one = CurvatureFile(TensorRanges(lambda start, length: stored[start : start + length]))
     assert one_by_one.shapes == dict.fromkeys(by_name, (3, 4))
     for module in (*found, *map(one_by_one.module, by_name)):

@@ -63,7 +63,7 @@ def test_a_unit_reads_its_own_parameters_of_every_gradient_once(
         ctx = audit.context("combine", index)
         own = ctx.read_range
 
-        def counted(path: str, start: int, length: int, own: Any = own) -> bytes:
+        def counted(path: str, start: int, length: int, own: Any = own) -> bytearray:
             read[path] = read.get(path, 0) + length
             return own(path, start, length)
 

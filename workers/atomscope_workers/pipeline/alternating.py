@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from atomscope.types.spec import Codes
 from atomscope_workers.pipeline.fit import ACTIVE, Fit
@@ -33,8 +35,10 @@ such as short texts by their words, would go on falling by a share of next to no
 TUNED_ROUNDS = 25
 """Rounds in which `alpha` is moved towards the codes a document that are wanted; it is fixed afterwards."""
 
-BLOCK = 32
-"""Atoms of one block of the update: what the block shares is one matrix product."""
+BLOCK = 64
+"""Atoms of one block of the update, which are worked out as sums of its own residuals and atoms."""
+BLOCKS = 4
+"""Blocks that are taken from the targets at once: of fewer rows the product has to move more than it adds."""
 
 COPY = 1e-6
 """One minus the squared cosine below which two documents are copies of each other."""
@@ -78,18 +82,20 @@ def learn(
             # Not even a document that is an atom has a code on it: no other atoms would have one.
             converged = True
             break
-        atoms, fresh = _update(span, atoms, found)
+        gathered = found.T @ found
+        atoms, fresh = _update(span, atoms, found, gathered)
         if fresh:
             reseeded += _reseed(span, atoms, found, norms, fresh)
+            gathered = found.T @ found
         products, inner = span.products(atoms).contiguous(), span.inner(atoms, atoms)
-        value = _objective(norms, products, inner, found, penalty)
+        value = _objective(norms, products, inner, found, gathered, penalty)
         fall = (before - value) / max(abs(value), 1e-30)
         if rounds > tuned and fall < _tolerance(rounds * n, value) and not fresh:
             converged = True
             break
         before = value
     found = settled_codes(products, inner, found, penalty, codes)
-    value = _objective(norms, products, inner, found, penalty)
+    value = _objective(norms, products, inner, found, found.T @ found, penalty)
     return Fit(
         atoms,
         found,
@@ -129,35 +135,61 @@ def _first_atoms(span: Span, n_atoms: int, seed: int) -> torch.Tensor:
     return weights
 
 
-def _update(span: Span, atoms: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+def _update(
+    span: Span, atoms: torch.Tensor, codes: torch.Tensor, gathered: torch.Tensor
+) -> tuple[torch.Tensor, list[int]]:
     """One pass of block coordinate descent over the atoms; those that nobody uses are returned by index.
 
-    Atom after atom, each with those before it as they are by then. A block's products with all atoms are
-    taken at once, from the atoms as they were before the block; what changed within it is added atom by atom.
+    `gathered` (K, K) are the inner products of the codes.
+
+    Atom after atom, each with those before it as they are by then. Within a block all of them are sums of its
+    first residuals and its atoms, so it is these sums' weights that are worked out one after the other.
     """
-    gathered = codes.T @ codes
     targets = span.combine(codes.T.contiguous())
-    usage: list[float] = gathered.diagonal().tolist()
+    shared = gathered.double().cpu().numpy()
+    floor = 1e-8 * max(float(shared.diagonal().max()), 1e-30)
     unused: list[int] = []
-    floor = 1e-8 * max(*usage, 1e-30)
-    for start in range(0, len(usage), BLOCK):
-        block = slice(start, min(start + BLOCK, len(usage)))
-        residual = targets[block] - gathered[block] @ atoms
-        moved = torch.zeros_like(residual)
-        for place, item in enumerate(range(block.start, block.stop)):
-            if usage[item] <= floor:
-                unused.append(item)
-                continue
-            own = residual[place] - gathered[item, start:item] @ moved[:place]
-            vector = atoms[item] + own / usage[item]
-            norm = float(span.inner(vector[None], vector[None])) ** 0.5
-            if norm <= 1e-12:
-                unused.append(item)
-                continue
-            vector /= norm
-            moved[place] = vector - atoms[item]
-            atoms[item] = vector
+    for first in range(0, len(atoms), BLOCKS * BLOCK):
+        several = slice(first, min(first + BLOCKS * BLOCK, len(atoms)))
+        residuals = targets[several] - gathered[several] @ atoms
+        before = atoms[several].clone()
+        for start in range(several.start, several.stop, BLOCK):
+            block = slice(start, min(start + BLOCK, several.stop))
+            done = slice(first, start)
+            moved = atoms[done] - before[: start - first]
+            residual = residuals[start - first : block.stop - first] - gathered[block, done] @ moved
+            parts = torch.cat([residual, atoms[block]])
+            inner = span.inner(parts, parts).double().cpu().numpy()
+            weights, left = _descended(inner, shared[block, block], floor)
+            atoms[block] = torch.from_numpy(weights).to(atoms) @ parts
+            unused.extend(start + place for place in left)
     return atoms, unused
+
+
+def _descended(
+    inner: NDArray[np.float64], shared: NDArray[np.float64], floor: float
+) -> tuple[NDArray[np.float64], list[int]]:
+    """One pass over the atoms of a block: weights (B, 2 B) of the new ones, and which of them nobody uses.
+
+    `inner` (2 B, 2 B) are the inner products of the residuals and the atoms, of which the weights make sums,
+    and `shared` (B, B) those of the codes. An atom is unused whose codes have no more than `floor`.
+    """
+    count = len(shared)
+    residuals, before = np.eye(2 * count)[:count], np.eye(2 * count)[count:]
+    weights, unused = before.copy(), list[int]()
+    for place in range(count):
+        usage = shared[place, place]
+        if usage <= floor:
+            unused.append(place)
+            continue
+        own = residuals[place] - shared[place, :place] @ (weights - before)[:place]
+        vector = before[place] + own / usage
+        norm = math.sqrt(max(0.0, vector @ inner @ vector))
+        if norm <= 1e-12:
+            unused.append(place)
+            continue
+        weights[place] = vector / norm
+    return weights, unused
 
 
 def _reseed(
@@ -176,7 +208,14 @@ def _reseed(
 
 
 def _objective(
-    norms: torch.Tensor, products: torch.Tensor, inner: torch.Tensor, codes: torch.Tensor, alpha: float
+    norms: torch.Tensor,
+    products: torch.Tensor,
+    inner: torch.Tensor,
+    codes: torch.Tensor,
+    gathered: torch.Tensor,
+    alpha: float,
 ) -> float:
-    fit = norms - 2 * (codes * products).sum(1) + ((codes @ inner) * codes).sum(1)
-    return float((0.5 * fit + alpha * codes.abs().sum(1)).double().mean())
+    """A document's mean: what it leaves unexplained is told by sums, of which `gathered` are the codes'."""
+    explained = 2 * (codes * products).sum(dtype=torch.float64) - (gathered * inner).sum(dtype=torch.float64)
+    left = norms.sum(dtype=torch.float64) - explained
+    return float(0.5 * left + alpha * codes.abs().sum(dtype=torch.float64)) / len(codes)

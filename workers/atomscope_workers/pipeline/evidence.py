@@ -11,7 +11,9 @@ how far they stand out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import chain, zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +40,33 @@ def first_documents(codes: NDArray[np.float64], most: int) -> list[NDArray[np.in
         active = np.flatnonzero(column > 0)
         order = np.argsort(-column[active], kind="stable")[:most]
         found.append(active[order].astype(np.int64))
+    return found
+
+
+def enough_of_each(known: NDArray[np.bool_], sets: Sequence[NDArray[np.int64]], share: float) -> list[int]:
+    """Positions beside the `known` (N,) with which at least `share` of each set is known, few of them.
+
+    The next is always what the most sets want that still lack some, of equal ones the first to come in any of
+    them. The fewest of all could be found only by trying every choice.
+    """
+    in_order = dict.fromkeys(chain.from_iterable(zip_longest(*(places.tolist() for places in sets))))
+    unknown = [place for place in in_order if place is not None and not known[place]]
+    columns = {place: column for column, place in enumerate(unknown)}
+    lacking = np.array([math.ceil(share * len(places)) - known[places].sum() for places in sets], np.int64)
+    wants = np.zeros((len(sets), len(unknown)), dtype=np.bool_)
+    for row in np.flatnonzero(lacking > 0).tolist():
+        wants[row, [columns[place] for place in sets[row].tolist() if not known[place]]] = True
+    wanted = wants.sum(0)
+    found: list[int] = []
+    while wanted.any():
+        column = int(wanted.argmax())
+        found.append(unknown[column])
+        own = np.flatnonzero(wants[:, column])
+        lacking[own] -= 1
+        wants[:, column], wanted[column] = False, 0
+        for row in own[lacking[own] == 0].tolist():
+            wanted -= wants[row]
+            wants[row] = False
     return found
 
 

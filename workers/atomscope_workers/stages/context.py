@@ -106,7 +106,7 @@ class StageContext(Protocol):
         """A local file holding what an earlier unit wrote at `path`; raises `ObjectNotFound`."""
         ...
 
-    def read_range(self, path: str, start: int, length: int) -> bytes:
+    def read_range(self, path: str, start: int, length: int) -> bytearray:
         """Some bytes of what an earlier unit wrote at `path`, and no more of it; raises as `read` does."""
         ...
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,6 +17,7 @@ from atomscope_workers.pipeline.batches import collate
 from atomscope_workers.pipeline.evidence import (
     benjamini_hochberg,
     column_cosines,
+    enough_of_each,
     first_documents,
     p_values,
     prominence,
@@ -255,15 +255,12 @@ def _loss_drops(
 def _missing(
     base: NDArray[np.float64], whole: Sequence[NDArray[np.int64]], half: Sequence[NDArray[np.int64]]
 ) -> NDArray[np.int64]:
-    """What is yet to be measured: all of `whole`, and the first of each of `half` until half is known."""
-    known = ~np.isnan(base)
-    before = known.copy()
+    """What is yet to be measured: all of `whole`, and of `half` so that half of each is known."""
+    before = ~np.isnan(base)
+    known = before.copy()
     for places in whole:
         known[places] = True
-    for places in half:
-        unknown = places[~known[places]]
-        lacking = math.ceil(ENOUGH_MEASURED * len(places)) - (len(places) - len(unknown))
-        known[unknown[: max(0, lacking)]] = True
+    known[enough_of_each(known, half, ENOUGH_MEASURED)] = True
     return np.flatnonzero(known & ~before)
 
 

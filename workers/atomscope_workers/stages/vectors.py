@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -112,13 +112,12 @@ def _of_parts(ctx: StageContext, first: int) -> tuple[MakeVectors, int]:
         name: TensorRanges(partial(ctx.read_range, layout.vector_part(place)))
         for place, name in enumerate(shapes)
     }
-    numbers = sum(map(math.prod, shapes.values()))
 
     def make(start: int, stop: int) -> list[Vector]:
         rows = {name: file.rows(name, first + start, first + stop) for name, file in files.items()}
         return _apart(rows, stop - start)
 
-    return make, max(1, HELD_BYTES // (2 * 4 * numbers))
+    return make, max(1, _held(shapes.values()))
 
 
 def _of_components(ctx: StageContext, own: Sequence[int]) -> MakeVectors:
@@ -136,7 +135,6 @@ def _of_basis(
     combinations, cosines = along_basis(parent, spanned_documents(ctx), weights, curvature, device)
     load, count = basis_gradients(parent, device)
     power = ctx.spec.config.vector_power
-    numbers = sum(math.prod(module.rotation.shape) for module in curvature)
 
     def make(start: int, stop: int) -> list[Vector]:
         made = combinations[start:stop]
@@ -145,8 +143,13 @@ def _of_basis(
         )
 
     # The basis is read again for each step.
-    step = max(LEAST_HELD, HELD_BYTES // (2 * 4 * numbers))
+    step = max(LEAST_HELD, _held(module.rotation.shape for module in curvature))
     return make, step, dict(zip(own, cosines.tolist(), strict=True))
+
+
+def _held(shapes: Iterable[Sequence[int]]) -> int:
+    """Vectors of such parts, float32, that may be held: all together, and one by one."""
+    return HELD_BYTES // (2 * 4 * sum(map(math.prod, shapes)))
 
 
 def _apart(parts: Mapping[str, torch.Tensor], count: int) -> list[Vector]:
