@@ -102,7 +102,7 @@ def test_rows_and_inner_products_give_one_fit(codes: Codes) -> None:
 
 
 @pytest.mark.parametrize("of_inner_products", [False, True])
-@pytest.mark.parametrize(("block", "blocks"), [(1, 5), (3, 1), (3, 2), (64, 4)])
+@pytest.mark.parametrize(("block", "blocks"), [(1, 5), (3, 1), (3, 2), (32, 8)])
 def test_atoms_updated_by_the_block_are_those_of_one_after_another(
     monkeypatch: pytest.MonkeyPatch, block: int, blocks: int, of_inner_products: bool
 ) -> None:

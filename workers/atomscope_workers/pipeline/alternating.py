@@ -35,9 +35,10 @@ such as short texts by their words, would go on falling by a share of next to no
 TUNED_ROUNDS = 25
 """Rounds in which `alpha` is moved towards the codes a document that are wanted; it is fixed afterwards."""
 
-BLOCK = 64
-"""Atoms of one block of the update, which are worked out as sums of its own residuals and atoms."""
-BLOCKS = 4
+BLOCK = 32
+"""Atoms of one block of the update, which are worked out as sums of its own residuals and atoms. Of twice as
+many BLAS would share the small products among threads of its own, beside those that torch has."""
+BLOCKS = 8
 """Blocks that are taken from the targets at once: of fewer rows the product has to move more than it adds."""
 
 COPY = 1e-6
