@@ -78,14 +78,14 @@ class S3Store:
             self.size(key)  # a range of no bytes cannot be asked for
             return found
 
-        def part(at: int) -> int:
+        def fill(at: int) -> None:
             size = min(_PART, length - at)
             data = self._body(key, Range=f"bytes={start + at}-{start + at + size - 1}")
-            found[at : at + len(data)] = data
-            return len(data)
+            check_range(key, len(data), start + at, size)
+            found[at : at + size] = data
 
         with ThreadPoolExecutor(_RANGES_AT_ONCE) as threads:
-            check_range(key, sum(threads.map(part, range(0, length, _PART))), start, length)
+            list(threads.map(fill, range(0, length, _PART)))
         return found
 
     def _body(self, key: str, **more: str) -> bytes:

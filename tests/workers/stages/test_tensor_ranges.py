@@ -71,6 +71,12 @@ def test_a_file_of_another_format_is_refused_before_it_is_read() -> None:
         TensorRanges(lambda start, length: bytearray(struct.pack("<Q", 2**40)))
 
 
+def test_a_dtype_that_no_stage_writes_is_named(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2, dtype=torch.int16)}, tmp_path / "file")
+    with pytest.raises(ValueError, match="'a' holds I16"):
+        TensorRanges(_Counted(tmp_path / "file")).tensor("a")
+
+
 def test_a_tensor_that_is_not_there_or_was_not_wanted_is_named(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(2), "b": torch.ones(2)}, tmp_path / "file")
     read = _Counted(tmp_path / "file")

@@ -51,12 +51,18 @@ class TensorRanges:
         return self.rows(name, 0, self.shape(name)[0])
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Its rows `start:stop`, which must be there."""
+        """Its rows `start:stop`, which must be there; `ValueError` for a dtype that no stage writes."""
         count, *rest = self.shape(name)
+        dtype = self._dtype(name)
         begin, end = self._entries[name]["data_offsets"]
         row = (end - begin) // max(count, 1)
         data = self._read(self._begin + begin + start * row, (stop - start) * row)
-        found = torch.empty(0, dtype=_DTYPES[self._entries[name]["dtype"]])
-        if data:
-            found = torch.frombuffer(data, dtype=found.dtype)
+        # No tensor is made of a buffer of no bytes.
+        found = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
         return found.view(stop - start, *rest)
+
+    def _dtype(self, name: str) -> torch.dtype:
+        kind = self._entries[name]["dtype"]
+        if kind not in _DTYPES:
+            raise ValueError(f"tensor {name!r} holds {kind}, and only {', '.join(_DTYPES)} are read")
+        return _DTYPES[kind]
