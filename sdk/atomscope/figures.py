@@ -6,6 +6,7 @@ Needs the extra `figures` (matplotlib), which is imported when a figure is drawn
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from atomscope.errors import MissingExtra
 from atomscope.text import visible
 from atomscope.types.evaluation import (
+    Cost,
     EvaluationPoint,
     EvaluationResult,
     Measure,
@@ -28,13 +30,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_INCHES = (7.0, 6.0)
+_INCHES = (7.0, 7.5)
 _DOTS = 120
 _BAND = (5.0, 95.0)
 """Percentiles of the random directions between which the bands lie."""
 _BANDS = (("equal_norm", "random, equal norm", "tab:gray"), ("equal_kl", "random, equal KL", "tab:olive"))
-_BEYOND = 4.0
-"""Times the budget that the cost is drawn up to."""
 
 
 def require_matplotlib() -> None:
@@ -48,13 +48,17 @@ def require_matplotlib() -> None:
 
 
 def plot_evaluation(
-    result: EvaluationResult, folder: str | Path, kl_budget: float | None = None
+    result: EvaluationResult,
+    folder: str | Path,
+    kl_budget: float | None = None,
+    perplexity_budget: float | None = None,
 ) -> list[Path]:
     """One PNG for each target in `folder`, which is made: `behaviour-3.png`, `atom-7.png`.
 
     Above, what the detector says of inviting, neutral and all prompts against the strength, with 95%
     intervals, and bands from the 5th to the 95th percentile of random directions, comparable with all
-    prompts; below, the cost at every strength that was measured, and the budget where it is given.
+    prompts; below, both costs at every strength that was measured, and the budgets where they are given, in
+    nats per token and in times the unsteered perplexity.
     Raises `MissingExtra`, and `OSError` where nothing can be written.
     """
     require_matplotlib()
@@ -64,33 +68,51 @@ def plot_evaluation(
     for target in result.targets:
         kind = "" if ":" in target.target else "atom-"
         paths.append(folder / f"{kind}{target.target.replace(':', '-')}.png")
-        paths[-1].write_bytes(figure_png(target, kl_budget))
+        paths[-1].write_bytes(figure_png(target, result.baseline_cost, kl_budget, perplexity_budget))
     return paths
 
 
-def figure_png(target: TargetEvaluation, kl_budget: float | None = None) -> bytes:
-    """The PNG of one target; raises `MissingExtra`."""
+def figure_png(
+    target: TargetEvaluation,
+    baseline: Cost,
+    kl_budget: float | None = None,
+    perplexity_budget: float | None = None,
+) -> bytes:
+    """The PNG of one target, `baseline` what the unsteered model costs; raises `MissingExtra`."""
     require_matplotlib()
     content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of characters that the font lacks
-        _figure(target, kl_budget).savefig(content, format="png", dpi=_DOTS, metadata={"Software": None})
+        figure = _figure(target, baseline, kl_budget, perplexity_budget)
+        figure.savefig(content, format="png", dpi=_DOTS, metadata={"Software": None})
     return content.getvalue()
 
 
-def _figure(target: TargetEvaluation, kl_budget: float | None) -> Figure:
+def _figure(
+    target: TargetEvaluation, baseline: Cost, kl_budget: float | None, perplexity_budget: float | None
+) -> Figure:
     from matplotlib.figure import Figure  # noqa: PLC0415  (without pyplot: no display, nothing global)
 
     figure = Figure(figsize=_INCHES, layout="constrained")
-    if target.points:
-        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-        _draw_measures(above, target)
-    else:
-        above = below = figure.subplots()
+    ratios = (3, 2, 1) if target.points else (2, 1)
+    *measures, below, lowest = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios)
+    if measures:
+        _draw_measures(measures[0], target)
     title = " ".join(part for part in (target.target, target.name) if part)
     verdict = "" if target.verdict is None else f": {target.verdict}"
-    above.set_title(visible(f"{title}{verdict}", 80), parse_math=False)
-    _draw_cost(below, target, kl_budget)
+    (measures[0] if measures else below).set_title(visible(f"{title}{verdict}", 80), parse_math=False)
+    kl = [point.cost.kl for point in target.curve]
+    _draw_cost(below, target, kl, 0.0, kl_budget)
+    below.set_ylabel("KL, nats per token")
+    if below.get_legend_handles_labels()[0]:
+        below.legend(fontsize="small")
+    perplexity = [point.cost.perplexity for point in target.curve]
+    own = baseline.perplexity
+    _draw_cost(
+        lowest, target, perplexity, own, None if perplexity_budget is None else perplexity_budget * own
+    )
+    lowest.set_ylabel("perplexity")
+    lowest.set_xlabel("strength")
     return figure
 
 
@@ -166,24 +188,27 @@ def _draw_band(
         )
 
 
-def _draw_cost(axes: Axes, target: TargetEvaluation, kl_budget: float | None) -> None:
-    strengths = [0.0, *(point.strength for point in target.curve)]
-    costs = [0.0, *(point.cost.kl for point in target.curve)]
+def _draw_cost(
+    axes: Axes, target: TargetEvaluation, costs: Sequence[float], unsteered: float, budget: float | None
+) -> None:
+    """A cost at every strength of the curve and at 0, up to where strengths were tried or allowed."""
+    strengths = np.array([0.0, *(point.strength for point in target.curve)])
+    values = np.array([unsteered, *costs])
     order = np.argsort(strengths)
-    axes.plot(np.array(strengths)[order], np.array(costs)[order], "k.-")
-    if kl_budget is not None:
-        axes.axhline(kl_budget, color="tab:red", linestyle="--", label="budget")
-        axes.set_ylim(0.0, 1.05 * max(min(max(costs), _BEYOND * kl_budget), kl_budget))
+    axes.plot(strengths[order], values[order], "k.-")
+    if budget is not None:
+        axes.axhline(budget, color="tab:red", linestyle="--", label="budget")
     autos = [strength for strength in (target.auto_up, target.auto_down) if strength is not None]
     _mark(axes, autos, "largest within the budget", "tab:purple")
-    if target.points:
-        tried = [*autos, *(point.strength for point in target.points)]
-        reach = 1.1 * max(abs(strength) for strength in tried)
-        axes.set_xlim(-reach if min(tried) < 0 else -0.05 * reach, reach if max(tried) > 0 else 0.05 * reach)
-    axes.set_xlabel("strength")
-    axes.set_ylabel("KL, nats per token")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize="small")
+    tried = [*autos, *(point.strength for point in target.points)]
+    reach = 1.1 * max((abs(strength) for strength in tried), default=math.inf)
+    shown = values[np.abs(strengths) <= reach]
+    least, most = float(shown.min()), max(float(shown.max()), unsteered if budget is None else budget)
+    margin = 0.05 * (most - least or 1.0)
+    axes.set_ylim(least - margin, most + margin)
+    if tried:
+        low, high = strengths.min(), strengths.max()
+        axes.set_xlim(-reach if low < 0 else -0.05 * reach, reach if high > 0 else 0.05 * reach)
 
 
 def _mark(axes: Axes, strengths: Sequence[float], label: str, colour: str) -> None:

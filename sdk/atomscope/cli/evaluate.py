@@ -25,7 +25,16 @@ from atomscope.types.evaluation import EvaluationQuery, EvaluationResult
 from atomscope.types.resources import Evaluation
 from atomscope.types.steering import UNITS
 
-_SETTINGS = ("unit", "power", "kl_budget", "prompts", "random_directions", "answers", "seed")
+_SETTINGS = (
+    "unit",
+    "power",
+    "kl_budget",
+    "perplexity_budget",
+    "prompts",
+    "random_directions",
+    "answers",
+    "seed",
+)
 """Options that are fields of the query as they are."""
 _ASKED = ("targets", "detector", "strengths", "max_new_tokens", *_SETTINGS)
 """Options that say what is asked, each None or empty where it is not given."""
@@ -63,6 +72,11 @@ def _configure(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--kl-budget", type=number(float, 0), help="nats per token that steering may cost (default 0.5)"
+    )
+    parser.add_argument(
+        "--perplexity-budget",
+        type=number(float, 1),
+        help="how many times the perplexity of neutral documents may be what it was (default: any)",
     )
     parser.add_argument("--prompts", type=number(int, 0), help="prompts of each kind to take from documents")
     parser.add_argument("--random-directions", type=number(int, 0), help="to compare with (default 20)")
@@ -164,6 +178,7 @@ def _asked(
 
 def _kept(found: EvaluationResult, query: EvaluationQuery, args: Namespace, output: Output) -> int:
     """Write what is to be written; the result itself has been printed, so that nothing is lost."""
+    budgets = query.kl_budget, query.perplexity_budget
     try:
         if args.out is not None:
             temporary = args.out.with_name(f"{args.out.name}.{os.getpid()}.tmp")
@@ -173,12 +188,12 @@ def _kept(found: EvaluationResult, query: EvaluationQuery, args: Namespace, outp
         if args.figures is not None:
             from atomscope.figures import plot_evaluation  # noqa: PLC0415
 
-            for path in plot_evaluation(found, args.figures, query.kl_budget):
+            for path in plot_evaluation(found, args.figures, *budgets):
                 output.note(str(path))
         if args.report is not None:
             from atomscope.evaluation_page import write_evaluation  # noqa: PLC0415
 
-            output.note(str(write_evaluation(found, args.report, query.kl_budget)))
+            output.note(str(write_evaluation(found, args.report, *budgets)))
     except OSError as error:
         output.complain(f"atomscope: the result could not be written: {error}")
         return EXIT_ERROR

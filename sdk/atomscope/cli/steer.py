@@ -8,12 +8,14 @@ from functools import partial
 from atomscope.bundle import Bundle
 from atomscope.cli.auto_strength import add_budget, parse_strength, settled
 from atomscope.cli.connect import out_folder
+from atomscope.cli.output import json_text
 from atomscope.cli.registry import EXIT_DONE, Output
 from atomscope.cli.targets import add_target, opened
 from atomscope.cli.tree import CommandTree, PluginRegistry
 from atomscope.client._auto_strength import Auto
 from atomscope.errors import SteeringError, UsageError
 from atomscope.steering import Target, parse_target
+from atomscope.steering.output import EVALUATION
 from atomscope.types.steering import FORMATS, UNITS
 
 
@@ -64,11 +66,13 @@ def _run(args: Namespace, output: Output, *, tree: CommandTree) -> int:
     with opened(args) as target:
         if isinstance(target, Bundle) and args.name is not None:
             raise UsageError("--name is for a steered adapter of the service")
-        strengths = settled(target, asked, args, tree.load_runner, output)
+        strengths, evaluated = settled(target, asked, args, tree.load_runner, output)
         if isinstance(target, Bundle):
             folder = target.steer(strengths, **how).save(args.out)
         else:
             folder = target.steer(strengths, name=args.name, **how).save(args.out)
+    if evaluated is not None:
+        (folder / EVALUATION).write_text(json_text(evaluated, ascii_only=True) + "\n", encoding="utf-8")
     output.result({"adapter": str(folder), "strengths": strengths, **how}, str(folder))
     return EXIT_DONE
 

@@ -202,11 +202,12 @@ class AsyncSteeredAdapters(_Resource[SteeredResource]):
         unit: Unit = "norm",
         power: VectorPower | None = None,
         kl_budget: float | None = None,
+        perplexity_budget: float | None = None,
         timeout: float | None = None,
     ) -> AsyncSteeredAdapter:
         """Steer the adapter of an audit, as `Audit.steer` does."""
         created = await _core.steer_audit(
-            self._service, audit, strengths, name, format, unit, power, kl_budget, timeout
+            self._service, audit, strengths, name, format, unit, power, kl_budget, perplexity_budget, timeout
         )
         return AsyncSteeredAdapter(self._service, created)
 

@@ -12,12 +12,14 @@ from atomscope.client._evaluations import evaluate, make_evaluation
 from atomscope.client._service import Service
 from atomscope.errors import SteeringError, UsageError
 from atomscope.steering import Target, real
-from atomscope.types.evaluation import EvaluationResult
+from atomscope.types.evaluation import EvaluationQuery, EvaluationResult
 from atomscope.types.spec import VectorPower
 from atomscope.types.steering import Unit
 
 Auto = Literal["auto", "-auto"]
 """As far up, or down, as the budget allows."""
+BUDGETS = ("kl_budget", "perplexity_budget")
+"""Fields of the evaluation that say what a strength may cost."""
 
 GivenStrengths = (
     Strengths
@@ -52,9 +54,9 @@ def autos_of(strengths: GivenStrengths, audit_id: str) -> dict[Target, Auto]:
 
 
 def largest_strengths(
-    autos: Mapping[str, Auto], found: EvaluationResult, kl_budget: float
+    autos: Mapping[str, Auto], found: EvaluationResult, query: EvaluationQuery
 ) -> dict[str, float]:
-    """The strengths that an evaluation of these targets, in this order, found.
+    """The strengths that the evaluation of a query of these targets, in this order, found.
 
     Raises `SteeringError` where even the least strength that was tried costs too much.
     """
@@ -62,8 +64,10 @@ def largest_strengths(
     for (key, strength), target in zip(autos.items(), found.targets, strict=True):
         end = target.auto_up if strength == "auto" else target.auto_down
         if end is None:
+            times = query.perplexity_budget
+            told = "" if times is None else f" and {times:g} times the perplexity"
             raise SteeringError(
-                f"{key}={strength}: no strength costs as little as {kl_budget:g} nats per token"
+                f"{key}={strength}: no strength costs as little as {query.kl_budget:g} nats per token{told}"
             )
         numbers[key] = end
     return numbers
@@ -77,21 +81,23 @@ async def settled(
     unit: Unit,
     power: VectorPower | None,
     kl_budget: float | None,
+    perplexity_budget: float | None,
     timeout: float | None,
 ) -> dict[Steerable, float]:
     """The strengths with numbers in the place of `auto`, each found by itself, by an evaluation.
 
     Raises `SteeringError`, `UsageError` for a budget or a time without an `auto`, and as evaluations do.
     """
+    budgets = dict(zip(BUDGETS, (kl_budget, perplexity_budget), strict=True))
     autos: dict[str, Auto] = {key.key: strength for key, strength in autos_of(strengths, audit_id).items()}
     if not autos:
-        for name, value in (("kl_budget", kl_budget), ("timeout", timeout)):
+        for name, value in {**budgets, "timeout": timeout}.items():
             if value is not None:
                 raise UsageError(f"{name} is for a strength of 'auto'")
         return {key: strength for key, strength in strengths.items() if not isinstance(strength, str)}
-    budget: dict[str, Any] = {} if kl_budget is None else {"kl_budget": kl_budget}
-    query = make_evaluation(list(autos), unit=unit, power=power, **budget)
-    found = largest_strengths(autos, await evaluate(service, audit_id, query, timeout, None), query.kl_budget)
+    given: dict[str, Any] = {name: value for name, value in budgets.items() if value is not None}
+    query = make_evaluation(list(autos), unit=unit, power=power, **given)
+    found = largest_strengths(autos, await evaluate(service, audit_id, query, timeout, None), query)
     return {
         key: found[target_of(key, audit_id).key] if isinstance(strength, str) else strength
         for key, strength in strengths.items()

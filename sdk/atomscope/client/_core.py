@@ -311,10 +311,18 @@ async def steer_audit(
     unit: Unit,
     power: VectorPower | None,
     kl_budget: float | None,
+    perplexity_budget: float | None,
     timeout: float | None,
 ) -> SteeredAdapter:
     numbers = await settled(
-        service, audit_id, strengths, unit=unit, power=power, kl_budget=kl_budget, timeout=timeout
+        service,
+        audit_id,
+        strengths,
+        unit=unit,
+        power=power,
+        kl_budget=kl_budget,
+        perplexity_budget=perplexity_budget,
+        timeout=timeout,
     )
     wanted = strengths_by_target(numbers, audit_id)
     check_strengths(wanted)

@@ -206,11 +206,23 @@ class SteeredAdapters(_Resource[SteeredResource]):
         unit: Unit = "norm",
         power: VectorPower | None = None,
         kl_budget: float | None = None,
+        perplexity_budget: float | None = None,
         timeout: float | None = None,
     ) -> SteeredAdapter:
         """Steer the adapter of an audit, as `Audit.steer` does."""
         created = run(
-            _core.steer_audit(self._service, audit, strengths, name, format, unit, power, kl_budget, timeout)
+            _core.steer_audit(
+                self._service,
+                audit,
+                strengths,
+                name,
+                format,
+                unit,
+                power,
+                kl_budget,
+                perplexity_budget,
+                timeout,
+            )
         )
         return SteeredAdapter(self._service, created)
 

@@ -142,19 +142,30 @@ class Audit(AuditAttributes):
         unit: Unit = "norm",
         power: VectorPower | None = None,
         kl_budget: float | None = None,
+        perplexity_budget: float | None = None,
         timeout: float | None = None,
     ) -> SteeredAdapter:
         """Have the adapter steered: atoms, their indices or behaviours to strengths; positive means more.
 
         Strengths are in units of the adapter's norm, or under `unit="alpha"` of the vectors as they are;
         `"auto"` and `"-auto"` are as far up and down as costs no more than `kl_budget` (0.5 nats per token on
-        neutral documents), found by an evaluation, which may take until `timeout`. `power` is that of (lambda
-        + damping) in the unprojection, by default the audit's. Raises `SteeringError` for a key that is no
-        target, a strength that is none, and a budget that allows none, `EvaluationFailed` and `WaitTimeout`.
+        neutral documents) and, where it is given, `perplexity_budget` times their perplexity: an evaluation
+        finds it, which may take until `timeout`. `power` is that of (lambda + damping) in the unprojection,
+        by default the audit's. Raises `SteeringError` for a key that is no target, a strength that is none,
+        and a budget that allows none, `EvaluationFailed` and `WaitTimeout`.
         """
         created = run(
             _core.steer_audit(
-                self._service, self.id, strengths, name, format, unit, power, kl_budget, timeout
+                self._service,
+                self.id,
+                strengths,
+                name,
+                format,
+                unit,
+                power,
+                kl_budget,
+                perplexity_budget,
+                timeout,
             )
         )
         return SteeredAdapter(self._service, created)

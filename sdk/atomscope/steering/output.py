@@ -21,7 +21,9 @@ VECTOR = "steering_vector.safetensors"
 GGUF = "adapter.gguf"
 GGUF_DELTA = "delta.gguf"
 PROVENANCE = "atomscope_steering.json"
-FILES = (CONFIG, WEIGHTS, VECTOR, GGUF, GGUF_DELTA, PROVENANCE)
+EVALUATION = "atomscope_evaluation.json"
+"""Beside an adapter whose strength was found: the evaluation that found it, with all costs."""
+FILES = (CONFIG, WEIGHTS, VECTOR, GGUF, GGUF_DELTA, PROVENANCE, EVALUATION)
 
 _PARTIAL = ".partial"
 

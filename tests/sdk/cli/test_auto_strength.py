@@ -11,7 +11,8 @@ import pytest
 
 from atomscope.bundle import Bundle
 from atomscope.client import _jobs
-from atomscope.types.evaluation import EvaluationQuery, EvaluationResult
+from atomscope.steering.output import EVALUATION
+from atomscope.types.evaluation import CostPoint, EvaluationQuery, EvaluationResult
 from tests.sdk.cli.running import Run
 from tests.sdk.client.samples import (
     AUDIT,
@@ -42,16 +43,31 @@ def test_auto_is_the_largest_strength_within_the_budget(
     run: Run, local: Any, bundle: Path, tmp_path: Path
 ) -> None:
     runner = local(Runner())
-    how = ("--base-model", "base", "--kl-budget", "0.2", "--format", "vector", "--unit", "alpha")
+    budgets = ("--kl-budget", "0.2", "--perplexity-budget", "1.5")
+    how = ("--base-model", "base", *budgets, "--format", "vector", "--unit", "alpha")
     done = run("steer", bundle, "5=auto", "0=-auto", *how, "--out", tmp_path / "s", "--json")
     assert (done.status, done.err) == (0, "")
     assert done.json()["strengths"] == {"5": 0.25, "0": -0.125}
     (query,) = runner.asked
     assert [item.target for item in query.targets] == ["5", "0"]
     assert all(item.detector is None for item in query.targets)
-    assert (query.kl_budget, query.unit, query.strengths) == (0.2, "alpha", "auto")
+    assert (query.kl_budget, query.perplexity_budget) == (0.2, 1.5)
+    assert (query.unit, query.strengths) == ("alpha", "auto")
     told = json.loads((tmp_path / "s" / "atomscope_steering.json").read_text())
     assert told["strengths"] == {"5": 0.25, "0": -0.125}
+
+
+def test_the_curve_that_a_strength_was_found_on_lies_beside_the_adapter(
+    run: Run, local: Any, bundle: Path, tmp_path: Path
+) -> None:
+    local(Runner())
+    out = tmp_path / "s"
+    run("steer", bundle, "5=auto", "--base-model", "base", "--out", out)
+    kept = msgspec.json.decode((out / EVALUATION).read_bytes(), type=EvaluationResult)
+    assert kept.targets[0].curve == msgspec.convert(evaluated_target()["curve"], list[CostPoint])
+    assert run("steer", bundle, "5=-auto", "--base-model", "base", "--out", out).status == 0, "saved again"
+    assert run("steer", bundle, "5=0.1", "--out", out).status == 0
+    assert not (out / EVALUATION).exists(), "of an adapter that is no longer there"
 
 
 def test_numbers_stand_beside_auto_and_what_was_found_is_told(
@@ -79,6 +95,8 @@ def test_a_budget_that_allows_nothing_is_an_error(run: Run, local: Any, bundle: 
         (["5=auto", "--base-model", "base", "--kl-budget", "0"], "kl_budget"),
         (["5=auto", "5=0.1", "--base-model", "base"], "two strengths"),
         (["5=0.1", "--kl-budget", "1"], "--kl-budget is for a strength of auto"),
+        (["5=auto", "--base-model", "base", "--perplexity-budget", "1"], "perplexity_budget"),
+        (["5=0.1", "--perplexity-budget", "2"], "--perplexity-budget is for a strength of auto"),
         (["5=0.1", "--base-model", "base"], "--base-model is for a strength of auto"),
         (["5=automatic"], "not TARGET=STRENGTH"),
         (["5=nan"], "not TARGET=STRENGTH"),

@@ -35,12 +35,13 @@ def steer(ask: Ask, strengths: Any, **how: Any) -> Any:
 def test_the_largest_strengths_are_found_and_taken_beside_numbers(audited: ScriptedServer, ask: Ask) -> None:
     found(audited, (0.3, -0.1), (0.2, -0.4))
     strengths = {7: "auto", "behaviour:3": "-auto", 5: 0.05}
-    steer(ask, strengths, kl_budget=0.2, unit="alpha", power="0", format="delta")
+    steer(ask, strengths, kl_budget=0.2, perplexity_budget=1.5, unit="alpha", power="0", format="delta")
     (asked,) = audited.to("POST", ASKED)
     query = asked.json()
     assert [item["target"] for item in query["targets"]] == ["7", "behaviour:3"]
     assert all(item.get("detector") is None for item in query["targets"])
-    assert (query["kl_budget"], query["unit"], query["power"]) == (0.2, "alpha", "0")
+    assert (query["kl_budget"], query["perplexity_budget"]) == (0.2, 1.5)
+    assert (query["unit"], query["power"]) == ("alpha", "0")
     (sent,) = audited.to("POST", "/v1/steered-adapters")
     assert sent.json()["strengths"] == {"7": 0.3, "behaviour:3": -0.4, "5": 0.05}
     assert (sent.json()["unit"], sent.json()["power"], sent.json()["format"]) == ("alpha", "0", "delta")
@@ -61,6 +62,8 @@ def test_a_budget_that_allows_nothing_steers_nothing(audited: ScriptedServer, as
     found(audited, (0.3, None))
     with pytest.raises(SteeringError, match=r"7=-auto: no strength costs as little as 0.5 nats per token"):
         steer(ask, {7: "-auto"})
+    with pytest.raises(SteeringError, match=r"nats per token and 1\.2 times the perplexity"):
+        steer(ask, {7: "-auto"}, perplexity_budget=1.2)
     assert audited.to("POST", "/v1/steered-adapters") == []
 
 
@@ -75,6 +78,8 @@ def test_a_budget_that_allows_nothing_steers_nothing(audited: ScriptedServer, as
         ({7: 0.1}, {"kl_budget": 0.1}, UsageError, "kl_budget is for a strength of 'auto'"),
         ({7: 0.1}, {"timeout": 3.0}, UsageError, "timeout is for a strength of 'auto'"),
         ({7: "auto"}, {"kl_budget": -1}, UsageError, "kl_budget"),
+        ({7: 0.1}, {"perplexity_budget": 2.0}, UsageError, "perplexity_budget is for a strength of 'auto'"),
+        ({7: "auto"}, {"perplexity_budget": 1.0}, UsageError, "perplexity_budget"),
     ],
 )
 def test_what_cannot_be_asked_is_never_sent(

@@ -188,6 +188,19 @@ def test_without_a_detector_cost_and_the_largest_strength_are_found(audited: Aud
     )
 
 
+def test_both_budgets_hold_at_the_largest_strength(audited: Audited) -> None:
+    targets = [{"target": str(ATOM)}]
+    by_divergence = audited.evaluate(targets=targets, kl_budget=0.3).targets[0]
+    result = audited.evaluate(targets=targets, kl_budget=0.3, perplexity_budget=1.02)
+    found, most = result.targets[0], 1.02 * result.baseline_cost.perplexity
+    assert found.auto_down is not None
+    assert by_divergence.auto_down is not None
+    assert abs(found.auto_down) < abs(by_divergence.auto_down)
+    perplexity = {point.strength: point.cost.perplexity for point in found.curve}
+    beyond = [strength for strength in perplexity if strength < found.auto_down]
+    assert perplexity[found.auto_down] <= most < perplexity[max(beyond)]
+
+
 def test_given_prompts_take_the_form_of_the_data_and_few_are_told(audited: Audited) -> None:
     asked = [{"prompt": "List two facts about the yak."}, {"messages": [{"role": "user", "content": "Hi"}]}]
     target = {"target": str(ATOM), "detector": {"type": "length", "at_least": 1}, "inviting": asked}
