@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from atomscope.answers_figure import answers_figure
 from atomscope.errors import MissingExtra
 from atomscope.text import visible
 from atomscope.types.evaluation import (
@@ -53,7 +54,8 @@ def plot_evaluation(
     kl_budget: float | None = None,
     perplexity_budget: float | None = None,
 ) -> list[Path]:
-    """One PNG for each target in `folder`, which is made: `behaviour-3.png`, `atom-7.png`.
+    """One PNG for each target in `folder`, which is made: `behaviour-3.png`, `atom-7.png`; and one of its
+    answers side by side, where they were kept: `behaviour-3-answers.png`.
 
     Above, what the detector says of inviting, neutral and all prompts against the strength, with 95%
     intervals, and bands from the 5th to the 95th percentile of random directions, comparable with all
@@ -67,8 +69,12 @@ def plot_evaluation(
     paths: list[Path] = []
     for target in result.targets:
         kind = "" if ":" in target.target else "atom-"
-        paths.append(folder / f"{kind}{target.target.replace(':', '-')}.png")
+        name = f"{kind}{target.target.replace(':', '-')}"
+        paths.append(folder / f"{name}.png")
         paths[-1].write_bytes(figure_png(target, result.baseline_cost, kl_budget, perplexity_budget))
+        if target.answers:
+            paths.append(folder / f"{name}-answers.png")
+            paths[-1].write_bytes(answers_png(target))
     return paths
 
 
@@ -80,11 +86,20 @@ def figure_png(
 ) -> bytes:
     """The PNG of one target, `baseline` what the unsteered model costs; raises `MissingExtra`."""
     require_matplotlib()
+    return _png(lambda: _figure(target, baseline, kl_budget, perplexity_budget))
+
+
+def answers_png(target: TargetEvaluation) -> bytes:
+    """The PNG of the answers of one target, side by side; raises `MissingExtra`."""
+    require_matplotlib()
+    return _png(lambda: answers_figure(target, _title(target)))
+
+
+def _png(draw: Callable[[], Figure]) -> bytes:
     content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of characters that the font lacks
-        figure = _figure(target, baseline, kl_budget, perplexity_budget)
-        figure.savefig(content, format="png", dpi=_DOTS, metadata={"Software": None})
+        draw().savefig(content, format="png", dpi=_DOTS, metadata={"Software": None})
     return content.getvalue()
 
 
@@ -98,9 +113,7 @@ def _figure(
     *measures, below, lowest = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios)
     if measures:
         _draw_measures(measures[0], target)
-    title = " ".join(part for part in (target.target, target.name) if part)
-    verdict = "" if target.verdict is None else f": {target.verdict}"
-    (measures[0] if measures else below).set_title(visible(f"{title}{verdict}", 80), parse_math=False)
+    (measures[0] if measures else below).set_title(visible(_title(target), 80), parse_math=False)
     kl = [point.cost.kl for point in target.curve]
     _draw_cost(below, target, kl, 0.0, kl_budget)
     below.set_ylabel("KL, nats per token")
@@ -114,6 +127,11 @@ def _figure(
     lowest.set_ylabel("perplexity")
     lowest.set_xlabel("strength")
     return figure
+
+
+def _title(target: TargetEvaluation) -> str:
+    title = " ".join(part for part in (target.target, target.name) if part)
+    return title if target.verdict is None else f"{title}: {target.verdict}"
 
 
 def _draw_measures(axes: Axes, target: TargetEvaluation) -> None:

@@ -44,12 +44,21 @@ def test_each_target_has_its_figure(tmp_path: Path) -> None:
     not_compared = evaluated_target(target="9", points=[NOT_COMPARED], verdict=None)
     found = result(hostile, nothing, log_probabilities(), not_compared)
     paths = plot_evaluation(found, tmp_path / "deep" / "figures", kl_budget=0.5)
-    names = ["behaviour-3.png", "atom-6.png", "atom-8.png", "atom-9.png"]
+    names = [
+        "behaviour-3.png",
+        "behaviour-3-answers.png",
+        "atom-6.png",
+        "atom-6-answers.png",
+        "atom-8.png",
+        "atom-9.png",
+        "atom-9-answers.png",
+    ]
     assert [path.name for path in paths] == names
     assert sorted(path.name for path in paths[0].parent.iterdir()) == sorted(names)
     for path in paths:
         width, height = width_and_height(path)
-        assert min(width, height) >= 600
+        assert width >= 600
+        assert height >= (600 if "answers" not in path.name else 60)
 
 
 def test_what_was_found_is_what_is_drawn(tmp_path: Path) -> None:
@@ -60,6 +69,31 @@ def test_what_was_found_is_what_is_drawn(tmp_path: Path) -> None:
         for place, target in enumerate([evaluated_target(), changed, evaluated_target()])
     }
     assert len(contents) == 2, "the same result gives the same bytes, another one others"
+
+
+def test_answers_stand_side_by_side_whatever_is_in_them(tmp_path: Path) -> None:
+    asked = {
+        "kind": "neutral",
+        "prompt": "p",
+        "base": "one\ntwo",
+        "up": "\x1b[31m$x_1$ \u202e 中" * 20,
+        "down": None,
+    }
+    alone, two = ([asked], [asked, {**asked, "kind": "inviting"}])
+    down = {"strength": -0.1, "shift": 0.1, "kl": 0.1, "verdict": "steers"}
+    sizes = [
+        width_and_height(plot_evaluation(result(found), tmp_path / str(place))[1])
+        for place, found in enumerate(
+            (
+                evaluated_target(answers=alone),
+                evaluated_target(answers=two),
+                evaluated_target(answers=[{**asked, "down": "d"}], down=down),
+            )
+        )
+    ]
+    (width, height), (same, taller), (wider, _) = sizes
+    assert same == width < wider, "a side without answers has no column"
+    assert height < taller
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,8 @@ class Answering:
         for row, item in enumerate(prompts):
             ids[row, width - len(item.ids) :] = torch.from_numpy(item.ids.astype("int64"))
             mask[row, width - len(item.ids) :] = 1
-        generators = [seeded(self.seed, f"answer/{item.key}") for item in prompts]
+        drawn = prompts if self.sampling.temperature > 0 else []
+        generators = [seeded(self.seed, f"answer/{item.key}") for item in drawn]
         own = base.generation_config
         handle = base.get_output_embeddings().register_forward_pre_hook(_contiguous)
         # What a folder's generation_config.json asks for (penalties, temperatures) would be merged in.
@@ -77,14 +78,17 @@ class Answering:
     def _written(
         self, ids: torch.Tensor, mask: torch.Tensor, generators: Sequence[torch.Generator]
     ) -> list[list[int]]:
-        """The tokens of each row's answer, and what follows its end within `STEPS`."""
+        """The tokens of each row's answer, and what follows its end within `STEPS`.
+
+        `generators` are of the rows, or none where answers are greedy.
+        """
         base: Any = self.subject.lora.base
         ids, mask = ids.to(self.subject.lora.device), mask.to(self.subject.lora.device)
-        written: list[list[int]] = [[] for _ in generators]
+        written: list[list[int]] = [[] for _ in range(len(ids))]
         left, cache, room = list(range(len(written))), None, self.sampling.max_new_tokens
         while left and room > 0:
             processors = LogitsProcessorList()
-            if self.sampling.temperature > 0:
+            if generators:
                 processors.append(Draws(self.sampling, [generators[row] for row in left]))
             output = base.generate(
                 input_ids=ids,
