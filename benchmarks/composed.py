@@ -4,8 +4,8 @@
     python benchmarks/composed.py BUNDLE DATASET BASE --results FOLDER --turn JSON=down --also code
 
 FOLDER is what `steering.py` wrote: of each behaviour turned the target is taken, and the strength that was
-chosen for that side. Asked are these, and those that `--also` names. Prompts are drawn under a seed of their
-own, as many of the behaviour's label as of others.
+chosen for that side, or the number given. Asked are these, and those that `--also` names. Prompts are drawn
+under a seed of their own, as many of the behaviour's label as of others.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from steering import DETECTORS, Measured, prompts_of
 
 from atomscope.bundle import open_bundle
 from atomscope.steering import parse_target
-from atomscope.types.evaluation import Prompt, Sampling
+from atomscope.types.evaluation import Prompt, Sampling, TargetEvaluation
 from atomscope_workers.datasets.tokenize import RowTokenizer
 from atomscope_workers.evaluation.cost import NeutralCost
 from atomscope_workers.evaluation.detectors import text_detector
@@ -46,6 +46,14 @@ def added(steps: list[StepOf]) -> StepOf | None:
     return of if steps else None
 
 
+def turned_to(found: TargetEvaluation, side: str) -> float | None:
+    """The chosen strength of a side, or the number that is given in its place."""
+    if side not in ("up", "down"):
+        return float(side)
+    chosen = found.up if side == "up" else found.down
+    return None if chosen is None else chosen.strength
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -53,7 +61,7 @@ def main() -> None:
     for name in ("bundle", "dataset", "base_model"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--turn", action="append", required=True, metavar="NAME=up|down")
+    parser.add_argument("--turn", action="append", required=True, metavar="NAME=up|down|STRENGTH")
     parser.add_argument("--also", nargs="+", choices=sorted(DETECTORS), default=[], help="not turned")
     parser.add_argument("--prompts", type=int, default=40, help="of either kind, of each behaviour")
     parser.add_argument("--tokens", type=int, default=24)
@@ -82,12 +90,12 @@ def main() -> None:
         name, _, side = text.rpartition("=")
         label, _ = DETECTORS[name]
         result = msgspec.json.decode((args.results / f"{label}.json").read_bytes(), type=Measured).result
-        chosen = result.targets[0].up if side == "up" else result.targets[0].down
-        if chosen is None:
+        strength = turned_to(result.targets[0], side)
+        if strength is None:
             raise SystemExit(f"{name}: no strength {side} is within the budget")
         targets.append(parse_target(result.targets[0].target))
         dial = make_dial(bundle, targets[-1], None, "norm")
-        turned[f"{name} {chosen.strength:+.2f}"] = dial.step(chosen.strength)
+        turned[f"{name} {strength:+.2f}"] = dial.step(strength)
         names.append(name)
     for name in [*names, *args.also]:
         label, detector = DETECTORS[name]

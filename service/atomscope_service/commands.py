@@ -38,13 +38,13 @@ def _configure_up(parser: ArgumentParser) -> None:
         "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
     )
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes any free one")
-    parser.add_argument("--workers", type=int, default=1, help="pipeline workers (default 1)")
+    parser.add_argument("--workers", type=int, help="pipeline workers (default: one for each GPU, or one)")
 
 
 def _up(arguments: Namespace, output: Output) -> int:
     from atomscope_service.embedded.up import up  # noqa: PLC0415
 
-    if arguments.workers < 0 or not 0 <= arguments.port <= 65_535:
+    if (arguments.workers or 0) < 0 or not 0 <= arguments.port <= 65_535:
         output.note("--workers must not be negative and --port must be between 0 and 65535")
         return EXIT_USAGE
     return up(arguments.data_dir, arguments.host, arguments.port, arguments.workers, output)

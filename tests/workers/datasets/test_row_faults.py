@@ -44,11 +44,12 @@ BOTH = {"from": "human", "value": "a", "role": "user"}
         ({"prompt": "a"}, "completion", "`prompt` and `completion` are expected together"),
         ({"instruction": "a", "input": "b"}, "output", "`instruction` and `output` are expected together"),
         (
-            {"messages": [USER], "prompt": "a"},
+            {"messages": [USER], "prompt": "a", "completion": "b"},
             "messages",
             "two forms, `messages`, and `prompt` and `completion`",
         ),
         ({"conversations": [], "messages": []}, "messages", "two forms, `messages`, and `conversations`"),
+        ({"instruction": "a", "completion": "b"}, "instruction", "two forms, `instruction` and `output`"),
         (
             {"text": "a", "instruction": "b", "output": "c"},
             "instruction",

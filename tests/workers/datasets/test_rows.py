@@ -47,6 +47,8 @@ TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": 
                 {"role": "assistant", "content": "B"},
             ],
         ),
+        ({"messages": [USER, ANSWER], "prompt": "p", "prompt_id": "1"}, [USER, ANSWER]),
+        ({"messages": [USER, ANSWER], "instruction": "i"}, [USER, ANSWER]),
         ({"messages": [USER, ANSWER], "system": "s"}, [{"role": "system", "content": "s"}, USER, ANSWER]),
         ({"messages": [USER, ANSWER], "system": ""}, [USER, ANSWER]),
         ({"prompt": [USER], "completion": [ANSWER]}, [USER, ANSWER]),

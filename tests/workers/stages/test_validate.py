@@ -77,6 +77,19 @@ def test_dropped_rows_are_listed_with_row_line_and_reason_and_the_others_keep_th
     assert (result.summary["n_rows"], result.summary["n_dropped"], result.documents) == (7, 3, 4)
 
 
+def test_a_row_whose_turns_a_template_rewrites_is_skipped_where_bad_rows_are(checked: Validate) -> None:
+    """As templates do that put the tools before the last turn of the user."""
+    last = "{% for m in messages %}{% if loop.last %}[tools]{% endif %}{{ m.content }}<|im_end|>{% endfor %}"
+    template = "{% if messages | length > 2 %}" + last + "{% else %}{{ 'chat: ' }}"
+    template += "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}{% endif %}"
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    long, short = ({"messages": many * turns} for many in (2, 1))
+    config = msgspec.structs.replace(CONFIG, chat_template=template)
+    ctx, _ = checked([short, long, short], config)
+    assert [(row.document, row.reason) for row in _dropped(ctx)] == [(1, "malformed")]
+    assert "renders turn 1 of row 1 otherwise" in _dropped(ctx)[0].detail
+
+
 def test_every_loss_of_data_is_a_warning_for_the_report(checked: Validate) -> None:
     ctx, result = checked([MALFORMED, LONG, CUT, CUT, *rows(2)])
     assert result.summary["warnings"] == [

@@ -29,6 +29,8 @@ MAX_RENDERED_CHARACTERS = 64 * 2**20
 OWN = "tokenizer"
 """The choice of the tokenizer's own template."""
 
+REWRITES_TURNS = "template_rewrites_turns"
+"""Code of a template's fault that is one of the row too: others may render as they should."""
 _MARKERS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 _TEMPLATE_FILE = "chat_template"
 _PLAIN_ROLES = ("system", "user", "assistant")
@@ -93,7 +95,7 @@ class ChatTokenizer:
             ) from error
         except RewritesTurns as error:
             raise template_fault(
-                "template_rewrites_turns",
+                REWRITES_TURNS,
                 f"it renders turn {error.turn} of row {row.document} otherwise once a later turn follows, so "
                 "targets cannot be placed; a template that keeps earlier turns, or one with generation "
                 "markers, is accepted, and the setting `chat_template` may give it",

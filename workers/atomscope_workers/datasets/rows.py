@@ -57,11 +57,15 @@ def parse_row(value: object, *, document: int, line: int, file: str) -> Row | Ba
 
 
 def name_form(fields: tuple[str, ...] | list[str]) -> str:
-    """The form of a row with these fields. Raises `RowFault` for none, two, or half of one."""
-    forms = list(dict.fromkeys(MARKS[name] for name in MARKS if name in fields))
+    """The form of a row with these fields. Raises `RowFault` for none, two, or half of one.
+
+    Half of a form beside a whole one is none: conversations often have their first turn as `prompt` too.
+    """
+    begun = list(dict.fromkeys(MARKS[name] for name in MARKS if name in fields))
+    forms = [form for form in begun if all(name in fields for name in FORMS[form])] or begun
     if len(forms) > 1:
         first, second = (" and ".join(f"`{name}`" for name in FORMS[form]) for form in forms[:2])
-        mark = next(name for name in MARKS if name in fields)
+        mark = next(name for name in MARKS if name in fields and MARKS[name] in forms)
         raise RowFault(mark, f"the row fits two forms, {first}, and {second}: one of them is expected")
     if not forms:
         raise RowFault(None, f"{EXPECTED} is expected{_hint(fields)}")

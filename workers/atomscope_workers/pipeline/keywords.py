@@ -59,6 +59,17 @@ def terms(text: str) -> list[str]:
     return found
 
 
+def split_unspaced(run: str) -> list[str]:
+    """A word as it is; pairs of neighbouring characters of what a script writes without spaces."""
+    parts: list[str] = []
+    for part in _RUN.findall(run):
+        if _IS_UNSPACED.match(part) and len(part) > 1:
+            parts += [part[place : place + 2] for place in range(len(part) - 1)]
+        else:
+            parts.append(part)
+    return parts if _IS_UNSPACED.search(run) else [run]
+
+
 def left_out(count: int, active: NDArray[np.int64], group: NDArray[np.int64]) -> NDArray[np.int64]:
     """Which of `count` documents a group of the `active` ones is not compared with: all that are active.
 

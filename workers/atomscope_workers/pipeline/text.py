@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,16 @@ from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.random_projection import SparseRandomProjection
 
+from atomscope_workers.pipeline.keywords import split_unspaced
 from atomscope_workers.pipeline.span import Span, unit_gram, unit_rows
+
+_WORD = re.compile(r"\b\w\w+\b")
+"""scikit-learn's own: two characters or more."""
+
+
+def words(text: str) -> list[str]:
+    """The terms of a text, in lower case: its words, and pairs of characters where no space parts them."""
+    return [part for run in _WORD.findall(text.lower()) for part in split_unspaced(run)]
 
 
 def text_span(
@@ -23,7 +33,8 @@ def text_span(
     Every inner product is kept up to `exact_documents` texts, past that a random projection to `columns`.
     """
     try:
-        rows = csr_matrix(TfidfVectorizer(min_df=2, sublinear_tf=True).fit_transform(texts), dtype=np.float32)
+        weights = TfidfVectorizer(min_df=2, sublinear_tf=True, analyzer=words).fit_transform(texts)
+        rows = csr_matrix(weights, dtype=np.float32)
     except ValueError:  # scikit-learn's way to say that no term is left
         return None
     used = np.flatnonzero(np.diff(rows.indptr) > 0)

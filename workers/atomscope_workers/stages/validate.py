@@ -14,11 +14,12 @@ from pathlib import Path
 import msgspec
 
 from atomscope.bundle import layout
-from atomscope.errors import InputProblem, NothingToAudit
+from atomscope.errors import InputProblem, InvalidInput, NothingToAudit
 from atomscope.text import counted
 from atomscope.types.atoms import DroppedDocument
 from atomscope.types.bundle import Plan, StoredShard
 from atomscope.types.spec import AuditSpec
+from atomscope_workers.datasets.chat import REWRITES_TURNS
 from atomscope_workers.datasets.documents import TokenizedDocument, save_tokens
 from atomscope_workers.datasets.faults import RowFaults
 from atomscope_workers.datasets.reading import count_rows, read_rows
@@ -154,6 +155,12 @@ def _read_documents(ctx: StageContext, base: CheckedBase) -> _Documents:
             try:
                 document = tokenizer(item)
             except RowFault as fault:
+                faults.add(bad_row(fault, document=item.document, line=item.line, file=file))
+                continue
+            except InvalidInput as error:
+                if error.code != REWRITES_TURNS or spec.config.on_bad_row != "skip":
+                    raise
+                fault = RowFault(item.field, error.detail)
                 faults.add(bad_row(fault, document=item.document, line=item.line, file=file))
                 continue
             if not document.target_mask.any():
