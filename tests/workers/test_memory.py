@@ -13,7 +13,7 @@ import atomscope
 from atomscope.errors import InvalidInput
 from atomscope.types.spec import AuditConfig
 from atomscope_workers.local import InProcess
-from atomscope_workers.memory import Need, needs, require_memory
+from atomscope_workers.memory import Free, Need, needs, require_memory
 from atomscope_workers.models.base import build_meta_base, check_base
 from atomscope_workers.models.device_memory import LIMIT_VARIABLE
 from atomscope_workers.models.offload import FITS
@@ -77,17 +77,35 @@ def test_recomputed_layers_hold_their_inputs_and_one_layer() -> None:
 
 
 def test_what_does_not_fit_is_told_by_stage_part_and_remedy() -> None:
-    wanted = [Need("extract", {"a": 2**29, "b": 2**30}), Need("dictionary", {"c": 2**32})]
-    require_memory(wanted, 2**32, "cpu")
+    wanted = [Need("extract", {"a": 2**29, "b": 2**30}), Need("dictionary", {"c": 2**32}, on_host=True)]
+    require_memory(wanted, Free("cpu", 2**32, 2**32))
     with pytest.raises(InvalidInput) as caught:
-        require_memory(wanted, 2**32 - 1, "cpu")
+        require_memory(wanted, Free("cpu", 2**32, 2**32 - 1))
     assert caught.value.code == "not_enough_memory"
     assert (
         "`dictionary` needs at least 4.00 GiB and 4.00 GiB are free on cpu: c 4.00 GiB" in caught.value.detail
     )
     assert "`exact_documents`" in caught.value.detail
     with pytest.raises(InvalidInput, match=r"`extract` needs at least 1.50 GiB .*: b 1.00 GiB, a 0.50 GiB"):
-        require_memory(wanted, 2**30, "cpu")
+        require_memory(wanted, Free("cpu", 2**30, 2**32))
+
+
+def test_what_a_gpu_and_its_host_hold_is_compared_with_what_is_free_on_either() -> None:
+    """Sums and inner products are made on the host: a small GPU of a large host audits a large adapter."""
+    plan = make_plan(
+        LENGTHS, LENGTHS, n_rows=3, token_budget=16, shard_documents=3,
+        compute_dtype="bfloat16", device_kind="cuda",
+    )  # fmt: skip
+    shapes = shapes_of(AuditConfig(), 3, PARAMETERS, fewest_groups(PARAMETERS), "float32")
+    wanted = needs(shapes, plan, LENGTHS, {0: 5, 1: 2, 2: 1}, vocabulary=100, model=999, item=2)
+    host = max(need.bytes for need in wanted if need.on_host)
+    device = max(need.bytes for need in wanted if not need.on_host)
+    assert {need.stage: need.bytes for need in wanted if not need.on_host}["dictionary"] == 4 * 9
+    require_memory(wanted, Free("cuda", device, host))
+    with pytest.raises(InvalidInput, match=r"are free on the host: "):
+        require_memory(wanted, Free("cuda", 2**40, host - 1))
+    with pytest.raises(InvalidInput, match=r"`extract` needs .* are free on cuda: "):
+        require_memory(wanted, Free("cuda", device - 1, 2**40))
 
 
 def _thousand(device: torch.device) -> int:

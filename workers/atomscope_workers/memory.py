@@ -27,10 +27,29 @@ class Need:
 
     stage: str
     parts: dict[str, int] = field(default_factory=dict[str, int])
+    on_host: bool = False
+    """Held by the host, whatever the audit's device."""
 
     @property
     def bytes(self) -> int:
         return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Free:
+    """Bytes that are free where an audit runs."""
+
+    kind: str
+    """`cpu` or `cuda`."""
+    device: int
+    host: int
+    """On a CPU the same memory."""
+
+    def of(self, need: Need) -> int:
+        return self.host if need.on_host else self.device
+
+    def holds(self, need: Need) -> bool:
+        return need.bytes <= self.of(need)
 
 
 def needs(
@@ -62,16 +81,20 @@ def needs(
     }
     documents = shapes.documents
     whitened = {
-        "gram": {"inner products of the documents": GRAM_BYTES * documents**2},
-        "sketch": {"the sketch": ROW_BYTES * documents * shapes.whitened},
-        "components": {"whitened rows": ROW_BYTES * documents * shapes.whitened},
-    }[shapes.space]
-    return [
+        "gram": ("inner products of the documents", GRAM_BYTES, documents**2),
+        "sketch": ("the sketch", ROW_BYTES, documents * shapes.whitened),
+        "components": ("whitened rows", ROW_BYTES, documents * shapes.whitened),
+    }
+    span, size, numbers = whitened[shapes.space]
+    found = [
         Need("extract", extract),
-        Need("eigenbases", {"curvature sums": 12 * sums}),
-        Need("curvature", {"eigenvectors": 4 * squares, "lambda": 16 * shapes.gradient}),
-        Need("dictionary", whitened),
+        Need("eigenbases", {"curvature sums": 12 * sums}, on_host=True),
+        Need("curvature", {"eigenvectors": 4 * squares, "lambda": 16 * shapes.gradient}, on_host=True),
+        Need("dictionary", {span: size * numbers}, on_host=True),
     ]
+    if plan.device_kind != "cpu":  # what the host has made goes there
+        found.append(Need("dictionary", {span: 4 * numbers}))
+    return found
 
 
 _ADVICE = {
@@ -82,16 +105,18 @@ _ADVICE = {
 }
 
 
-def require_memory(wanted: list[Need], free: int, device: str) -> None:
+def require_memory(wanted: list[Need], free: Free) -> None:
     """Raise `InvalidInput` (`not_enough_memory`), with the numbers, for a stage that cannot fit."""
     for need in wanted:
-        if need.bytes > free:
+        if not free.holds(need):
+            where = "the host" if need.on_host and free.kind != "cpu" else free.kind
             parts = ", ".join(
                 f"{name} {size_text(size)}"
                 for name, size in sorted(need.parts.items(), key=lambda part: -part[1])
             )
+            least, most = size_text(need.bytes), size_text(free.of(need))
             raise InvalidInput(
                 "not_enough_memory",
-                f"`{need.stage}` needs at least {size_text(need.bytes)} and {size_text(free)} are free on "
-                f"{device}: {parts}. What helps: more memory, or {_ADVICE[need.stage]}",
+                f"`{need.stage}` needs at least {least} and {most} are free on {where}: {parts}. "
+                f"What helps: more memory, or {_ADVICE[need.stage]}",
             )

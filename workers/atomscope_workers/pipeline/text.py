@@ -32,8 +32,9 @@ def text_span(
 
     Every inner product is kept up to `exact_documents` texts, past that a random projection to `columns`.
     """
+    analyzer: Any = words
     try:
-        weights = TfidfVectorizer(min_df=2, sublinear_tf=True, analyzer=words).fit_transform(texts)
+        weights = TfidfVectorizer(min_df=2, sublinear_tf=True, analyzer=analyzer).fit_transform(texts)
         rows = csr_matrix(weights, dtype=np.float32)
     except ValueError:  # scikit-learn's way to say that no term is left
         return None

@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 
 from atomscope.types.bundle import Plan, StoredShard
 from atomscope_workers.datasets.documents import TokenizedDocument
-from atomscope_workers.memory import Need, needs, require_memory
+from atomscope_workers.memory import Free, Need, needs, require_memory
 from atomscope_workers.models.device import dtype_name
-from atomscope_workers.models.device_memory import free_bytes
+from atomscope_workers.models.device_memory import free_bytes, free_host_bytes
 from atomscope_workers.models.offload import decoder_layers, least_bytes, weight_bytes
 from atomscope_workers.pipeline.plan import make_plan
 from atomscope_workers.pipeline.storage import GradientDtype, gradient_dtypes
@@ -108,7 +108,8 @@ def fits_recomputed_alone(made: PlannedPass, architecture: PreTrainedModel, toke
     shapes = shapes_of(
         spec.config, len(made.tokens), made.parameters, fewest_groups(made.parameters), gradients
     )
-    free = free_bytes(device)
+    there = free_bytes(device)
+    free = Free(device.type, there, there if device.type == "cpu" else free_host_bytes())
 
     def wanted(recompute: bool) -> list[Need]:
         return needs(
@@ -122,7 +123,7 @@ def fits_recomputed_alone(made: PlannedPass, architecture: PreTrainedModel, toke
             hidden=int(architecture.config.hidden_size) * len(decoder_layers(architecture)),
         )
 
-    if all(need.bytes <= free for need in wanted(False)):
+    if all(free.holds(need) for need in wanted(False)):
         return False
-    require_memory(wanted(True), free, device.type)
+    require_memory(wanted(True), free)
     return True
