@@ -3,11 +3,13 @@
     benchmarks/peers/install.sh
     python benchmarks/extraction.py --base-model BASE --adapter ADAPTER --dataset FILE [--documents 96]
 
-Every row works on the same documents, tokens and threads, in bfloat16 where the device multiplies it. The
+Every row works on the same documents, tokens and threads, in bfloat16 where the device multiplies it, but
+for the two peers, which run in float32. The
 *bare pass* is the model's forward and backward alone: logits at targets, no weight gradient, the backward
 begun at the embeddings. The fastest of its attention kernels and token budgets is found first, on the same
-documents, and then measured in turn with extraction. *Extraction* is what a shard costs: the passes,
-every document's gradient, the curvature sums and the file. The *paper's loop* runs one document after
+documents, and then measured in turn with extraction. *Extraction* is what a shard costs but for the losses
+under the base of one document in eight: the passes, every document's gradient, the curvature sums and the
+file. The *paper's loop* runs one document after
 another, eager attention, all logits, with the adapter's weight gradients. bergson and kronfluence run in an
 environment of their own, and give the time of their collection alone.
 """

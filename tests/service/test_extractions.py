@@ -77,6 +77,15 @@ def test_an_audit_may_use_its_own_and_those_of_equal_inputs_of_its_project(datab
         assert set(extractions.claim(session, row, BASE, ADAPTER)) == set(both)
 
 
+def test_of_many_steps_of_growth_the_first_extraction_and_the_latest_are_looked_through(
+    database: Database,
+) -> None:
+    made = [start(database)[0] for _ in range(extractions.MOST + 5)]
+    _, found = start(database)
+    assert len(found) == 1 + extractions.MOST
+    assert {made[0], *made[-extractions.MOST // 2 :]} <= set(found)
+
+
 def test_what_is_not_used_is_let_go_and_what_nobody_uses_is_removed(database: Database) -> None:
     first, _ = start(database)
     second, _ = start(database)
