@@ -200,7 +200,20 @@ def test_few_atoms_of_many_are_told_with_a_remedy(tmp_path: Path) -> None:
     config = msgspec.structs.replace(CONFIG, n_atoms=12, alpha=0.8)
     audit, warnings = _characterised(tmp_path / "work", gradients, config)
     assert len(audit.atoms()) == 1
-    assert warnings == ["only 1 atom of 11 reached 2 active documents; try a smaller alpha"]
+    assert warnings[0] == "only 1 atom of 11 reached 2 active documents; try a smaller alpha"
+    assert warnings[1].startswith("chance was not measured for 1 atom and 1 behaviour, ranked as if")
+
+
+def test_noise_is_an_audit_that_found_nothing(tmp_path: Path) -> None:
+    config = msgspec.structs.replace(CONFIG, surrogates=12)
+    audit, warnings = _characterised(tmp_path / "work", random_gradients(40), config)
+    count = len(audit.atoms())
+    assert count >= 3
+    assert warnings[0] == (
+        f"this audit found nothing: none of {count} atoms parts the documents more than surrogates give by "
+        "chance, at a false-discovery rate of 5%"
+    )
+    assert all(atom.score == 0 for atom in audit.atoms())
 
 
 def test_a_document_without_gradient_is_in_no_random_set(tmp_path: Path) -> None:

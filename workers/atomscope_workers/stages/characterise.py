@@ -16,7 +16,7 @@ from atomscope.types.hierarchy import Hierarchy
 from atomscope_workers.datasets.preview import preview
 from atomscope_workers.pipeline.atoms import Membership, energy_retained, memberships
 from atomscope_workers.pipeline.behaviours import strengths
-from atomscope_workers.pipeline.evidence import DISCOVERY_RATE, first_documents
+from atomscope_workers.pipeline.evidence import DISCOVERY_RATE, FEWEST_NULL, first_documents
 from atomscope_workers.pipeline.exemplars import quantile_places
 from atomscope_workers.pipeline.keywords import Keywords, distinctive_keywords
 from atomscope_workers.pipeline.ranking import ranks, scores
@@ -86,6 +86,8 @@ def run(ctx: StageContext) -> UnitResult:
     atoms = _atoms(ctx, view, members, codes, found, coherence[:count], keywords[:count])
     behaviours = _behaviours(view, found, strength, orders, coherence[count:], keywords[count:])
     warnings = _warnings(atoms, codes.shape[1], config.min_active)
+    if config.surrogates:
+        warnings += _uncompared(atoms, behaviours)
     if config.labels:
         subjects = [
             Subject(
@@ -208,6 +210,21 @@ def _by_rank(
     by_key = {(subject.kind, subject.index): subject for subject in subjects}
     found = [by_key["behaviour", item.index] for item in behaviours]
     return found + [by_key["atom", item.index] for item in atoms]
+
+
+def _uncompared(atoms: Sequence[Atom], behaviours: Sequence[Behaviour]) -> list[str]:
+    """Surrogates were made, and of a kind there were too few to tell chance by."""
+    kinds = {
+        "atom": [item.evidence.q_value for item in atoms],
+        "behaviour": [item.evidence.q_value for item in behaviours],
+    }
+    told = [counted(found.count(None), kind) for kind, found in kinds.items() if None in found]
+    if not told:
+        return []
+    return [
+        f"chance was not measured for {' and '.join(told)}, ranked as if it were passed: surrogates gave "
+        f"fewer than {FEWEST_NULL} of the kind to compare with; more `surrogates` give more"
+    ]
 
 
 def _warnings(atoms: Sequence[Atom], learned: int, min_active: int) -> list[str]:
