@@ -168,8 +168,8 @@ def measure(
     label, detector = DETECTORS[name]
     labels = np.array([row["label"] for row in rows])
     key, precision = served_best(bundle, labels == label)
-    inviting = inviting_prompts(rows, label, args.prompts, args.seed)
     rows = [row for row in rows if row["label"] == label or prompt_length(row) <= args.longest]
+    inviting = inviting_prompts(rows, label, args.prompts, args.seed)
     neutral = prompts_of([row for row in rows if row["label"] != label], args.prompts, args.seed + 1)
     query = EvaluationQuery(
         targets=[EvaluationTarget(target=key, detector=detector, inviting=inviting, name=name)],

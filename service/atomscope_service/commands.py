@@ -44,7 +44,8 @@ def _configure_up(parser: ArgumentParser) -> None:
 def _up(arguments: Namespace, output: Output) -> int:
     from atomscope_service.embedded.up import up  # noqa: PLC0415
 
-    if (arguments.workers or 0) < 0 or not 0 <= arguments.port <= 65_535:
+    negative = arguments.workers is not None and arguments.workers < 0
+    if negative or not 0 <= arguments.port <= 65_535:
         output.note("--workers must not be negative and --port must be between 0 and 65535")
         return EXIT_USAGE
     return up(arguments.data_dir, arguments.host, arguments.port, arguments.workers, output)

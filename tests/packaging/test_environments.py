@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +15,7 @@ from atomscope.types.spec import AuditConfig
 from atomscope_workers.local import run_local
 from tests.fixtures.corpus import write_corpus
 from tests.fixtures.models import TinyAdapterFactory
+from tests.fixtures.scripts import load_script
 from tests.packaging.dockerfile import ROOT, parse, play
 
 STAGES = parse(ROOT / "Dockerfile")
@@ -220,10 +220,5 @@ def test_every_base_image_is_pinned_to_a_patch_release() -> None:
 
 
 def test_the_locks_are_those_that_the_lock_script_writes() -> None:
-    spec = importlib.util.spec_from_file_location("lock", ROOT / "scripts" / "lock.py")
-    assert spec is not None
-    assert spec.loader is not None
-    lock = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(lock)
-    for name, content in lock.locks().items():
+    for name, content in load_script("scripts/lock.py").locks().items():
         assert (ROOT / "requirements" / name).read_text() == content, name

@@ -15,7 +15,7 @@ from atomscope.cli.tree import CommandTree, PluginRegistry
 from atomscope.client._auto_strength import Auto
 from atomscope.errors import SteeringError, UsageError
 from atomscope.steering import Target, parse_target
-from atomscope.steering.output import EVALUATION
+from atomscope.steering.output import keep_evaluation
 from atomscope.types.steering import FORMATS, UNITS
 
 
@@ -72,7 +72,7 @@ def _run(args: Namespace, output: Output, *, tree: CommandTree) -> int:
         else:
             folder = target.steer(strengths, name=args.name, **how).save(args.out)
     if evaluated is not None:
-        (folder / EVALUATION).write_text(json_text(evaluated, ascii_only=True) + "\n", encoding="utf-8")
+        keep_evaluation(folder, json_text(evaluated, ascii_only=True).encode() + b"\n")
     output.result({"adapter": str(folder), "strengths": strengths, **how}, str(folder))
     return EXIT_DONE
 

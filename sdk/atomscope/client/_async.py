@@ -9,7 +9,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from atomscope.client import _core
 from atomscope.client._async_handles import AsyncAudit, AsyncSteeredAdapter
-from atomscope.client._auto_strength import GivenStrengths
+from atomscope.client._auto_strength import GivenStrengths, Search
 from atomscope.client._retry import RetryPolicy
 from atomscope.client._service import Service
 from atomscope.client._settings import connection
@@ -206,9 +206,8 @@ class AsyncSteeredAdapters(_Resource[SteeredResource]):
         timeout: float | None = None,
     ) -> AsyncSteeredAdapter:
         """Steer the adapter of an audit, as `Audit.steer` does."""
-        created = await _core.steer_audit(
-            self._service, audit, strengths, name, format, unit, power, kl_budget, perplexity_budget, timeout
-        )
+        how = Search(kl_budget, perplexity_budget, timeout)
+        created = await _core.steer_audit(self._service, audit, strengths, name, format, unit, power, how)
         return AsyncSteeredAdapter(self._service, created)
 
     async def get(self, resource_id: str) -> AsyncSteeredAdapter:  # type: ignore[override]  # a handle in its place

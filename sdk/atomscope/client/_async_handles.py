@@ -15,7 +15,7 @@ from atomscope.bundle.behaviour_list import BehaviourAttributes, BehaviourList
 from atomscope.client import _audits, _core
 from atomscope.client._attributions import attribute, make_query
 from atomscope.client._audits import OnEvent
-from atomscope.client._auto_strength import GivenStrengths
+from atomscope.client._auto_strength import GivenStrengths, Search
 from atomscope.client._downloads import download_bundle, download_steered
 from atomscope.client._evaluations import (
     EvaluationSettings,
@@ -134,18 +134,8 @@ class AsyncAudit(AuditAttributes):
         by default the audit's. Raises `SteeringError` for a key that is no target, a strength that is none,
         and a budget that allows none, `EvaluationFailed` and `WaitTimeout`.
         """
-        created = await _core.steer_audit(
-            self._service,
-            self.id,
-            strengths,
-            name,
-            format,
-            unit,
-            power,
-            kl_budget,
-            perplexity_budget,
-            timeout,
-        )
+        how = Search(kl_budget, perplexity_budget, timeout)
+        created = await _core.steer_audit(self._service, self.id, strengths, name, format, unit, power, how)
         return AsyncSteeredAdapter(self._service, created)
 
     async def refit(

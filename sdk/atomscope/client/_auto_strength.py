@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from atomscope.bundle.atom_list import AtomAttributes
 from atomscope.bundle.behaviour_list import BehaviourAttributes
@@ -20,6 +20,18 @@ Auto = Literal["auto", "-auto"]
 """As far up, or down, as the budget allows."""
 BUDGETS = ("kl_budget", "perplexity_budget")
 """Fields of the evaluation that say what a strength may cost."""
+
+
+class Search(NamedTuple):
+    """How strengths of `auto` are found; None is the evaluation's own choice."""
+
+    kl_budget: float | None = None
+    """Nats per token on neutral documents."""
+    perplexity_budget: float | None = None
+    """Times their perplexity."""
+    timeout: float | None = None
+    """Seconds to wait."""
+
 
 GivenStrengths = (
     Strengths
@@ -80,24 +92,21 @@ async def settled(
     *,
     unit: Unit,
     power: VectorPower | None,
-    kl_budget: float | None,
-    perplexity_budget: float | None,
-    timeout: float | None,
+    search: Search,
 ) -> dict[Steerable, float]:
     """The strengths with numbers in the place of `auto`, each found by itself, by an evaluation.
 
     Raises `SteeringError`, `UsageError` for a budget or a time without an `auto`, and as evaluations do.
     """
-    budgets = dict(zip(BUDGETS, (kl_budget, perplexity_budget), strict=True))
     autos: dict[str, Auto] = {key.key: strength for key, strength in autos_of(strengths, audit_id).items()}
     if not autos:
-        for name, value in {**budgets, "timeout": timeout}.items():
+        for name, value in search._asdict().items():
             if value is not None:
                 raise UsageError(f"{name} is for a strength of 'auto'")
         return {key: strength for key, strength in strengths.items() if not isinstance(strength, str)}
-    given: dict[str, Any] = {name: value for name, value in budgets.items() if value is not None}
+    given = {name: value for name in BUDGETS if (value := getattr(search, name)) is not None}
     query = make_evaluation(list(autos), unit=unit, power=power, **given)
-    found = largest_strengths(autos, await evaluate(service, audit_id, query, timeout, None), query)
+    found = largest_strengths(autos, await evaluate(service, audit_id, query, search.timeout, None), query)
     return {
         key: found[target_of(key, audit_id).key] if isinstance(strength, str) else strength
         for key, strength in strengths.items()

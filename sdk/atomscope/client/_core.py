@@ -16,7 +16,7 @@ from safetensors.numpy import load
 
 from atomscope.bundle.atom_list import check_sign
 from atomscope.bundle.strengths import strengths_by_target
-from atomscope.client._auto_strength import GivenStrengths, settled
+from atomscope.client._auto_strength import GivenStrengths, Search, settled
 from atomscope.client._references import checked_refit, checked_settings, is_id, segment
 from atomscope.client._service import Service
 from atomscope.client._uploads import content_digest, describe, files_for, upload
@@ -310,20 +310,9 @@ async def steer_audit(
     form: Format,
     unit: Unit,
     power: VectorPower | None,
-    kl_budget: float | None,
-    perplexity_budget: float | None,
-    timeout: float | None,
+    search: Search,
 ) -> SteeredAdapter:
-    numbers = await settled(
-        service,
-        audit_id,
-        strengths,
-        unit=unit,
-        power=power,
-        kl_budget=kl_budget,
-        perplexity_budget=perplexity_budget,
-        timeout=timeout,
-    )
+    numbers = await settled(service, audit_id, strengths, unit=unit, power=power, search=search)
     wanted = strengths_by_target(numbers, audit_id)
     check_strengths(wanted)
     body = SteeredAdapterCreate(

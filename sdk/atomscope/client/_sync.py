@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from atomscope.client import _core
-from atomscope.client._auto_strength import GivenStrengths
+from atomscope.client._auto_strength import GivenStrengths, Search
 from atomscope.client._retry import RetryPolicy
 from atomscope.client._service import Service
 from atomscope.client._settings import connection
@@ -210,20 +210,8 @@ class SteeredAdapters(_Resource[SteeredResource]):
         timeout: float | None = None,
     ) -> SteeredAdapter:
         """Steer the adapter of an audit, as `Audit.steer` does."""
-        created = run(
-            _core.steer_audit(
-                self._service,
-                audit,
-                strengths,
-                name,
-                format,
-                unit,
-                power,
-                kl_budget,
-                perplexity_budget,
-                timeout,
-            )
-        )
+        how = Search(kl_budget, perplexity_budget, timeout)
+        created = run(_core.steer_audit(self._service, audit, strengths, name, format, unit, power, how))
         return SteeredAdapter(self._service, created)
 
     def get(self, resource_id: str) -> SteeredAdapter:  # type: ignore[override]  # a handle in its place

@@ -13,7 +13,7 @@ from atomscope.bundle.atom_list import AtomAttributes, AtomList
 from atomscope.bundle.behaviour_list import BehaviourAttributes, BehaviourList
 from atomscope.client import _audits, _core
 from atomscope.client._attributions import attribute, make_query
-from atomscope.client._auto_strength import GivenStrengths
+from atomscope.client._auto_strength import GivenStrengths, Search
 from atomscope.client._downloads import download_bundle, download_steered
 from atomscope.client._evaluations import (
     EvaluationSettings,
@@ -154,20 +154,8 @@ class Audit(AuditAttributes):
         by default the audit's. Raises `SteeringError` for a key that is no target, a strength that is none,
         and a budget that allows none, `EvaluationFailed` and `WaitTimeout`.
         """
-        created = run(
-            _core.steer_audit(
-                self._service,
-                self.id,
-                strengths,
-                name,
-                format,
-                unit,
-                power,
-                kl_budget,
-                perplexity_budget,
-                timeout,
-            )
-        )
+        how = Search(kl_budget, perplexity_budget, timeout)
+        created = run(_core.steer_audit(self._service, self.id, strengths, name, format, unit, power, how))
         return SteeredAdapter(self._service, created)
 
     def refit(

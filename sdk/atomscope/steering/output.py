@@ -107,6 +107,17 @@ class SteeredAdapter:
         return target
 
 
+def keep_evaluation(folder: Path, content: bytes) -> None:
+    """Lay the evaluation that found a strength beside the adapter that was saved in `folder`.
+
+    Raises `SteeringError` where it cannot be written; the adapter stays.
+    """
+    try:
+        _replace(folder / EVALUATION, lambda path: path.write_bytes(content))
+    except OSError as error:
+        raise SteeringError(f"cannot write the evaluation beside the adapter: {error}") from error
+
+
 def _replace(path: Path, fill: Callable[[Path], object]) -> None:
     """Have `fill` make the file beside `path`, then move it there: weights are never half-written."""
     temporary = path.with_name(f"{path.name}{_PARTIAL}")

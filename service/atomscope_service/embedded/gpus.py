@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 _SECONDS = 30.0
 
 
-def visible_gpus(outer: Mapping[str, str]) -> list[str]:
+def visible_gpus(outer: Mapping[str, str], note: Callable[[str], None]) -> list[str]:
     """Their names, as `CUDA_VISIBLE_DEVICES` takes them; none where no driver tells of any.
 
     Those that the variable lists already, up to the first that is none, as CUDA reads it; where it is not
-    set, those that `nvidia-smi` lists. A worker asks CUDA itself.
+    set, those that `nvidia-smi` lists. Where that fails, `note` is told: every worker then takes what CUDA
+    gives it first, or the CPU.
     """
     told = outer.get("CUDA_VISIBLE_DEVICES")
     if told is not None:
@@ -25,9 +26,9 @@ def visible_gpus(outer: Mapping[str, str]) -> list[str]:
         return []
     command = [program, "--query-gpu=uuid", "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
+        done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        note(f"GPUs could not be listed ({error}): name each worker's in CUDA_VISIBLE_DEVICES")
         return []
-    if done.returncode != 0:
-        return []
-    return [name for line in done.stdout.splitlines() if (name := line.strip()).startswith("GPU-")]
+    lines = done.stdout.decode(errors="replace").splitlines()
+    return [name for line in lines if (name := line.strip()).startswith("GPU-")]

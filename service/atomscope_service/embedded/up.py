@@ -41,7 +41,7 @@ def up(root: Path, host: str, port: int, workers: int | None, output: Output) ->
 
     Raises `StackError` when it cannot start, `SettingsError` when the environment is wrong.
     """
-    gpus = visible_gpus(os.environ)
+    gpus = visible_gpus(os.environ, output.note)
     workers = max(1, len(gpus)) if workers is None else workers
     if workers and importlib.util.find_spec("torch") is None:
         output.note("pipeline workers need: pip install 'atomscope[workers]' (or use --workers 0)")

@@ -86,7 +86,7 @@ def test_workers_take_the_gpus_in_turn(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(up.os, "environ", {"CUDA_VISIBLE_DEVICES": "4,GPU-b"})
     data_dir = DataDir(tmp_path)
     with socket.socket() as listener:
-        processes = up._processes(data_dir, {}, listener, 3, visible_gpus(os.environ))
+        processes = up._processes(data_dir, {}, listener, 3, visible_gpus(os.environ, print))
         alone = up._processes(data_dir, {}, listener, 1, [])
     told = [item.environment.get("CUDA_VISIBLE_DEVICES") for item in processes if item.role == "worker"]
     assert told == ["4", "GPU-b", "4"]
@@ -98,24 +98,29 @@ def test_workers_take_the_gpus_in_turn(tmp_path: Path, monkeypatch: pytest.Monke
     [("0,1", ["0", "1"]), (" GPU-a , 3", ["GPU-a", "3"]), ("", []), ("-1", []), ("2,-1,3", ["2"])],
 )
 def test_the_gpus_that_the_environment_lists_go_before_all_others(listed: str, found: list[str]) -> None:
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": listed, "PATH": "/bin"}) == found
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": listed, "PATH": "/bin"}, pytest.fail) == found
 
 
 @pytest.mark.parametrize(
-    ("script", "found"),
+    ("script", "found", "notes"),
     [
-        ("echo GPU-1f; echo GPU-2e", ["GPU-1f", "GPU-2e"]),
-        ("echo 'No devices were found'", []),
-        ("echo GPU-1f; exit 9", []),
+        ("echo GPU-1f; echo GPU-2e", ["GPU-1f", "GPU-2e"], 0),
+        ("echo 'No devices were found'", [], 0),
+        ("echo GPU-1f; exit 9", [], 1),
     ],
 )
-def test_the_driver_tells_of_gpus(tmp_path: Path, script: str, found: list[str]) -> None:
+def test_the_driver_tells_of_gpus_or_that_it_cannot(
+    tmp_path: Path, script: str, found: list[str], notes: int
+) -> None:
     """A script stands for `nvidia-smi`, which comes with a GPU's driver."""
     program = tmp_path / "nvidia-smi"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    assert visible_gpus({"PATH": str(tmp_path)}) == found
-    assert visible_gpus({"PATH": str(tmp_path / "none")}) == []
+    told: list[str] = []
+    assert visible_gpus({"PATH": str(tmp_path)}, told.append) == found
+    assert len(told) == notes
+    assert all("exit status 9" in note and "CUDA_VISIBLE_DEVICES" in note for note in told)
+    assert visible_gpus({"PATH": str(tmp_path / "none")}, pytest.fail) == []
 
 
 def test_a_child_that_keeps_dying_is_restarted_ever_more_rarely(tmp_path: Path) -> None:

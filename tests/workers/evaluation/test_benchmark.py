@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,20 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.fixtures.scripts import load_script
 from tests.workers.evaluation.conftest import Audited, distinct
-
-SCRIPT = Path(__file__).parents[3] / "benchmarks" / "steering.py"
 
 
 @pytest.fixture(scope="module")
 def steering() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("steering", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["steering"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/steering.py")
 
 
 def test_a_behaviour_is_measured_and_told_with_those_measured_before(

@@ -55,19 +55,22 @@ def terms(text: str) -> list[str]:
             if 2 <= len(run) <= LONGEST_TERM:
                 found.append(run)
         elif len(run) > 1:
-            found += [run[place : place + 2] for place in range(len(run) - 1)]
+            found += _pairs(run)
     return found
 
 
 def split_unspaced(run: str) -> list[str]:
     """A word as it is; pairs of neighbouring characters of what a script writes without spaces."""
+    if not _IS_UNSPACED.search(run):
+        return [run]
     parts: list[str] = []
     for part in _RUN.findall(run):
-        if _IS_UNSPACED.match(part) and len(part) > 1:
-            parts += [part[place : place + 2] for place in range(len(part) - 1)]
-        else:
-            parts.append(part)
-    return parts if _IS_UNSPACED.search(run) else [run]
+        parts += _pairs(part) if _IS_UNSPACED.match(part) and len(part) > 1 else [part]
+    return parts
+
+
+def _pairs(run: str) -> list[str]:
+    return [run[place : place + 2] for place in range(len(run) - 1)]
 
 
 def left_out(count: int, active: NDArray[np.int64], group: NDArray[np.int64]) -> NDArray[np.int64]:

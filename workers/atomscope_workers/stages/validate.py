@@ -18,7 +18,7 @@ from atomscope.errors import InputProblem, InvalidInput, NothingToAudit
 from atomscope.text import counted
 from atomscope.types.atoms import DroppedDocument
 from atomscope.types.bundle import Plan, StoredShard
-from atomscope.types.spec import AuditSpec
+from atomscope.types.spec import AuditSpec, OnBadRow
 from atomscope_workers.datasets.chat import REWRITES_TURNS
 from atomscope_workers.datasets.documents import TokenizedDocument, save_tokens
 from atomscope_workers.datasets.faults import RowFaults
@@ -154,13 +154,8 @@ def _read_documents(ctx: StageContext, base: CheckedBase) -> _Documents:
                 continue
             try:
                 document = tokenizer(item)
-            except RowFault as fault:
-                faults.add(bad_row(fault, document=item.document, line=item.line, file=file))
-                continue
-            except InvalidInput as error:
-                if error.code != REWRITES_TURNS or spec.config.on_bad_row != "skip":
-                    raise
-                fault = RowFault(item.field, error.detail)
+            except (RowFault, InvalidInput) as error:
+                fault = _row_fault(error, item, spec.config.on_bad_row)
                 faults.add(bad_row(fault, document=item.document, line=item.line, file=file))
                 continue
             if not document.target_mask.any():
@@ -175,6 +170,18 @@ def _read_documents(ctx: StageContext, base: CheckedBase) -> _Documents:
     found.dropped = sorted([*faults.dropped, *without_target], key=lambda row: row.document)
     found.warnings = _warnings(len(faults.dropped), len(without_target), tokenizer, limit)
     return found
+
+
+def _row_fault(error: RowFault | InvalidInput, row: Row, on_bad_row: OnBadRow) -> RowFault:
+    """What is wrong with a row. Raises `error` where it is the template's, which no other row passes either.
+
+    A template that rewrites the turns of one row may keep those of others: such rows can be skipped.
+    """
+    if isinstance(error, RowFault):
+        return error
+    if error.code != REWRITES_TURNS or on_bad_row != "skip":
+        raise error
+    return RowFault(row.field, error.detail)
 
 
 def _no_target(row: Row, kept_tokens: int, limit: int) -> DroppedDocument:
