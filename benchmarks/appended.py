@@ -36,7 +36,7 @@ from atomscope_workers.models.base import check_base, load_tokenizer
 from atomscope_workers.opened_audit import OpenedAudit
 from atomscope_workers.pipeline.batches import collate
 from atomscope_workers.pipeline.gradients import document_losses
-from atomscope_workers.query import audited_model
+from atomscope_workers.query import audited_model, audited_rows
 from atomscope_workers.steered import StepOf
 
 STRENGTHS = (-0.1, -0.05, -0.02, -0.01, 0.02, 0.05, 0.1)
@@ -98,11 +98,8 @@ def main() -> None:
     files = OpenedAudit(bundle, args.base_model, lambda progress: None)
     lora = audited_model(files, bundle.plan)
     subject = Subject(lora, bundle.plan.token_budget, lambda: None)
-    tokenizer = RowTokenizer(
-        load_tokenizer(check_base(args.base_model).folder),
-        bundle.spec.config.max_length,
-        bundle.spec.config.chat_template,
-    )
+    loaded = load_tokenizer(check_base(args.base_model).folder)
+    tokenizer = audited_rows(files, loaded, bundle.spec.config.max_length)
     own = [row["messages"] for row in rows if row["label"] == args.label]
     others = [row["messages"] for row in rows if row["label"] != args.label]
     sentences = sorted({turns[-1]["content"].rpartition("\n\n")[2] for turns in own})

@@ -16,6 +16,10 @@ DATASET_ENDINGS = tuple(f".{name}" for name in _FORMATS)
 """What a data set's file may end in, in capitals or not; the ending says its format."""
 
 ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
+"""What an adapter needs."""
+
+ADAPTER_TEMPLATE = "chat_template.jinja"
+"""The template that the trainer rendered conversations by, where it left one beside the adapter."""
 
 MODEL_FILES = frozenset(
     {
@@ -38,6 +42,11 @@ MODEL_FILES = frozenset(
 """What belongs to a model beside its weights; a folder of a hub holds much else."""
 
 _WEIGHTS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*\.safetensors(\.index\.json)?")
+
+
+def is_adapter_file(name: str) -> bool:
+    """Whether a file of this name belongs to an adapter."""
+    return name in ADAPTER_FILES or name == ADAPTER_TEMPLATE
 
 
 def is_model_file(name: str) -> bool:

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atomscope.input_files import ADAPTER_FILES, MODEL_FILES, file_digest, folder_digest, is_model_file
+from atomscope.input_files import (
+    ADAPTER_FILES,
+    MODEL_FILES,
+    file_digest,
+    folder_digest,
+    is_adapter_file,
+    is_model_file,
+)
 
 NAMES = st.text("abc.-_", min_size=1, max_size=8)
 DIGESTS = st.integers(0, 2**256 - 1).map(lambda number: f"{number:064x}")
@@ -41,6 +48,13 @@ def test_code_pickles_and_odd_names_do_not(name: str) -> None:
 
 def test_an_adapter_is_its_config_and_its_weights() -> None:
     assert {"adapter_config.json", "adapter_model.safetensors"} == ADAPTER_FILES
+    assert all(map(is_adapter_file, ADAPTER_FILES))
+
+
+def test_to_an_adapter_belongs_the_template_beside_it_and_nothing_else_of_its_folder() -> None:
+    assert is_adapter_file("chat_template.jinja")
+    beside = ("tokenizer_config.json", "README.md", "adapter_model.bin", "training_args.bin", "")
+    assert not any(map(is_adapter_file, beside))
 
 
 @pytest.mark.parametrize("size", [0, 1, 3 << 20])

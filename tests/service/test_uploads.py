@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from litestar.testing import TestClient
 
-from atomscope.input_files import DATASET_ENDINGS
+from atomscope.input_files import DATASET_ENDINGS, folder_digest
 from atomscope_service.db.models import UploadRow
 from atomscope_service.db.repositories import Repositories
 from tests.service.deployment import ADAPTER, BASE_URL, DATASET, MODEL, Deployment, Tenant, describe, tensors
@@ -347,11 +347,19 @@ def test_an_adapter_is_made_of_its_two_files(tenant: Tenant) -> None:
     assert tenant.get(f"/v1/adapters/{adapter['id']}").json() == adapter
 
 
+def test_the_template_beside_an_adapter_is_a_part_of_it(tenant: Tenant) -> None:
+    kept = {name: ADAPTER[name] for name in ("adapter_config.json", "adapter_model.safetensors")}
+    kept["chat_template.jinja"] = b"{{ messages }}"
+    adapter = tenant.create("adapter", ADAPTER | kept).json()
+    assert stored(tenant) == [f"adapters/{adapter['id']}/{name}" for name in sorted(kept)]
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in kept.items()}
+    assert adapter["sha256"] == folder_digest(digests)
+
+
 def test_what_a_trainer_left_beside_an_adapter_is_taken_and_not_kept(tenant: Tenant) -> None:
     beside = (
         "tokenizer.json",
         "tokenizer_config.json",
-        "chat_template.jinja",
         "trainer_state.json",
         "args.json",
     )

@@ -16,14 +16,22 @@ import atomscope
 from atomscope.bundle import layout
 from atomscope.cli import main
 from atomscope.errors import BundleError, InvalidInput
+from atomscope.types.attribution import AttributionQuery
+from atomscope_workers.attribution import attribute
+from atomscope_workers.datasets.templates import NAMED_TEMPLATES
+from atomscope_workers.datasets.tokenize import RowTokenizer
+from atomscope_workers.models.base import load_tokenizer
 from atomscope_workers.models.load import LoraModel
+from atomscope_workers.opened_audit import OpenedAudit
 from atomscope_workers.pipeline import plan
 from atomscope_workers.pipeline.batches import Batch
 from atomscope_workers.stages import evidence, extract
 from tests.fixtures.corpus import write_corpus
+from tests.workers.datasets import conversing
 from tests.workers.local_runs import SMALL, Recorder, contents, partial, refit, request, run
 
 CONFIG = SMALL
+TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
 DOCUMENTS = 14
 OWN = {layout.MANIFEST, layout.SPEC, layout.REPORT}
 """Files that name the audit."""
@@ -39,6 +47,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def parent(site: Path, tiny_llama: Path, plain_adapter: Path) -> Path:
     return run(request(tiny_llama, plain_adapter, site / "train.jsonl", site / "parent", CONFIG))
+
+
+@pytest.fixture(scope="module")
+def templated(
+    site: Path, tiny_llama: Path, plain_adapter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An audit by the template that lies beside its adapter."""
+    folder = tmp_path_factory.mktemp("templated")
+    adapter = shutil.copytree(plain_adapter, folder / "adapter")
+    (adapter / "chat_template.jinja").write_text(NAMED_TEMPLATES["zephyr"])
+    config = msgspec.structs.replace(CONFIG, chat_template="adapter", fits=1, surrogates=0)
+    return run(request(tiny_llama, adapter, site / "train.jsonl", folder / "whole", config))
 
 
 @pytest.fixture
@@ -143,6 +163,17 @@ def test_losses_under_the_base_are_taken_over_where_the_parent_measured_them(
     monkeypatch.setattr(evidence, "ENOUGH_MEASURED", 0.0)
     unmeasured = refit(parent, tmp_path / "unmeasured", n_atoms=8)
     assert (measured, base_losses(unmeasured)) == ([], known)
+
+
+def test_a_refit_keeps_the_template_beside_the_adapter(
+    templated: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    again = refit(refit(templated, tmp_path / "once", n_atoms=3), tmp_path / "twice", seed=1)
+    assert contents(again)[layout.ADAPTER_TEMPLATE] == contents(templated)[layout.ADAPTER_TEMPLATE]
+    opened = OpenedAudit(atomscope.open(again), tiny_llama, lambda progress: None)
+    asked = attribute(opened, AttributionQuery(prompt="hi", completion="yes"))
+    by_name = RowTokenizer(load_tokenizer(tiny_llama), 256, "zephyr")(conversing.row(messages=TALK))
+    assert asked.n_tokens == len(by_name.input_ids)
 
 
 @pytest.mark.usefixtures("no_extraction")

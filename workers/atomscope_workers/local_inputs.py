@@ -9,7 +9,7 @@ import msgspec
 
 from atomscope.cli.registry import LocalRun
 from atomscope.errors import InvalidInput
-from atomscope.input_files import ADAPTER_FILES, dataset_format, file_digest, folder_digest, is_model_file
+from atomscope.input_files import dataset_format, file_digest, folder_digest, is_adapter_file, is_model_file
 from atomscope.types.spec import AuditSpec, InputRef
 
 LOCAL_PROJECT = "prj_local"
@@ -21,7 +21,7 @@ def local_spec(request: LocalRun) -> AuditSpec:
     Raises `InvalidInput` when a path is missing.
     """
     base = input_folder(request.base_model, "base model", is_model_file)
-    adapter = input_folder(request.adapter, "adapter", ADAPTER_FILES.__contains__)
+    adapter = input_folder(request.adapter, "adapter", is_adapter_file)
     dataset = request.dataset.expanduser().absolute()
     if not dataset.is_file():
         raise InvalidInput("bad_path", f"no such data set: {request.dataset}")

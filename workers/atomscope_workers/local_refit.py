@@ -14,7 +14,7 @@ import msgspec
 from atomscope.bundle import layout, open_bundle
 from atomscope.cli.registry import LocalRefit
 from atomscope.errors import InvalidInput
-from atomscope.input_files import ADAPTER_FILES, folder_digest, is_model_file
+from atomscope.input_files import folder_digest, is_adapter_file, is_model_file
 from atomscope.text import counted
 from atomscope.types.bundle import Plan
 from atomscope.types.refits import NeedsExtraction, refit_config
@@ -110,7 +110,9 @@ def refit_spec(request: LocalRefit) -> AuditSpec:
                 "old_bundle", f"{path} is not in the bundle: it was made before there were refits"
             )
         folder = parent.read(path).parent
-    adapter = input_folder(folder, "adapter", ADAPTER_FILES.__contains__)
+    if parent.holds(layout.ADAPTER_TEMPLATE):
+        parent.read(layout.ADAPTER_TEMPLATE)
+    adapter = input_folder(folder, "adapter", is_adapter_file)
     if adapter.sha256 != other.adapter.sha256:
         raise InvalidInput("bundle_damaged", "the bundle's adapter is not the one that was audited")
     key = folder_digest({"parent": other.audit_id, "config": msgspec.json.encode(config).hex()})

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from atomscope.bundle import Bundle, layout, read_documents
 from atomscope.errors import InvalidInput
@@ -15,6 +16,7 @@ from atomscope.text import counted
 from atomscope.types.attribution import AttributionQuery
 from atomscope.types.bundle import Plan
 from atomscope.types.spec import AuditSpec
+from atomscope_workers.datasets.adapter_template import ADAPTER, chosen_template
 from atomscope_workers.datasets.documents import TokenizedDocument
 from atomscope_workers.datasets.rows import BadRow, RowFault, bad_row, parse_row
 from atomscope_workers.datasets.tokenize import RowTokenizer
@@ -95,7 +97,7 @@ def tokenize_query(files: AuditFiles, plan: Plan, query: AttributionQuery) -> To
     row = parse_row(_row(files, plan, query), document=0, line=1, file=QUERY)
     if isinstance(row, BadRow):
         raise _refused(row)
-    tokenizer = RowTokenizer(load_tokenizer(base.folder), limit, config.chat_template)
+    tokenizer = audited_rows(files, load_tokenizer(base.folder), limit)
     try:
         document = tokenizer(row)
     except RowFault as fault:
@@ -109,6 +111,17 @@ def tokenize_query(files: AuditFiles, plan: Plan, query: AttributionQuery) -> To
     check_vocabulary(document, base.config, QUERY)
     warnings = [f"the query was cut to {limit} tokens"] if tokenizer.truncated else []
     return TokenizedQuery(row.form, document, warnings)
+
+
+def audited_rows(files: AuditFiles, tokenizer: PreTrainedTokenizerBase, limit: int) -> RowTokenizer:
+    """What makes tokens of rows as those of the audit's documents were made; `limit` in tokens.
+
+    Raises `InvalidInput` as `chosen_template` and `RowTokenizer` do.
+    """
+    choice = files.spec.config.chat_template
+    if choice == ADAPTER:
+        choice = chosen_template(choice, files.read(layout.ADAPTER_TEMPLATE).parent)
+    return RowTokenizer(tokenizer, limit, choice)
 
 
 def audited_model(files: AuditFiles, plan: Plan) -> LoraModel:

@@ -10,6 +10,7 @@ from atomscope.client._wire import FileSlice, Request, parse
 from atomscope.errors import APIError, PermissionDeniedError, UsageError
 from atomscope.input_files import (
     ADAPTER_FILES,
+    ADAPTER_TEMPLATE,
     DATASET_ENDINGS,
     dataset_format,
     file_digest,
@@ -43,7 +44,7 @@ def files_for(purpose: UploadPurpose, path: Path) -> list[Path]:
     if not path.is_dir():
         raise UsageError(f"a {purpose} is a folder, not {path}")
     if purpose == "adapter":
-        wanted = set(ADAPTER_FILES)
+        wanted = {*ADAPTER_FILES, *([ADAPTER_TEMPLATE] if (path / ADAPTER_TEMPLATE).is_file() else [])}
         missing = [name for name in sorted(ADAPTER_FILES) if not (path / name).is_file()]
     else:
         names = {file.name for file in path.iterdir() if file.is_file()}

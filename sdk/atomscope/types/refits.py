@@ -13,6 +13,7 @@ from atomscope.types.spec import AuditConfig, Preconditioner
 EXTRACTION_SETTINGS = (
     "max_length",
     "on_bad_row",
+    "row_form",
     "chat_template",
     "dtype",
     "gradients",

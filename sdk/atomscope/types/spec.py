@@ -16,10 +16,13 @@ Codes = Literal["nonnegative", "signed"]
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 StoredGradients = Literal["auto", "float32", "bfloat16", "float16", "sketch", "none"]
 OnBadRow = Literal["fail", "skip"]
+RowForm = Literal["auto", "messages", "conversations", "instruction", "prompt", "text"]
 VectorPower = Literal["+1/2", "0", "-1/2"]
 ChatTemplate = Annotated[
     str,
-    msgspec.Meta(max_length=65_536, pattern=r"^(tokenizer|chatml|llama3|gemma|zephyr|alpaca)$|\{\{|\{%"),
+    msgspec.Meta(
+        max_length=65_536, pattern=r"^(tokenizer|adapter|chatml|llama3|gemma|zephyr|alpaca)$|\{\{|\{%"
+    ),
 ]
 """A name, or the text of a Jinja template, which has `{{` or `{%` in it."""
 
@@ -36,9 +39,14 @@ class AuditConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """Tokens kept of a document; the rest is cut from its end."""
     on_bad_row: OnBadRow = "fail"
     """Whether a malformed row of the data set fails the audit or is skipped and listed."""
+    row_form: RowForm = "auto"
+    """Which form rows have where they fit two, by its first field, as Alpaca has a `text` beside its
+    `instruction` and `output`. It must be the one that the adapter was trained on; what belongs to others is
+    ignored. `auto` takes the form that a row has, and none of two."""
     chat_template: ChatTemplate = "tokenizer"
-    """What renders conversations: `tokenizer`, the base model's own; `chatml`, `llama3`, `gemma`, `zephyr` or
-    `alpaca`; or a Jinja template as text. It must be the one that the adapter was trained with."""
+    """What renders conversations: `tokenizer`, the base model's own; `adapter`, the one that the trainer left
+    beside the adapter; `chatml`, `llama3`, `gemma`, `zephyr` or `alpaca`; or a Jinja template as text. It is
+    to be the one that the adapter was trained with."""
     dtype: ComputeDtype = "auto"
     """Dtype of the model pass; `auto` is bfloat16 where the hardware has it. Arithmetic on gradients is
     float32."""

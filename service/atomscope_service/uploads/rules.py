@@ -5,7 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from atomscope.input_files import ADAPTER_FILES, DATASET_ENDINGS, dataset_format, is_model_file
+from atomscope.input_files import (
+    ADAPTER_FILES,
+    DATASET_ENDINGS,
+    dataset_format,
+    is_adapter_file,
+    is_model_file,
+)
 from atomscope.types.inputs import UploadFileSpec, UploadPurpose
 from atomscope_service.api.problems import ProblemError
 from atomscope_service.settings import Settings
@@ -99,7 +105,7 @@ def check_files(settings: Settings, purpose: UploadPurpose, files: Sequence[Uplo
 
 
 def kept_files(names: Sequence[str]) -> list[str]:
-    """The names that go into the resource; of an adapter's folder, its two files alone."""
+    """The names that go into the resource; of an adapter's folder, what belongs to the adapter alone."""
     if set(names) >= ADAPTER_FILES:
-        return sorted(ADAPTER_FILES)
+        return sorted(filter(is_adapter_file, names))
     return sorted(name for name in names if name not in IGNORED)

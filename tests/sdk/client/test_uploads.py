@@ -235,10 +235,11 @@ def test_of_a_model_only_what_the_service_takes_is_sent(server: ScriptedServer, 
 def test_an_upload_can_be_made_by_itself(server: ScriptedServer, ask: Ask, peft: Path) -> None:
     receiver = Receiver(server)
     assert ask(lambda c: c.uploads.create("adapter", peft)).status == "completed"
-    assert [spec["path"] for spec in receiver.announced] == [
-        "adapter_config.json",
-        "adapter_model.safetensors",
-    ]
+    sent = ["adapter_config.json", "adapter_model.safetensors"]
+    assert [spec["path"] for spec in receiver.announced] == sent
+    (peft / "chat_template.jinja").write_text("{{ messages }}")
+    ask(lambda c: c.uploads.create("adapter", peft))
+    assert sorted({spec["path"] for spec in receiver.announced}) == [*sent, "chat_template.jinja"]
 
 
 def test_an_audit_sends_its_paths_first_and_keeps_its_ids(

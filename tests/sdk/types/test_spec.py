@@ -40,7 +40,8 @@ EDGES = {
     "preconditioner": ["ekfac-full", "ekfac", "kfac"],
     "vector_power": ["+1/2", "0", "-1/2"],
     "on_bad_row": ["fail", "skip"],
-    "chat_template": ["tokenizer", "chatml", "llama3", "gemma", "zephyr", "alpaca", "{{ x }}", "{% x %}"],
+    "row_form": ["auto", "messages", "conversations", "instruction", "prompt", "text"],
+    "chat_template": ["tokenizer", "adapter", "chatml", "llama3", "gemma", "zephyr", "alpaca", "{{", "{%"],
     "solver": ["torch", "sklearn"],
     "labels": [True, False],
 }
@@ -70,6 +71,7 @@ BEYOND = {
     "preconditioner": ["none"],
     "vector_power": ["1/2", 0],
     "on_bad_row": [True],
+    "row_form": ["alpaca", "completion", "", None],
     "chat_template": ["", "chatm", "chatml ", "no braces", "{{" + "x" * 65_536, None],
     "solver": ["fista"],
     "labels": ["yes", 1, None],

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from atomscope.types.spec import RowForm
 from atomscope_workers.datasets.reading import read_rows
 from atomscope_workers.datasets.rows import BadRow, Row
 
@@ -57,15 +58,16 @@ def _delimited(rows: Sequence[Mapping[str, Any]], delimiter: str) -> str:
     return sink.getvalue()
 
 
-def read(path: Path, limit: int = 2**20) -> list[Row | BadRow]:
+def read(path: Path, limit: int = 2**20, form: RowForm = "auto") -> list[Row | BadRow]:
     """Every row of a file."""
-    return list(read_rows(path, file=path.name, max_rows=1000, max_row_bytes=limit))
+    return list(read_rows(path, file=path.name, max_rows=1000, max_row_bytes=limit, form=form))
 
 
-def good(path: Path) -> list[Row]:
+def good(path: Path, form: RowForm = "auto") -> list[Row]:
     """Every row of a file, none of them malformed."""
-    rows = [row for row in read(path) if isinstance(row, Row)]
-    assert [row.document for row in rows] == list(range(len(read(path))))
+    found = read(path, form=form)
+    rows = [row for row in found if isinstance(row, Row)]
+    assert [row.document for row in rows] == list(range(len(found)))
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,7 +18,8 @@ from atomscope.errors import InvalidInput, NothingToAudit
 from atomscope.types.atoms import DroppedDocument
 from atomscope.types.bundle import Plan, StoredShard
 from atomscope.types.spec import AuditConfig, AuditSpec
-from atomscope_workers.datasets.documents import load_tokens
+from atomscope_workers.datasets.documents import TokenizedDocument, load_tokens
+from atomscope_workers.datasets.templates import NAMED_TEMPLATES
 from atomscope_workers.local import LocalContext
 from atomscope_workers.pipeline import storage
 from atomscope_workers.stages import validate
@@ -154,6 +156,31 @@ def test_conversations_are_rendered_by_the_template_of_the_settings(checked: Val
         assert np.array_equal(document.input_ids, named[row].input_ids)
         assert np.array_equal(document.target_mask, named[row].target_mask)
         assert not np.array_equal(document.input_ids, other[row].input_ids)
+
+
+def test_the_template_beside_the_adapter_is_kept_and_taken_where_it_is_asked_for(
+    checked: Validate, plain_adapter: Path, tmp_path: Path
+) -> None:
+    adapter = shutil.copytree(plain_adapter, tmp_path / "adapter")
+    (adapter / "chat_template.jinja").write_text(NAMED_TEMPLATES["zephyr"])
+    config = msgspec.structs.replace(CONFIG, max_length=256)
+    found: dict[str, dict[int, TokenizedDocument]] = {}
+    for choice in ("tokenizer", "adapter", "zephyr"):
+        asked = msgspec.structs.replace(config, chat_template=choice)
+        ctx, result = checked(rows(2), asked, inputs={"adapter": adapter})
+        found[choice] = load_tokens(ctx.read(layout.TOKENS))
+        doubted = ["the first 2 conversations otherwise" in text for text in result.summary["warnings"]]
+        assert doubted == ([True] if choice == "tokenizer" else [])
+        assert ctx.read(layout.ADAPTER_TEMPLATE).read_text() == NAMED_TEMPLATES["zephyr"]
+    for row, document in found["adapter"].items():
+        assert np.array_equal(document.input_ids, found["zephyr"][row].input_ids)
+        assert not np.array_equal(document.input_ids, found["tokenizer"][row].input_ids)
+
+
+def test_an_adapter_without_a_template_cannot_be_asked_for_it(checked: Validate) -> None:
+    with pytest.raises(InvalidInput, match=r"no chat_template.jinja") as caught:
+        checked(rows(2), msgspec.structs.replace(CONFIG, chat_template="adapter"))
+    assert caught.value.code == "no_chat_template"
 
 
 def test_spec_and_adapter_are_in_the_bundle_as_they_were_asked_for(

@@ -69,6 +69,11 @@ class ChatTokenizer:
             self._refuse_unused(row, template)
             return self._marked(row) if _MARKERS.search(template) else self._spanned(row)
 
+    def ids(self, row: Row) -> NDArray[np.int32]:
+        """Ids alone, wherever the targets would be. Raises as a call does."""
+        with self._told(row):
+            return token_ids(self._encode(row)["input_ids"])
+
     def prompt(self, row: Row) -> NDArray[np.int32]:
         """Ids of the row's first `n_prompt` turns and the generation prompt. Raises as a call does."""
         with self._told(row) as template:
@@ -84,7 +89,7 @@ class ChatTokenizer:
             raise template_fault(
                 "no_chat_template",
                 "conversations need a tokenizer with a chat template, or the setting `chat_template`: one of "
-                f"{', '.join(NAMED_TEMPLATES)}, or the text of a template",
+                f"{', '.join(NAMED_TEMPLATES)}, the text of a template, or `adapter` for the one beside it",
             )
         template = self._template(row.tools)
         try:

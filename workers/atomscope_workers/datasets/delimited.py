@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from atomscope.text import counted
+from atomscope.types.spec import RowForm
 from atomscope_workers.datasets.lines import physical_lines, skip_bom
 from atomscope_workers.datasets.refusal import refuse_dataset
 from atomscope_workers.datasets.row import BadRow, Row, RowFault, bad_row
-from atomscope_workers.datasets.rows import FIELDS, name_form, parse_row
+from atomscope_workers.datasets.rows import looked_at, name_form, parse_row
 
 MAX_COLUMNS = 4096
 _TEXTS = ("prompt", "completion", "instruction", "output", "text")
@@ -32,7 +33,9 @@ class _Record:
     """Without the end of its last line."""
 
 
-def read_delimited(path: Path, file: str, limit: int, *, delimiter: str) -> Iterator[Row | BadRow]:
+def read_delimited(
+    path: Path, file: str, limit: int, form: RowForm = "auto", *, delimiter: str
+) -> Iterator[Row | BadRow]:
     """Every row in order, fields parted by `delimiter`.
 
     Raises `InvalidInput`: `bad_column` for a header that names no form of row or a field twice,
@@ -45,14 +48,14 @@ def read_delimited(path: Path, file: str, limit: int, *, delimiter: str) -> Iter
         header = next(records, None)
         if header is None:
             return
-        names = _header(header, delimiter, file)
+        names = _header(header, delimiter, file, form)
         for document, record in enumerate(records):
             try:
-                value = _value(record, names, delimiter)
+                value = _value(record, names, delimiter, form)
             except RowFault as fault:
                 yield bad_row(fault, document=document, line=record.line, file=file)
             else:
-                yield parse_row(value, document=document, line=record.line, file=file)
+                yield parse_row(value, document=document, line=record.line, file=file, form=form)
 
 
 def _records(stream: BinaryIO, file: str, limit: int) -> Iterator[_Record]:
@@ -79,13 +82,14 @@ def _records(stream: BinaryIO, file: str, limit: int) -> Iterator[_Record]:
         raise refuse_dataset("invalid_csv", f"a quote in the row of line {begin} is never closed", file)
 
 
-def _header(record: _Record, delimiter: str, file: str) -> list[str]:
+def _header(record: _Record, delimiter: str, file: str, form: RowForm) -> list[str]:
     try:
         names = [name.strip() for name in _split(record.raw, delimiter)]
-        twice = [name for name in FIELDS if names.count(name) > 1]
+        fields = looked_at(form)
+        twice = [name for name in fields if names.count(name) > 1]
         if twice:
             raise RowFault(twice[0], "each column is expected once")
-        name_form([name for name in names if name in FIELDS])
+        name_form([name for name in names if name in fields], form)
     except RowFault as fault:
         parted = "tabs" if delimiter == "\t" else "commas"
         raise refuse_dataset(
@@ -94,16 +98,17 @@ def _header(record: _Record, delimiter: str, file: str) -> list[str]:
     return names
 
 
-def _value(record: _Record, names: list[str], delimiter: str) -> dict[str, str]:
+def _value(record: _Record, names: list[str], delimiter: str, form: RowForm) -> dict[str, str]:
     values = _split(record.raw, delimiter)
     if len(values) != len(names):
         wanted = counted(len(names), "column is", "columns are")
         given = f"{'is' if len(values) == 1 else 'are'} {len(values)}"
         raise RowFault(None, f"{wanted} expected, as in the header; there {given}")
+    fields = looked_at(form)
     return {
         name: value
         for name, value in zip(names, values, strict=True)
-        if name in FIELDS and (value or name in _TEXTS)
+        if name in fields and (value or name in _TEXTS)
     }
 
 

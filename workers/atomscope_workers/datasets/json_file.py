@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from atomscope.errors import InvalidInput
+from atomscope.types.spec import RowForm
 from atomscope_workers.datasets.json_stream import JsonEnds, JsonStream
 from atomscope_workers.datasets.json_text import decode_row
 from atomscope_workers.datasets.lines import is_blank, physical_lines, read_jsonl, skip_bom
@@ -25,16 +26,16 @@ _NAMES = ", ".join(f"`{name}`" for name in LISTS)
 _NAME_BYTES = 2**16
 
 
-def read_json(path: Path, file: str, limit: int) -> Iterator[Row | BadRow]:
+def read_json(path: Path, file: str, limit: int, form: RowForm = "auto") -> Iterator[Row | BadRow]:
     """Every row in order. Raises `InvalidInput` (`invalid_json`)."""
     with path.open("rb") as stream:
         skip_bom(stream)
         begin = stream.tell()
         if _is_row(_first_line(stream, limit)):
-            yield from read_jsonl(path, file, limit)
+            yield from read_jsonl(path, file, limit, form)
             return
         stream.seek(begin)
-        yield from _JsonRows(stream, file, limit).read()
+        yield from _JsonRows(stream, file, limit, form).read()
 
 
 def _first_line(stream: BinaryIO, limit: int) -> bytes:
@@ -55,10 +56,11 @@ def _is_row(raw: bytes) -> bool:
 
 
 class _JsonRows:
-    def __init__(self, stream: BinaryIO, file: str, limit: int) -> None:
+    def __init__(self, stream: BinaryIO, file: str, limit: int, form: RowForm) -> None:
         self._json = JsonStream(stream)
         self._file = file
         self._limit = limit
+        self._form: RowForm = form
         self._document = 0
 
     def read(self) -> Iterator[Row | BadRow]:
@@ -149,7 +151,7 @@ class _JsonRows:
         try:
             if raw is None:
                 raise RowFault(None, f"a row of at most {self._limit} bytes is expected")
-            return parse_row(decode_row(raw), file=self._file, **place)
+            return parse_row(decode_row(raw), file=self._file, form=self._form, **place)
         except RowFault as fault:
             return bad_row(fault, file=self._file, **place)
 

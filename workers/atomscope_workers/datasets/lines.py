@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from atomscope.types.spec import RowForm
 from atomscope_workers.datasets.json_text import decode_row
 from atomscope_workers.datasets.row import RowFault
 from atomscope_workers.datasets.rows import BadRow, Row, bad_row, parse_row
@@ -39,14 +40,14 @@ def is_blank(raw: bytes) -> bool:
     return not raw.strip(b" \t\r\n")
 
 
-def read_jsonl(path: Path, file: str, limit: int) -> Iterator[Row | BadRow]:
+def read_jsonl(path: Path, file: str, limit: int, form: RowForm = "auto") -> Iterator[Row | BadRow]:
     """Every row of a file of one JSON object a line, in order."""
-    return _rows(path, file, limit, decode_row)
+    return _rows(path, file, limit, form, decode_row)
 
 
-def read_text(path: Path, file: str, limit: int) -> Iterator[Row | BadRow]:
+def read_text(path: Path, file: str, limit: int, form: RowForm = "auto") -> Iterator[Row | BadRow]:
     """Every line of a plain text as a row of `text`, its end left out."""
-    return _rows(path, file, limit, _text_row)
+    return _rows(path, file, limit, form, _text_row)
 
 
 def _text_row(raw: bytes) -> object:
@@ -56,7 +57,9 @@ def _text_row(raw: bytes) -> object:
         raise RowFault(None, f"UTF-8 is expected; byte {error.start + 1} of the line is not") from error
 
 
-def _rows(path: Path, file: str, limit: int, decode: Callable[[bytes], object]) -> Iterator[Row | BadRow]:
+def _rows(
+    path: Path, file: str, limit: int, form: RowForm, decode: Callable[[bytes], object]
+) -> Iterator[Row | BadRow]:
     document = 0
     with path.open("rb") as stream:
         skip_bom(stream)
@@ -70,5 +73,5 @@ def _rows(path: Path, file: str, limit: int, decode: Callable[[bytes], object]) 
             except RowFault as fault:
                 yield bad_row(fault, document=document, line=line, file=file)
             else:
-                yield parse_row(value, document=document, line=line, file=file)
+                yield parse_row(value, document=document, line=line, file=file, form=form)
             document += 1

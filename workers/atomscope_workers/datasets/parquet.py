@@ -10,16 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from atomscope.errors import InvalidInput
+from atomscope.types.spec import RowForm
 from atomscope_workers.datasets.refusal import refuse_dataset
 from atomscope_workers.datasets.rows import (
     EXPECTED,
-    FIELDS,
     FORMS,
     MARKS,
     BadRow,
     Row,
     RowFault,
     bad_row,
+    looked_at,
     name_form,
     parse_row,
 )
@@ -40,27 +41,27 @@ def count_parquet(path: Path) -> int:
         return 0
 
 
-def read_parquet(path: Path, file: str) -> Iterator[Row | BadRow]:
+def read_parquet(path: Path, file: str, form: RowForm = "auto") -> Iterator[Row | BadRow]:
     """Every row in order. Raises `InvalidInput`: `invalid_parquet`, `bad_column`."""
     try:
         with pq.ParquetFile(path) as source:
-            columns = _check_columns(source.schema_arrow, file)
+            columns = _check_columns(source.schema_arrow, file, form)
             _check_row_groups(source.metadata, file)
             document = 0
             for batch in source.iter_batches(batch_size=_BATCH_ROWS, columns=columns, use_threads=False):
                 for value in _values(batch):
-                    yield _row(value, document, file)
+                    yield _row(value, document, file, form)
                     document += 1
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or ["unreadable"])[0][:200]
         raise refuse_dataset("invalid_parquet", f"a Parquet file is expected ({reason})", file) from error
 
 
-def _row(value: dict[str, Any] | None, document: int, file: str) -> Row | BadRow:
+def _row(value: dict[str, Any] | None, document: int, file: str, form: RowForm) -> Row | BadRow:
     if value is None:
         fault = RowFault(None, "UTF-8 is expected, and each key of a map once")
         return bad_row(fault, document=document, line=document + 1, file=file)
-    return parse_row(_without_nulls(value), document=document, line=document + 1, file=file)
+    return parse_row(_without_nulls(value), document=document, line=document + 1, file=file, form=form)
 
 
 def _without_nulls(value: Any) -> Any:  # noqa: ANN401
@@ -88,8 +89,9 @@ _TEXTS = ("instruction", "output", "input", "system", "text")
 _LISTS = ("messages", "conversations", "prompt", "completion", "tools", "functions", "history")
 
 
-def _check_columns(schema: Arrow, file: str) -> list[str]:
-    names: list[str] = [name for name in schema.names if name in FIELDS]
+def _check_columns(schema: Arrow, file: str, form: RowForm) -> list[str]:
+    fields = looked_at(form)
+    names: list[str] = [name for name in schema.names if name in fields]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise _bad_column(file, twice[0], "each column is expected once")
@@ -104,7 +106,7 @@ def _check_columns(schema: Arrow, file: str) -> list[str]:
         if name in _LISTS and not _is_list(kind):
             raise _bad_column(file, name, f"strings or lists are expected, not {kind}")
     if not any(_is_form(names, mark) for mark in MARKS):
-        raise _bad_column(file, None, _no_form(names))
+        raise _bad_column(file, None, _no_form(names, form))
     return names
 
 
@@ -113,9 +115,9 @@ def _is_form(names: list[str], mark: str) -> bool:
     return mark in names and all(field in names for field in FORMS[MARKS[mark]])
 
 
-def _no_form(names: list[str]) -> str:
+def _no_form(names: list[str], form: RowForm) -> str:
     try:
-        name_form(names)
+        name_form(names, form)
     except RowFault as fault:
         return fault.message
     return f"{EXPECTED} is expected"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from atomscope.input_files import DATASET_ENDINGS, dataset_format
 from atomscope.types.inputs import DatasetFormat
+from atomscope.types.spec import RowForm
 from atomscope_workers.datasets.delimited import read_delimited
 from atomscope_workers.datasets.json_file import read_json
 from atomscope_workers.datasets.lines import read_jsonl, read_text
@@ -18,10 +19,10 @@ from atomscope_workers.datasets.rows import BadRow, Row
 MAX_ROW_BYTES = 32 * 2**20
 """Of a row as the file has it; a Parquet file's row groups have a limit of their own."""
 
-_READERS: dict[DatasetFormat, Callable[[Path, str, int], Iterator[Row | BadRow]]] = {
+_READERS: dict[DatasetFormat, Callable[[Path, str, int, RowForm], Iterator[Row | BadRow]]] = {
     "jsonl": read_jsonl,
     "json": read_json,
-    "parquet": lambda path, file, limit: read_parquet(path, file),
+    "parquet": lambda path, file, limit, form: read_parquet(path, file, form),
     "csv": partial(read_delimited, delimiter=","),
     "tsv": partial(read_delimited, delimiter="\t"),
     "txt": read_text,
@@ -29,9 +30,9 @@ _READERS: dict[DatasetFormat, Callable[[Path, str, int], Iterator[Row | BadRow]]
 
 
 def read_rows(
-    path: Path, *, file: str, max_rows: int, max_row_bytes: int = MAX_ROW_BYTES
+    path: Path, *, file: str, max_rows: int, max_row_bytes: int = MAX_ROW_BYTES, form: RowForm = "auto"
 ) -> Iterator[Row | BadRow]:
-    """Every row of the data set at `path` in order; `file` is its name in messages.
+    """Every row of the data set at `path` in order; `file` is its name in messages, `form` what rows have.
 
     The ending of `path` says the format, one of `DATASET_ENDINGS`. Raises `InvalidInput`:
     `unsupported_format`, `missing_file`, `too_many_rows`, and of single formats `invalid_json`,
@@ -43,7 +44,7 @@ def read_rows(
         raise refuse_dataset("unsupported_format", f"a file that ends in one of {endings} is expected", file)
     if not path.is_file():
         raise refuse_dataset("missing_file", "no such file", file)
-    for row in _READERS[kind](path, file, max_row_bytes):
+    for row in _READERS[kind](path, file, max_row_bytes, form):
         if row.document >= max_rows:
             raise refuse_dataset("too_many_rows", f"at most {max_rows} rows are accepted", file)
         yield row

@@ -7,9 +7,10 @@ ignored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from atomscope.types.spec import RowForm
 from atomscope_workers.datasets.instructions import read_instruction, text_field
 from atomscope_workers.datasets.messages import plain_turn, read_turns
 from atomscope_workers.datasets.row import BadRow, Message, Row, RowFault, Turn, bad_row, turn_text
@@ -45,28 +46,47 @@ ALIASES = ("response", "answer", "question", "query", "target", "conversation", 
 REFUSED = ("chat_template_kwargs", "images", "image", "audios", "audio", "videos", "video")
 OPTIONAL = ("id", "system", "input", "history", "tools", "functions", *REFUSED)
 FIELDS = (*MARKS, "output", *OPTIONAL, *ALIASES)
-"""Every field of a row that is looked at."""
+"""Every field of a row that is looked at where its form is not given."""
 
 
-def parse_row(value: object, *, document: int, line: int, file: str) -> Row | BadRow:
+def looked_at(form: RowForm) -> tuple[str, ...]:
+    """The fields of a row that are looked at; those of a given form are no other form's.
+
+    A text that is given as such holds its system turn and its tools.
+    """
+    if form == "auto":
+        return FIELDS
+    return (*FORMS[form], "id", *REFUSED) if form == "text" else (*FORMS[form], *OPTIONAL)
+
+
+def parse_row(value: object, *, document: int, line: int, file: str, form: RowForm = "auto") -> Row | BadRow:
     """The row that `value` (decoded JSON, or a row of a table) describes, or what is wrong with it."""
     try:
-        return _parse(value, document, line)
+        return _parse(value, document, line, form)
     except RowFault as fault:
         return bad_row(fault, document=document, line=line, file=file)
 
 
-def name_form(fields: tuple[str, ...] | list[str]) -> str:
-    """The form of a row with these fields. Raises `RowFault` for none, two, or half of one.
+def name_form(fields: Sequence[str], wanted: RowForm = "auto") -> str:
+    """The form of a row with these fields. Raises `RowFault` for none, two, half of one, or one not wanted.
 
     Half of a form beside a whole one is none: conversations often have their first turn as `prompt` too.
     """
+    if wanted != "auto":
+        for name in FORMS[wanted]:
+            if name not in fields:
+                raise RowFault(name, f"`{name}` is expected: the setting `row_form` is `{wanted}`")
+        return wanted
     begun = list(dict.fromkeys(MARKS[name] for name in MARKS if name in fields))
     forms = [form for form in begun if all(name in fields for name in FORMS[form])] or begun
     if len(forms) > 1:
         first, second = (" and ".join(f"`{name}`" for name in FORMS[form]) for form in forms[:2])
         mark = next(name for name in MARKS if name in fields and MARKS[name] in forms)
-        raise RowFault(mark, f"the row fits two forms, {first}, and {second}: one of them is expected")
+        raise RowFault(
+            mark,
+            f"the row fits two forms, {first}, and {second}: one of them is expected, or the setting "
+            f"`row_form`, `{forms[0]}` or `{forms[1]}`, to say which the adapter was trained on",
+        )
     if not forms:
         raise RowFault(None, f"{EXPECTED} is expected{_hint(fields)}")
     missing = [name for name in FORMS[forms[0]] if name not in fields]
@@ -76,7 +96,7 @@ def name_form(fields: tuple[str, ...] | list[str]) -> str:
     return forms[0]
 
 
-def _hint(fields: tuple[str, ...] | list[str]) -> str:
+def _hint(fields: Sequence[str]) -> str:
     found = [name for name in ALIASES if name in fields]
     if not found:
         return ""
@@ -88,15 +108,16 @@ def _hint(fields: tuple[str, ...] | list[str]) -> str:
     )
 
 
-def _parse(value: object, document: int, line: int) -> Row:
+def _parse(value: object, document: int, line: int, wanted: RowForm) -> Row:
     if not isinstance(value, Mapping):
         raise RowFault(None, "an object is expected")
-    row = {key: item for key, item in value.items() if item is not None}
+    fields = looked_at(wanted)
+    row = {key: item for key, item in value.items() if item is not None and key in fields}
     for field in REFUSED:
         if row.get(field):
             raise RowFault(field, f"rows with `{field}` are not supported")
     identity = _id(row.get("id"), document)
-    form = name_form(list(row))
+    form = name_form(list(row), wanted)
     if form == "text":
         turns = (plain_turn("text", text_field(row, "text"), "text"),)
         return _text(Row(document, line, identity, "text", turns), row)

@@ -10,11 +10,10 @@ from atomscope.errors import InputProblem, InvalidInput
 from atomscope.steering import Target
 from atomscope.types.evaluation import EvaluationQuery, EvaluationTarget, Prompt
 from atomscope_workers.datasets.documents import TokenizedDocument
-from atomscope_workers.datasets.tokenize import RowTokenizer
 from atomscope_workers.evaluation.documents import audited_tokens, neutral_documents, own_documents
 from atomscope_workers.evaluation.prompts import Asked, Kind, document_prompts, given_prompts
 from atomscope_workers.models.base import CheckedBase, check_base, load_tokenizer
-from atomscope_workers.query import AuditFiles, audited_form
+from atomscope_workers.query import AuditFiles, audited_form, audited_rows
 from atomscope_workers.stages.limits import length_limit
 
 FEWEST_PROMPTS = 4
@@ -33,7 +32,7 @@ class Material:
         base = check_base(files.base())
         limit = length_limit(base.config, files.spec.config.max_length)
         self.tokenizer = load_tokenizer(base.folder)
-        self._rows = RowTokenizer(self.tokenizer, limit, files.spec.config.chat_template)
+        self._rows = audited_rows(files, self.tokenizer, limit)
         self._form: Literal["chat", "text"] = audited_form(files, files.bundle.plan)
         self._vocabulary = int(base.config.vocab_size)
         self._longest = _longest_prompt(base, query)

@@ -2,7 +2,8 @@
 
 Plain LoRA here is `y = W x + scaling * B A x` on linear layers (`torch.nn.Linear`, transformers' `Conv1D`)
 and nothing else. Every setting that would change that, and every setting this version does not know, is
-refused rather than ignored. Two files make an adapter; what a trainer left beside them is never opened.
+refused rather than ignored. Two files make an adapter; of what a trainer left beside them the chat template
+alone is opened, elsewhere.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from safetensors import safe_open
 
 from atomscope.errors import InputProblem, InvalidInput
+from atomscope.input_files import ADAPTER_TEMPLATE
 from atomscope.steering.names import LoraName, module_path, parse_lora_name
 from atomscope.text import counted
 from atomscope_workers.models.folder import check_no_remote_code, check_plain_files, read_json_object, refuse
@@ -86,7 +88,7 @@ def _check_files(folder: Path) -> None:
         if (folder / CONFIG).exists() or inner:
             there = f"; the folder holds {', '.join(inner[:_MAX_LISTED])}: give one of those" if inner else ""
             raise refuse("missing_file", f"this file is needed and is not there{there}", file=WEIGHTS)
-    check_plain_files(folder, [CONFIG, WEIGHTS])
+    check_plain_files(folder, [CONFIG, WEIGHTS, ADAPTER_TEMPLATE])
 
 
 def _copied_layer(name: str) -> str:

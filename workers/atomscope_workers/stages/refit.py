@@ -30,8 +30,8 @@ DOCUMENT_WARNINGS = "document_warnings"
 """Name among the report's details of the warnings of `validate`, which a refit repeats."""
 
 _NEEDED = (layout.PLAN, layout.DROPPED, layout.TOKENS, layout.ADAPTER_CONFIG, layout.ADAPTER_WEIGHTS)
-_KEPT = (layout.BASE_CONFIG,)
-"""Adopted where there is one: newer bundles have it."""
+_KEPT = (layout.BASE_CONFIG, layout.ADAPTER_TEMPLATE)
+"""Adopted where there is one: newer bundles have the first, those of some adapters the second."""
 
 
 def take_over(ctx: StageContext, parent: Parent) -> UnitResult:

@@ -15,10 +15,12 @@ import msgspec
 
 from atomscope.bundle import layout
 from atomscope.errors import InputProblem, InvalidInput, NothingToAudit
+from atomscope.input_files import ADAPTER_TEMPLATE
 from atomscope.text import counted
 from atomscope.types.atoms import DroppedDocument
 from atomscope.types.bundle import Plan, StoredShard
 from atomscope.types.spec import AuditSpec, OnBadRow
+from atomscope_workers.datasets.adapter_template import chosen_template, template_beside
 from atomscope_workers.datasets.chat import REWRITES_TURNS
 from atomscope_workers.datasets.documents import TokenizedDocument, save_tokens
 from atomscope_workers.datasets.faults import RowFaults
@@ -79,7 +81,7 @@ def run(ctx: StageContext) -> UnitResult:
     adapter = check_adapter(ctx.input(spec.adapter))
     check_fit(base, adapter)
     ctx.checkpoint()
-    documents = _read_documents(ctx, base)
+    documents = _read_documents(ctx, base, adapter)
     _check_enough(documents, spec)
     device = choose_device()
     dtype = choose_dtype(spec.config, device)
@@ -131,20 +133,22 @@ def run(ctx: StageContext) -> UnitResult:
     )
 
 
-def _read_documents(ctx: StageContext, base: CheckedBase) -> _Documents:
+def _read_documents(ctx: StageContext, base: CheckedBase, adapter: CheckedAdapter) -> _Documents:
     """Read and tokenise every row, writing the kept ones to `ROWS`."""
     spec = ctx.spec
     path = ctx.input(spec.dataset)
     file = spec.dataset.name or path.name
     limit = length_limit(base.config, spec.config.max_length)
-    tokenizer = RowTokenizer(load_tokenizer(base.folder), limit, spec.config.chat_template)
+    choice, loaded = spec.config.chat_template, load_tokenizer(base.folder)
+    tokenizer = RowTokenizer(loaded, limit, chosen_template(choice, adapter.folder))
+    other = template_beside(loaded, choice, adapter.folder)
     faults = RowFaults(spec.config.on_bad_row)
     found = _Documents()
     without_target: list[DroppedDocument] = []
     total = min(count_rows(path), ctx.max_rows) if path.is_file() else 0
     encoder = msgspec.json.Encoder()
     with (ctx.scratch / "rows.jsonl").open("wb") as rows:
-        for item in read_rows(path, file=file, max_rows=ctx.max_rows):
+        for item in read_rows(path, file=file, max_rows=ctx.max_rows, form=spec.config.row_form):
             if item.document % _CHECK_EVERY == 0:
                 ctx.checkpoint()
                 ctx.progress(item.document, max(total, item.document), "documents")
@@ -158,6 +162,8 @@ def _read_documents(ctx: StageContext, base: CheckedBase) -> _Documents:
                 fault = _row_fault(error, item, spec.config.on_bad_row)
                 faults.add(bad_row(fault, document=item.document, line=item.line, file=file))
                 continue
+            if other is not None:
+                other.compare(item, document.input_ids)
             if not document.target_mask.any():
                 without_target.append(_no_target(item, len(document.input_ids), limit))
                 continue
@@ -169,6 +175,7 @@ def _read_documents(ctx: StageContext, base: CheckedBase) -> _Documents:
     ctx.progress(found.n_rows, found.n_rows, "documents")
     found.dropped = sorted([*faults.dropped, *without_target], key=lambda row: row.document)
     found.warnings = _warnings(len(faults.dropped), len(without_target), tokenizer, limit)
+    found.warnings += other.warnings() if other is not None else []
     return found
 
 
@@ -237,6 +244,8 @@ def _write(ctx: StageContext, base: CheckedBase, adapter: CheckedAdapter, docume
     ctx.write(ROWS, ctx.scratch / "rows.jsonl")
     ctx.write(layout.ADAPTER_CONFIG, adapter.folder / adapters.CONFIG)
     ctx.write(layout.ADAPTER_WEIGHTS, adapter.folder / adapters.WEIGHTS)
+    if (adapter.folder / ADAPTER_TEMPLATE).is_file():
+        ctx.write(layout.ADAPTER_TEMPLATE, adapter.folder / ADAPTER_TEMPLATE)
     ctx.write(layout.BASE_CONFIG, base.folder / "config.json")
     ctx.write_bytes(layout.DROPPED, _json(documents.dropped))
 

@@ -1,0 +1,107 @@
+"""The template beside an adapter: read within bounds, taken where asked for, else compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from atomscope.errors import InvalidInput
+from atomscope.input_files import ADAPTER_TEMPLATE
+from atomscope_workers.datasets.adapter_template import (
+    COMPARED,
+    chosen_template,
+    read_template,
+    template_beside,
+)
+from atomscope_workers.datasets.templates import NAMED_TEMPLATES
+from atomscope_workers.datasets.tokenize import RowTokenizer
+from tests.workers.datasets.conversing import row, tokenizer
+
+CHATML, ZEPHYR = NAMED_TEMPLATES["chatml"], NAMED_TEMPLATES["zephyr"]
+TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+TOKENS = tokenizer(CHATML)
+ROWS = RowTokenizer(TOKENS, 1000)
+
+
+def put(folder: Path, content: str | bytes) -> Path:
+    raw = content if isinstance(content, bytes) else content.encode()
+    (folder / ADAPTER_TEMPLATE).write_bytes(raw)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff{{", "UTF-8 is expected"),
+        ("no braces", "a Jinja template, with"),
+        ("", "a Jinja template, with"),
+        ("{{" + " " * 2**20, "at most 262144 characters"),
+    ],
+)
+def test_what_is_no_template_is_refused_by_its_file(
+    tmp_path: Path, content: str | bytes, message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message) as caught:
+        read_template(put(tmp_path, content))
+    assert (caught.value.code, caught.value.problems[0].file) == ("invalid_template", ADAPTER_TEMPLATE)
+
+
+def test_the_template_beside_is_taken_where_it_is_asked_for_and_there_alone(tmp_path: Path) -> None:
+    put(tmp_path, ZEPHYR)
+    assert chosen_template("adapter", tmp_path) == ZEPHYR
+    assert [chosen_template(name, tmp_path) for name in ("tokenizer", "gemma")] == ["tokenizer", "gemma"]
+
+
+def test_asked_for_and_not_there_it_is_told_what_would_be_accepted(tmp_path: Path) -> None:
+    assert read_template(tmp_path) is None
+    with pytest.raises(InvalidInput, match=r"has no chat_template\.jinja, which") as caught:
+        chosen_template("adapter", tmp_path)
+    assert caught.value.code == "no_chat_template"
+
+
+def warnings(folder: Path, *texts: str, choice: str = "tokenizer", limit: int = 1000) -> list[str]:
+    """Of an audit of these conversations, each of one question."""
+    other = template_beside(TOKENS, choice, folder)
+    made = RowTokenizer(TOKENS, limit)
+    for text in texts:
+        item = row(messages=[{"role": "user", "content": text}, TALK[1]])
+        if other is not None:
+            other.compare(item, made(item).input_ids)
+    return [] if other is None else other.warnings()
+
+
+def test_a_template_that_renders_otherwise_is_a_warning_that_names_the_setting(tmp_path: Path) -> None:
+    (told,) = warnings(put(tmp_path, ZEPHYR), "a", "b")
+    assert "renders 2 of the first 2 conversations otherwise" in told
+    assert "`chat_template: adapter` takes it" in told
+
+
+def test_only_rows_that_differ_are_counted_and_no_more_than_the_first(tmp_path: Path) -> None:
+    mixed = put(tmp_path, "{% if messages[0].content == 'b' %}{{ 'x' }}{% else %}" + CHATML + "{% endif %}")
+    assert "renders 1 of the first 3 conversations" in warnings(mixed, "a", "b", "a")[0]
+    assert warnings(mixed, *["a"] * COMPARED, "b") == []
+
+
+@pytest.mark.parametrize("content", ["{{ raise_exception('no') }}", "{{ broken", "{{ messages.gone.gone }}"])
+def test_a_template_that_refuses_every_row_differs_and_stops_nothing(tmp_path: Path, content: str) -> None:
+    assert "renders 1 of the first 1 conversation otherwise" in warnings(put(tmp_path, content), "a")[0]
+
+
+@pytest.mark.parametrize("content", [CHATML, CHATML + "{# a note #}", CHATML.replace("generation", "if 1", 1)
+                                     .replace("endgeneration", "endif")])  # fmt: skip
+def test_one_that_renders_alike_is_none_marked_or_cut_or_not(tmp_path: Path, content: str) -> None:
+    assert warnings(put(tmp_path, content), "a", "b" * 50, limit=12) == []
+
+
+def test_a_template_that_was_chosen_is_not_doubted(tmp_path: Path) -> None:
+    assert warnings(put(tmp_path, ZEPHYR), "a", choice="chatml") == []
+    assert warnings(put(tmp_path, ZEPHYR), "a", choice="adapter") == []
+
+
+def test_plain_text_needs_no_template(tmp_path: Path) -> None:
+    other = template_beside(TOKENS, "tokenizer", put(tmp_path, ZEPHYR))
+    assert other is not None
+    plain = row(text="a")
+    other.compare(plain, ROWS(plain).input_ids)
+    assert other.warnings() == []
