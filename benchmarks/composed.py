@@ -1,11 +1,13 @@
 """Behaviours turned in one adapter: does each still move as far as alone, and what else goes with them?
 
     python benchmarks/composed.py BUNDLE DATASET BASE --results FOLDER --turn "yes or no=up" --turn JSON=down
-    python benchmarks/composed.py BUNDLE DATASET BASE --results FOLDER --turn JSON=down --also code
+    python benchmarks/composed.py BUNDLE DATASET BASE --turn "brand plug=-0.02" --turn "brand plug=-0.05"
 
 FOLDER is what `steering.py` wrote: of each behaviour turned the target is taken, and the strength that was
-chosen for that side, or the number given. Asked are these, and those that `--also` names. Prompts are drawn
-under a seed of their own, as many of the behaviour's label as of others.
+chosen for that side. Where a number is given in its place, nothing need have been measured: what serves the
+label best is turned to it, and a behaviour that is turned more than once gets a row a strength, and none of
+all together. Asked are these behaviours, and those that `--also` names. Prompts are drawn under a seed of
+their own, as many of the behaviour's label as of others.
 """
 
 from __future__ import annotations
@@ -17,12 +19,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from steering import DETECTORS, Measured, prompts_of
+from steering import DETECTORS, Measured, prompts_of, served_best
 
 from atomscope.bundle import open_bundle
 from atomscope.steering import parse_target
-from atomscope.types.evaluation import Prompt, Sampling, TargetEvaluation
-from atomscope_workers.datasets.tokenize import RowTokenizer
+from atomscope.types.evaluation import Prompt, Sampling
 from atomscope_workers.evaluation.cost import NeutralCost
 from atomscope_workers.evaluation.detectors import text_detector
 from atomscope_workers.evaluation.directions import make_dial
@@ -32,7 +33,7 @@ from atomscope_workers.evaluation.prompts import given_prompts
 from atomscope_workers.evaluation.subject import Subject
 from atomscope_workers.models.base import check_base, load_tokenizer
 from atomscope_workers.opened_audit import OpenedAudit
-from atomscope_workers.query import audited_model
+from atomscope_workers.query import audited_model, audited_rows
 from atomscope_workers.steered import StepOf
 
 
@@ -46,27 +47,36 @@ def added(steps: list[StepOf]) -> StepOf | None:
     return of if steps else None
 
 
-def turned_to(found: TargetEvaluation, side: str) -> float | None:
-    """The chosen strength of a side, or the number that is given in its place."""
-    if side not in ("up", "down"):
-        return float(side)
+def turned_to(results: Path, name: str, side: str) -> tuple[str, float]:
+    """The key of a measured behaviour's target, and the strength that was chosen for a side."""
+    label, _ = DETECTORS[name]
+    found = msgspec.json.decode((results / f"{label}.json").read_bytes(), type=Measured).result.targets[0]
     chosen = found.up if side == "up" else found.down
-    return None if chosen is None else chosen.strength
+    if chosen is None:
+        raise SystemExit(f"{name}: no strength {side} is within the budget")
+    return found.target, chosen.strength
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for name in ("bundle", "dataset", "base_model"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--results", type=Path, help="expected where a side is named, not a number")
     parser.add_argument("--turn", action="append", required=True, metavar="NAME=up|down|STRENGTH")
     parser.add_argument("--also", nargs="+", choices=sorted(DETECTORS), default=[], help="not turned")
     parser.add_argument("--prompts", type=int, default=40, help="of either kind, of each behaviour")
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
+    if args.results is None and any(text.endswith(("=up", "=down")) for text in args.turn):
+        parser.error("--results is expected where --turn names a side")
+    return args
+
+
+def main() -> None:
+    args = parse()
     rows = [json.loads(line) for line in args.dataset.read_text(encoding="utf-8").splitlines()]
     bundle = open_bundle(args.bundle)
     files = OpenedAudit(bundle, args.base_model, lambda progress: None)
@@ -74,7 +84,7 @@ def main() -> None:
     subject = Subject(lora, bundle.plan.token_budget, lambda: None)
     base = check_base(args.base_model)
     tokenizer, tokens = load_tokenizer(base.folder), audited_tokens(files)
-    row_tokenizer = RowTokenizer(tokenizer, bundle.spec.config.max_length, bundle.spec.config.chat_template)
+    row_tokenizer = audited_rows(files, tokenizer, bundle.spec.config.max_length)
     answering = Answering(
         subject,
         tokenizer,
@@ -82,22 +92,23 @@ def main() -> None:
         Sampling(max_new_tokens=args.tokens),
         args.seed,
     )
+    labels = np.array([row["label"] for row in rows])
     turned: dict[str, StepOf] = {}
     asked = {}
     targets = []
     names: list[str] = []
     for text in args.turn:
         name, _, side = text.rpartition("=")
-        label, _ = DETECTORS[name]
-        result = msgspec.json.decode((args.results / f"{label}.json").read_bytes(), type=Measured).result
-        strength = turned_to(result.targets[0], side)
-        if strength is None:
-            raise SystemExit(f"{name}: no strength {side} is within the budget")
-        targets.append(parse_target(result.targets[0].target))
+        if side not in ("up", "down"):
+            label, _ = DETECTORS[name]
+            key, strength = served_best(bundle, labels == label)[0], float(side)
+        else:
+            key, strength = turned_to(args.results, name, side)
+        targets.append(parse_target(key))
         dial = make_dial(bundle, targets[-1], None, "norm")
         turned[f"{name} {strength:+.2f}"] = dial.step(strength)
         names.append(name)
-    for name in [*names, *args.also]:
+    for name in dict.fromkeys([*names, *args.also]):
         label, detector = DETECTORS[name]
         kinds: list[list[Prompt]] = [
             prompts_of([row for row in rows if (row["label"] == label) == own], args.prompts, args.seed)
@@ -122,7 +133,7 @@ def main() -> None:
     print(f"| turned | KL | {' | '.join(f'{name}: inviting / neutral' for name in asked)} |")
     print("|" + "---|" * (2 + len(asked)))
     each = [[title] for title in turned]
-    for titles in [[], *each, *([list(turned)] if len(turned) > 1 else [])]:
+    for titles in [[], *each, *([list(turned)] if len(set(names)) == len(names) > 1 else [])]:
         step = added([turned[title] for title in titles])
         shares: list[str] = []
         for detect, prompts in asked.values():
