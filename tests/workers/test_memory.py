@@ -12,13 +12,14 @@ import torch
 import atomscope
 from atomscope.errors import InvalidInput
 from atomscope.types.spec import AuditConfig
+from atomscope_workers import models
 from atomscope_workers.local import InProcess
 from atomscope_workers.memory import Free, Need, needs, require_memory
 from atomscope_workers.models.base import build_meta_base, check_base
 from atomscope_workers.models.device_memory import LIMIT_VARIABLE
 from atomscope_workers.models.offload import FITS
 from atomscope_workers.pipeline.plan import make_plan
-from atomscope_workers.stages import inputs, planning, validate
+from atomscope_workers.stages import inputs, planning
 from atomscope_workers.stages.sizes import fewest_groups, shapes_of
 from atomscope_workers.stages.token_budget import MOST
 from tests.fixtures.corpus import write_corpus
@@ -119,7 +120,7 @@ def test_a_local_audit_that_cannot_fit_is_refused_before_the_model_is_loaded(
         raise AssertionError("the model was loaded")
 
     monkeypatch.setattr(planning, "free_bytes", _thousand)
-    monkeypatch.setattr(validate, "load_base", load)
+    monkeypatch.setattr(models.load, "load_base", load)
     asked = request(tiny_llama, plain_adapter, write_corpus(tmp_path / "a.jsonl", 4), tmp_path / "out")
     for ask in (run, InProcess().estimate):
         with pytest.raises(

@@ -22,7 +22,7 @@ from atomscope_workers.datasets.rows import BadRow, RowFault, bad_row, parse_row
 from atomscope_workers.datasets.tokenize import RowTokenizer
 from atomscope_workers.models.base import check_base, load_tokenizer
 from atomscope_workers.models.device import choose_device, dtype_of_name
-from atomscope_workers.models.load import adapter_disabled, load_lora_model
+from atomscope_workers.models.load import adapter_disabled, checked_parts
 from atomscope_workers.models.lora import LoraModel
 from atomscope_workers.pipeline.batches import collate
 from atomscope_workers.pipeline.gradients import document_losses, gradient_norms, gradient_pass
@@ -136,7 +136,7 @@ def audited_model(files: AuditFiles, plan: Plan) -> LoraModel:
         files.spec,
         dtype,
         device,
-        lambda: load_lora_model(files.base(), adapter(), dtype=dtype, device=device),
+        lambda: checked_parts(files.base(), adapter(), dtype=dtype, device=device),
         files.base(),
     )
 

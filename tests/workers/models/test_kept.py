@@ -1,16 +1,22 @@
-"""A worker keeps the models it used last, and lets go of the oldest where a new one needs the room."""
+"""A worker keeps the bases it used last, whatever adapter is on them, and lets go of the oldest for room."""
 
 from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
+from atomscope.errors import InvalidInput
 from atomscope_workers.models import kept
-from atomscope_workers.models.kept import KeptModels, held_bytes
+from atomscope_workers.models.kept import KeptModels, Parts, held_bytes
+from atomscope_workers.models.load import CheckedParts, adapter_disabled, checked_parts
 from atomscope_workers.models.lora import LoraModel
+from tests.fixtures.models import TinyAdapterFactory
 from tests.workers.pipeline.tiny import tiny_lora
 
 CPU = torch.device("cpu")
@@ -28,8 +34,20 @@ def with_free(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     monkeypatch.setattr(kept, "free_bytes", told)
 
 
+class Tiny:
+    """Parts of one tiny model, already put together."""
+
+    def load_base(self) -> PreTrainedModel:
+        self.model = tiny_lora()
+        return self.model.base
+
+    def attach(self, base: PreTrainedModel) -> LoraModel:
+        assert base is self.model.base
+        return self.model
+
+
 def get(models: KeptModels, name: str, size: int) -> LoraModel:
-    return models.get((name,), tiny_lora, size=size, device=CPU)
+    return models.get((name,), "adapter", Tiny, size=size, device=CPU)
 
 
 def test_a_model_is_loaded_once_and_stays(models: KeptModels, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,12 +87,103 @@ def test_no_other_stays_beside_a_model_that_takes_the_device(
 
 
 def test_what_fails_to_load_is_not_kept(models: KeptModels) -> None:
-    def fails() -> LoraModel:
-        raise RuntimeError("no")
+    class Failing(Tiny):
+        def attach(self, base: PreTrainedModel) -> LoraModel:
+            raise RuntimeError("no")
 
-    with pytest.raises(RuntimeError):
-        models.get(("a",), fails, size=1, device=CPU)
-    assert len(models) == 0
+    for adapter in ("one", "other"):
+        with pytest.raises(RuntimeError):
+            models.get(("a",), adapter, Failing, size=1, device=CPU)
+        assert len(models) == 0
+
+
+def logits(lora: LoraModel) -> torch.Tensor:
+    with torch.no_grad():
+        return lora.model(input_ids=torch.arange(12).reshape(2, 6)).logits
+
+
+@dataclass
+class Loader:
+    """Adapters of one base through a worker's models."""
+
+    base: Path
+    models: KeptModels
+    dtype: torch.dtype
+    loaded: int = 0
+
+    def parts(self, adapter: Path) -> CheckedParts:
+        return checked_parts(self.base, adapter, dtype=self.dtype, device=CPU)
+
+    def get(self, adapter: Path) -> LoraModel:
+        return self.models.get(("base",), str(adapter), lambda: self._counted(adapter), size=1, device=CPU)
+
+    def _counted(self, adapter: Path) -> Parts:
+        found, loader = self.parts(adapter), self
+
+        class Counted:
+            def load_base(self) -> PreTrainedModel:
+                loader.loaded += 1
+                return found.load_base()
+
+            def attach(self, base: PreTrainedModel) -> LoraModel:
+                return found.attach(base)
+
+        return Counted()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_adapters_of_one_base_take_turns_on_it_with_the_bits_of_a_model_of_their_own(
+    models: KeptModels, tiny_llama: Path, tiny_adapter: TinyAdapterFactory, dtype: torch.dtype
+) -> None:
+    loader = Loader(tiny_llama, models, dtype)
+    adapters = [
+        tiny_adapter(),
+        tiny_adapter(("k_proj", "down_proj"), r=2, lora_alpha=3, seed=1),
+        tiny_adapter(
+            ("q_proj", "lm_head"), use_rslora=True, seed=2, rank_pattern={"layers.0.self_attn.q_proj": 3}
+        ),
+    ]
+    for adapter in (*adapters, *adapters):
+        found, own = loader.get(adapter), loader.parts(adapter)
+        alone = own.attach(own.load_base())
+        assert torch.equal(logits(found), logits(alone))
+        assert [item.name for item in found.parameters] == [item.name for item in alone.parameters]
+        assert not any(item.requires_grad for item in found.model.parameters())
+        assert torch.equal(*(_without(model) for model in (found, alone)))
+    assert loader.loaded == 1
+
+
+def _without(lora: LoraModel) -> torch.Tensor:
+    with adapter_disabled(lora):
+        return logits(lora)
+
+
+def test_the_same_adapter_is_not_put_on_again(
+    models: KeptModels, tiny_llama: Path, tiny_adapter: TinyAdapterFactory
+) -> None:
+    loader, adapter = Loader(tiny_llama, models, torch.float32), tiny_adapter()
+    assert loader.get(adapter) is loader.get(adapter)
+
+
+def test_an_adapter_that_does_not_fit_leaves_the_one_that_is_there(
+    models: KeptModels, tiny_llama: Path, tiny_adapter: TinyAdapterFactory, tmp_path: Path
+) -> None:
+    loader, adapter = Loader(tiny_llama, models, torch.float32), tiny_adapter()
+    there = loader.get(adapter)
+    with pytest.raises(InvalidInput):
+        loader.get(tmp_path)
+    assert loader.get(adapter) is there
+    assert loader.loaded == 1
+
+
+def test_an_offloaded_base_is_loaded_anew_for_another_adapter(models: KeptModels) -> None:
+    class Offloaded(Tiny):
+        def attach(self, base: PreTrainedModel) -> LoraModel:
+            return replace(super().attach(base), offloaded=True)
+
+    first = models.get(("a",), "one", Offloaded, size=1, device=CPU)
+    assert models.get(("a",), "other", Offloaded, size=1, device=CPU).base is not first.base
+    assert len(models) == 1
 
 
 def test_weights_that_lie_elsewhere_are_not_counted() -> None:

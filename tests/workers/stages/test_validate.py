@@ -21,6 +21,7 @@ from atomscope.types.spec import AuditConfig, AuditSpec
 from atomscope_workers.datasets.documents import TokenizedDocument, load_tokens
 from atomscope_workers.datasets.templates import NAMED_TEMPLATES
 from atomscope_workers.local import LocalContext
+from atomscope_workers.models import load
 from atomscope_workers.pipeline import storage
 from atomscope_workers.stages import validate
 from atomscope_workers.stages.context import KnownShard, UnitResult
@@ -216,7 +217,7 @@ def test_a_bad_row_fails_before_the_model_is_loaded_and_writes_no_plan(
     def never(*_: object, **__: object) -> None:
         pytest.fail("the weights were read")
 
-    monkeypatch.setattr(validate, "load_base", never)
+    monkeypatch.setattr(load, "load_base", never)
     strict = msgspec.structs.replace(CONFIG, on_bad_row="fail")
     with pytest.raises(InvalidInput) as caught:
         checked([*rows(2), MALFORMED, "x"], strict)

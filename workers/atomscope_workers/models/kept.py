@@ -1,14 +1,22 @@
-"""Loaded models that a worker keeps from one unit to the next, the ones used last, by what they take."""
+"""Loaded models that a worker keeps from one unit to the next, the ones used last, by what they take.
+
+A base is kept with the adapter that was audited on it last: another adapter of the same base takes that one's
+place, and the base is not loaded again.
+"""
 
 from __future__ import annotations
 
 import gc
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+from transformers import PreTrainedModel
 
 from atomscope_workers.models.device_memory import free_bytes
+from atomscope_workers.models.load import detach_adapter
 from atomscope_workers.models.lora import LoraModel
 
 OTHERS = 0.2
@@ -17,11 +25,27 @@ OTHERS = 0.2
 Key = tuple[str, ...]
 
 
+class Parts(Protocol):
+    """A base and an adapter that were checked and are not loaded."""
+
+    def load_base(self) -> PreTrainedModel: ...
+
+    def attach(self, base: PreTrainedModel) -> LoraModel:
+        """The adapter on a base that has none."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Kept:
+    adapter: str
+    model: LoraModel
+
+
 class KeptModels:
-    """Models by key. One thread at a time."""
+    """Models by the key of their base. One thread at a time."""
 
     def __init__(self) -> None:
-        self._models: OrderedDict[Key, LoraModel] = OrderedDict()
+        self._models: OrderedDict[Key, _Kept] = OrderedDict()
 
     def __contains__(self, key: Key) -> bool:
         return key in self._models
@@ -29,22 +53,49 @@ class KeptModels:
     def __len__(self) -> int:
         return len(self._models)
 
-    def get(self, key: Key, load: Callable[[], LoraModel], *, size: int, device: torch.device) -> LoraModel:
-        """The model of `key`, loaded by `load` unless it is kept; `size` are the bytes that it will take.
+    def get(
+        self,
+        key: Key,
+        adapter: str,
+        parts: Callable[[], Parts],
+        *,
+        size: int,
+        device: torch.device,
+    ) -> LoraModel:
+        """The model of a base's `key` with an `adapter`, made of `parts` as far as it is not kept.
 
-        Others go first where they would not leave the new one its room. What `load` raises is raised, and
-        nothing is kept of it.
+        A model that was given before for another adapter of this base is of no use afterwards. `size` are the
+        bytes that the base will take: others go first where they would not leave it its room. What `parts`
+        raises is raised before anything goes; of what fails to load nothing is kept.
         """
-        if key not in self._models:
+        kept = self._models.get(key)
+        if kept is not None and kept.adapter == adapter:
+            self._models.move_to_end(key)
+            return kept.model
+        found = parts()
+        base = self._free_base(key, device)
+        if base is None:
             self.make_room(size, device)
-            self._models[key] = load()
-        self._models.move_to_end(key)
-        return self._models[key]
+            base = found.load_base()
+        model = found.attach(base)
+        self._models[key] = _Kept(adapter, model)
+        return model
+
+    def _free_base(self, key: Key, device: torch.device) -> PreTrainedModel | None:
+        """The kept base of `key` without its adapter, kept no longer; None where it must be loaded."""
+        if key not in self._models:
+            return None
+        model = self._models.pop(key).model
+        if not model.offloaded:
+            return detach_adapter(model)
+        del model
+        _give_back(device)
+        return None
 
     def make_room(self, size: int, device: torch.device) -> None:
         """Let go of what was used longest ago, until the rest may stay beside a new model of `size` bytes."""
         while self._models:
-            others = sum(map(held_bytes, self._models.values()))
+            others = sum(held_bytes(kept.model) for kept in self._models.values())
             if others <= OTHERS * (free_bytes(device) + others - size):
                 return
             self._models.popitem(last=False)

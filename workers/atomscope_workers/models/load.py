@@ -6,7 +6,9 @@ import re
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -33,10 +35,35 @@ def load_lora_model(
     The model is in eval mode and no parameter requires a gradient. Raises `InvalidInput` as `check_base`,
     `check_adapter` and `check_fit` do.
     """
+    parts = checked_parts(base_dir, adapter_dir, dtype=dtype, device=device)
+    return parts.attach(parts.load_base())
+
+
+@dataclass(frozen=True)
+class CheckedParts:
+    """A base and an adapter that fits it, neither of them loaded."""
+
+    base: CheckedBase
+    adapter: CheckedAdapter
+    dtype: torch.dtype
+    device: torch.device
+
+    def load_base(self) -> PreTrainedModel:
+        return load_base(self.base, dtype=self.dtype, device=self.device)
+
+    def attach(self, base: PreTrainedModel) -> LoraModel:
+        """Raises `InvalidInput` as `attach_adapter` does."""
+        return attach_adapter(base, self.adapter, dtype=self.dtype, device=self.device)
+
+
+def checked_parts(
+    base_dir: Path, adapter_dir: Path, *, dtype: torch.dtype, device: torch.device
+) -> CheckedParts:
+    """Check both folders; raises `InvalidInput` as `check_base`, `check_adapter` and `check_fit` do."""
     base = check_base(base_dir)
     adapter = check_adapter(adapter_dir)
     check_fit(base, adapter)
-    return attach_adapter(load_base(base, dtype=dtype, device=device), adapter, dtype=dtype, device=device)
+    return CheckedParts(base, adapter, dtype, device)
 
 
 def check_fit(base: CheckedBase, adapter: CheckedAdapter) -> None:
@@ -84,6 +111,18 @@ def attach_adapter(
         # accelerate notes it on a base that it placed
         offloaded=bool({"cpu", "disk"} & {*getattr(base, "hf_device_map", {}).values()}),
     )
+
+
+def detach_adapter(lora_model: LoraModel) -> PreTrainedModel:
+    """The base as it was before its adapter was attached, to the bit; `lora_model` is of no use afterwards.
+
+    Not of a base that lies elsewhere than on its device: what brings its layers over hangs on them.
+    """
+    model: Any = lora_model.model
+    base: PreTrainedModel = model.unload()
+    if any(isinstance(module, LoraLayer) for module in base.modules()):
+        raise RuntimeError("PEFT left layers of the adapter on the base")
+    return base
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from atomscope.types.bundle import Plan, ShardPlan, StoredShard
 from atomscope.types.spec import AuditSpec
 from atomscope_workers.models.device import choose_device, dtype_name, dtype_of_name
 from atomscope_workers.models.kept import KeptModels
-from atomscope_workers.models.load import load_lora_model
+from atomscope_workers.models.load import CheckedParts, checked_parts
 from atomscope_workers.models.lora import LoraModel
 from atomscope_workers.pipeline.gram import LoadShard
 from atomscope_workers.pipeline.storage import DTYPES, GradientDtype
@@ -118,24 +118,25 @@ def lora_model(ctx: StageContext, plan: Plan) -> LoraModel:
     spec, device = ctx.spec, plan_device(plan)
     dtype = dtype_of_name(plan.compute_dtype)
 
-    def load() -> LoraModel:
-        return load_lora_model(
-            ctx.input(spec.base_model), ctx.input(spec.adapter), dtype=dtype, device=device
-        )
+    def parts() -> CheckedParts:
+        return checked_parts(ctx.input(spec.base_model), ctx.input(spec.adapter), dtype=dtype, device=device)
 
-    return kept_model(spec, dtype, device, load, ctx.input(spec.base_model))
+    return kept_model(spec, dtype, device, parts, ctx.input(spec.base_model))
 
 
 def kept_model(
-    spec: AuditSpec, dtype: torch.dtype, device: torch.device, load: Callable[[], LoraModel], base: Path
+    spec: AuditSpec, dtype: torch.dtype, device: torch.device, parts: Callable[[], CheckedParts], base: Path
 ) -> LoraModel:
-    """An audit's model, loaded by `load` unless this process keeps it; `base` is the folder of its base."""
+    """An audit's model, made of `parts` as far as this process does not keep it; `base` is its base's folder.
+
+    It serves until another adapter of the same base is asked for.
+    """
     size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
-    return _kept.get(_key(spec, dtype, device), load, size=size, device=device)
+    return _kept.get(_key(spec, dtype, device), spec.adapter.sha256, parts, size=size, device=device)
 
 
 def holds_model(spec: AuditSpec, dtype: torch.dtype, device: torch.device, size: int) -> bool:
-    """Whether this process has the model; where not, others go that would not leave it room for `size`."""
+    """Whether this process has the base; where not, others go that would not leave it room for `size`."""
     if _key(spec, dtype, device) in _kept:
         return True
     _kept.make_room(size, device)
@@ -143,4 +144,4 @@ def holds_model(spec: AuditSpec, dtype: torch.dtype, device: torch.device, size:
 
 
 def _key(spec: AuditSpec, dtype: torch.dtype, device: torch.device) -> tuple[str, ...]:
-    return (spec.base_model.sha256, spec.adapter.sha256, dtype_name(dtype), device.type)
+    return (spec.base_model.sha256, dtype_name(dtype), device.type)

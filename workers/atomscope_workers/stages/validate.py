@@ -34,11 +34,10 @@ from atomscope_workers.models.base import (
     CheckedBase,
     build_meta_base,
     check_base,
-    load_base,
     load_tokenizer,
 )
 from atomscope_workers.models.device import choose_device, choose_dtype
-from atomscope_workers.models.load import attach_adapter, check_fit
+from atomscope_workers.models.load import CheckedParts, check_fit
 from atomscope_workers.pipeline.budget import LEAST
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.inputs import kept_model, write_plan
@@ -94,9 +93,7 @@ def run(ctx: StageContext) -> UnitResult:
         spec,
         dtype,
         device,
-        lambda: attach_adapter(
-            load_base(base, dtype=dtype, device=device), adapter, dtype=dtype, device=device
-        ),
+        lambda: CheckedParts(base, adapter, dtype, device),
         base.folder,
     )
     ctx.checkpoint()
