@@ -124,6 +124,17 @@ def test_behaviours_are_listed_by_rank_without_their_documents(owner: Tenant, au
     assert rest["has_more"] is False
 
 
+@pytest.mark.parametrize(("sort", "indices"), [("-rank", [0, 1]), ("share", [0, 1]), ("-share", [1, 0])])
+def test_behaviours_sort_and_a_cursor_is_of_one_order(
+    owner: Tenant, audit: str, sort: str, indices: list[int]
+) -> None:
+    first = owner.get(f"{audit}/behaviours?limit=1&sort={sort}").json()
+    rest = owner.get(f"{audit}/behaviours?sort={sort}&cursor={first['next']}").json()
+    assert [item["index"] for item in first["data"] + rest["data"]] == indices
+    assert owner.get(f"{audit}/behaviours?cursor={first['next']}").status_code == 400
+    assert owner.get(f"{audit}/behaviours?sort=n_active").status_code == 400
+
+
 def test_one_behaviour_is_named_by_its_index(owner: Tenant, audit: str) -> None:
     answer = owner.get(f"{audit}/behaviours/1")
     assert (answer.json()["rank"], answer.json()["n_documents"]) == (1, 3)

@@ -164,8 +164,7 @@ class AtomList(RankedList[A]):
 
     def sort_by(self, key: SortKey, *, descending: bool = False) -> AtomList[A]:
         """A list sorted by one attribute; equal ones stay in order of rank."""
-        sign = -1 if descending else 1
-        return AtomList(sorted(self._items, key=lambda atom: (sign * _measure(atom, key), atom.rank)))
+        return self.sorted_by(lambda atom: _measure(atom, key), descending)
 
     def table(self, limit: int | None = SHOWN) -> str:
         """The atoms as a plain text table, one a line, every foreign character escaped."""

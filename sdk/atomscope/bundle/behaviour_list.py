@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 from atomscope.bundle.ranked_list import (
     PREVIEW,
@@ -15,6 +15,8 @@ from atomscope.bundle.ranked_list import (
 )
 from atomscope.text import visible
 from atomscope.types.atoms import Behaviour, DocumentRef, Evidence
+
+SortKey = Literal["rank", "score", "coherence", "n_documents", "share", "index"]
 
 
 class BehaviourAttributes:
@@ -80,9 +82,13 @@ B = TypeVar("B", bound=BehaviourAttributes)
 
 
 class BehaviourList(RankedList[B]):
-    """Behaviours in order of rank."""
+    """Behaviours in order of rank, unless sorted otherwise. Slices and sorts give a new list."""
 
     kind = "behaviour"
+
+    def sort_by(self, key: SortKey, *, descending: bool = False) -> BehaviourList[B]:
+        """A list sorted by one attribute; equal ones stay in order of rank."""
+        return self.sorted_by(lambda behaviour: _measure(behaviour, key), descending)
 
     def table(self, limit: int | None = SHOWN) -> str:
         """The behaviours as a plain text table, one a line, every foreign character escaped."""
@@ -100,6 +106,24 @@ class BehaviourList(RankedList[B]):
         )
         rows = [_row(item.behaviour) for item in self._items[:limit]]
         return text_table(header, rows, len(self._items), "behaviours")
+
+
+def _measure(behaviour: BehaviourAttributes, key: SortKey) -> float:
+    """The attribute to sort by; raises `ValueError` for another name."""
+    match key:
+        case "rank":
+            return behaviour.rank
+        case "score":
+            return behaviour.score
+        case "coherence":
+            return behaviour.coherence
+        case "n_documents":
+            return behaviour.n_documents
+        case "share":
+            return behaviour.share
+        case "index":
+            return behaviour.index
+    raise ValueError(f"behaviours sort by {', '.join(get_args(SortKey))}, not {key!r}")
 
 
 def _row(behaviour: Behaviour) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, Protocol, Self, TypeVar, overload
 
 from rich.cells import cell_len
@@ -23,6 +23,9 @@ class Ranked(Protocol):
 
     @property
     def index(self) -> int: ...
+
+    @property
+    def rank(self) -> int: ...
 
 
 T = TypeVar("T", bound=Ranked)
@@ -58,6 +61,11 @@ class RankedList(Sequence[T]):
             if item.index == index:
                 return item
         raise KeyError(f"no {self.kind} {index} in this list")
+
+    def sorted_by(self, measure: Callable[[T], float], descending: bool) -> Self:
+        """A list sorted by one measure; equal ones stay in order of rank."""
+        sign = -1 if descending else 1
+        return type(self)(sorted(self._items, key=lambda item: (sign * measure(item), item.rank)))
 
     def table(self, limit: int | None = SHOWN) -> str:
         """The items as a plain text table, one a line, every foreign character escaped."""

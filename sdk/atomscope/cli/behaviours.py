@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from atomscope.bundle import BehaviourList
 
 
+_SORTS = ("rank", "score", "coherence", "n_documents", "share", "index")
+
+
 def register(registry: PluginRegistry, tree: CommandTree) -> None:
     registry.add_command("behaviours list", "the ranked behaviours", _configure_list, _list)
     registry.add_command("behaviours show", "one behaviour and its documents", _configure_show, _show)
@@ -30,6 +33,11 @@ def register(registry: PluginRegistry, tree: CommandTree) -> None:
 
 def _configure_list(parser: ArgumentParser) -> None:
     add_target(parser)
+    parser.add_argument(
+        "--sort",
+        choices=[*_SORTS, *(f"-{key}" for key in _SORTS)],
+        help="-KEY, written --sort=-KEY, is the largest first (default: rank)",
+    )
     parser.add_argument("--limit", type=number(int, 1), help="behaviours to print (default: all)")
     parser.add_argument(
         "--tree", action="store_true", help="the tree over the atoms from which the behaviours were cut"
@@ -45,8 +53,8 @@ def _configure_show(parser: ArgumentParser) -> None:
 
 
 def _list(args: Namespace, output: Output) -> int:
-    if args.tree and args.limit is not None:
-        raise UsageError("--tree shows all of the tree: --limit has no meaning with it")
+    if args.tree and (args.limit is not None or args.sort is not None):
+        raise UsageError("--tree shows all of the tree: --limit and --sort have no meaning with it")
     with opened(args) as target:
         if args.tree:
             tree = target.hierarchy
@@ -54,6 +62,8 @@ def _list(args: Namespace, output: Output) -> int:
             output.result(tree, tree_text(tree, atoms, [item.behaviour for item in target.behaviours]))
             return EXIT_DONE
         behaviours: BehaviourList[Any] = target.behaviours
+        sort: Any = args.sort or "rank"
+        behaviours = behaviours.sort_by(sort.removeprefix("-"), descending=sort.startswith("-"))
         shown = [_listed(item.behaviour) for item in behaviours[: args.limit]]
         output.result(shown, behaviours.table(args.limit))
     return EXIT_DONE
@@ -92,6 +102,10 @@ def _text(behaviour: Behaviour, documents: list[DocumentMatch]) -> str:
                 f"{behaviour.null_coherence:.3f} (95th percentile {behaviour.null_coherence_95:.3f})",
             ),
             ("documents", behaviour.n_documents),
+            (
+                "energy kept",
+                None if behaviour.energy_retained is None else f"{behaviour.energy_retained:.1%}",
+            ),
             ("share", f"the strongest behaviour of {behaviour.share:.1%} of the data"),
             ("atoms", ", ".join(map(str, behaviour.atoms))),
             *keyword_lines(behaviour.keywords, behaviour.prompt_keywords, behaviour.response_keywords),

@@ -144,6 +144,9 @@ class Behaviour(msgspec.Struct, kw_only=True, frozen=True):
     """The same of the prompts alone (every turn that is not a response)."""
     response_keywords: list[str] = []
     """The same of the responses alone."""
+    energy_retained: float | None = None
+    """Share of the whitened energy of its top documents that the kept components hold, 0 to 1; null in
+    bundles of before it was measured."""
     exemplars: list[Exemplars] = []
     """Its documents from the quantiles 1, 0.75, 0.5 and 0.25 of strength, where there are any."""
     label: str | None = None

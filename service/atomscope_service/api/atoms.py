@@ -14,6 +14,7 @@ from litestar.response import Stream
 
 from atomscope.bundle import Bundle, layout
 from atomscope.bundle.atom_list import SortKey
+from atomscope.bundle.behaviour_list import SortKey as BehaviourSortKey
 from atomscope.types.atoms import Atom, AuditReport, Behaviour
 from atomscope.types.bundle import FileEntry
 from atomscope.types.hierarchy import Hierarchy
@@ -37,6 +38,18 @@ Sort = Literal[
     "-n_active",
     "mean_coefficient",
     "-mean_coefficient",
+]
+BehaviourSort = Literal[
+    "rank",
+    "-rank",
+    "score",
+    "-score",
+    "coherence",
+    "-coherence",
+    "n_documents",
+    "-n_documents",
+    "share",
+    "-share",
 ]
 Sign = Literal["positive", "negative"]
 AtomIndex = Annotated[int, PathParameter(ge=0, lt=2**31)]
@@ -175,13 +188,16 @@ class FindingsController(Controller):
         *,
         tenant: CurrentTenant,
         audit_id: FromPath[str],
+        sort: FromQuery[BehaviourSort] = "rank",
         limit: Limit = DEFAULT_LIMIT,
         cursor: Cursor = None,
     ) -> BehaviourPage:
-        """Behaviours by rank; the documents of each are listed apart."""
+        """Behaviours by rank, unless `sort` says otherwise; the documents of each are listed apart."""
         bundle, prefix = open_audit_bundle(tenant, audit_id)
-        shown = [listed(handle.behaviour) for handle in bundle.behaviours]
-        listing = msgspec.json.encode(["behaviours", prefix]).decode()
+        key = cast("BehaviourSortKey", sort.removeprefix("-"))
+        ordered = bundle.behaviours.sort_by(key, descending=sort.startswith("-"))
+        shown = [listed(handle.behaviour) for handle in ordered]
+        listing = msgspec.json.encode(["behaviours", prefix, sort]).decode()
         data, following = list_offsets(tenant, listing, shown, limit=limit, cursor=cursor)
         return BehaviourPage(data=data, has_more=following is not None, next=following)
 

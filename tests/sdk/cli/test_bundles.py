@@ -59,6 +59,11 @@ def test_lists_sort_filter_and_stop(run: Run, bundle: Path, flags: list[str], in
         assert _indices(run("atoms", "list", bundle, *flags).out) == indices
 
 
+@pytest.mark.parametrize("sort", ["--sort=-coherence", "--sort=n_documents", "--sort=index"])
+def test_behaviours_sort(run: Run, bundle: Path, sort: str) -> None:
+    assert [each["index"] for each in run("behaviours", "list", bundle, "--json", sort).json()] == [3]
+
+
 def test_one_atom_shows_its_documents_each_line_set_in(run: Run, bundle: Path) -> None:
     done = run("atoms", "show", bundle, "5")
     assert done.status == 0
@@ -112,7 +117,8 @@ def test_the_tree_is_printed_indented_best_first_with_nothing_that_acts(run: Run
 
 
 def test_the_tree_is_shown_whole(run: Run, bundle: Path) -> None:
-    assert run("behaviours", "list", bundle, "--tree", "--limit", "1").status == 4
+    for flags in (["--limit", "1"], ["--sort", "share"]):
+        assert run("behaviours", "list", bundle, "--tree", *flags).status == 4
 
 
 def test_a_deep_tree_is_printed_too() -> None:

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from atomscope.bundle import layout, read_coefficients
-from atomscope.types.atoms import AuditReport, Behaviour
+from atomscope.types.atoms import Atom, AuditReport, Behaviour
 from atomscope.types.hierarchy import Hierarchy
 from atomscope.types.spec import AuditConfig
 from atomscope_workers.pipeline.ranking import own_score, scores
@@ -105,6 +105,19 @@ def test_exemplars_go_from_the_strongest_documents_to_the_weakest_with_the_store
         shown = [item for part in behaviour.exemplars for item in part.documents]
         assert shown != []
         assert [item.value for item in shown] == [strength[item.document] for item in shown]
+
+
+def test_a_behaviour_of_one_atom_retains_the_energy_that_its_atom_does(audit: Audit) -> None:
+    behaviours = msgspec.json.decode(audit.file(layout.BEHAVIOURS).read_bytes(), type=list[Behaviour])
+    of_documents = {frozenset(_documents(atom)): atom.energy_retained for atom in audit.atoms()}
+    same = [item for item in behaviours if frozenset(_documents(item)) in of_documents]
+    assert same != []
+    for item in same:
+        assert item.energy_retained == pytest.approx(of_documents[frozenset(_documents(item))])
+
+
+def _documents(item: Atom | Behaviour) -> list[int]:
+    return [found.document for found in item.top_documents]
 
 
 def test_coherence_is_the_mean_cosine_of_the_raw_gradients(

@@ -185,6 +185,9 @@ def _behaviours(
             null_coherence=coherence[item].null_mean,
             null_coherence_95=coherence[item].null_95,
             evidence=group.evidence,
+            energy_retained=energy_retained(
+                spanned.used[orders[item][: view.limit]], spanned.energy_kept, spanned.energy_total
+            ),
             keywords=keywords[item].anywhere,
             prompt_keywords=keywords[item].prompt,
             response_keywords=keywords[item].response,
