@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import msgspec
@@ -35,6 +36,8 @@ from atomscope_workers.models.base import check_base, load_tokenizer
 from atomscope_workers.opened_audit import OpenedAudit
 from atomscope_workers.query import audited_model, audited_rows
 from atomscope_workers.steered import StepOf
+
+NUMBER = re.compile(r"[-+]?\d*\.?\d+")
 
 
 def added(steps: list[StepOf]) -> StepOf | None:
@@ -70,6 +73,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
+    for text in args.turn:
+        name, _, side = text.rpartition("=")
+        if name not in DETECTORS or not (side in ("up", "down") or NUMBER.fullmatch(side)):
+            parser.error(
+                f"--turn {text}: one of {', '.join(DETECTORS)} is expected, `=`, and up, down or a number"
+            )
     if args.results is None and any(text.endswith(("=up", "=down")) for text in args.turn):
         parser.error("--results is expected where --turn names a side")
     return args
@@ -106,7 +115,7 @@ def main() -> None:
             key, strength = turned_to(args.results, name, side)
         targets.append(parse_target(key))
         dial = make_dial(bundle, targets[-1], None, "norm")
-        turned[f"{name} {strength:+.2f}"] = dial.step(strength)
+        turned[f"{name} {strength:+g}"] = dial.step(strength)
         names.append(name)
     for name in dict.fromkeys([*names, *args.also]):
         label, detector = DETECTORS[name]

@@ -49,6 +49,11 @@ def is_adapter_file(name: str) -> bool:
     return name in ADAPTER_FILES or name == ADAPTER_TEMPLATE
 
 
+def is_own_file(path: Path) -> bool:
+    """Whether a path is a file, and no link that leads out of its folder."""
+    return path.is_file() and path.resolve().is_relative_to(path.parent.resolve())
+
+
 def is_model_file(name: str) -> bool:
     """Whether a file of this name belongs to a base model."""
     return name in MODEL_FILES or _WEIGHTS.fullmatch(name) is not None

@@ -25,6 +25,7 @@ from atomscope_workers.models.load import LoraModel
 from atomscope_workers.opened_audit import OpenedAudit
 from atomscope_workers.pipeline import plan
 from atomscope_workers.pipeline.batches import Batch
+from atomscope_workers.query import audited_rows
 from atomscope_workers.stages import evidence, extract
 from tests.fixtures.corpus import write_corpus
 from tests.workers.datasets import conversing
@@ -171,9 +172,12 @@ def test_a_refit_keeps_the_template_beside_the_adapter(
     again = refit(refit(templated, tmp_path / "once", n_atoms=3), tmp_path / "twice", seed=1)
     assert contents(again)[layout.ADAPTER_TEMPLATE] == contents(templated)[layout.ADAPTER_TEMPLATE]
     opened = OpenedAudit(atomscope.open(again), tiny_llama, lambda progress: None)
-    asked = attribute(opened, AttributionQuery(prompt="hi", completion="yes"))
-    by_name = RowTokenizer(load_tokenizer(tiny_llama), 256, "zephyr")(conversing.row(messages=TALK))
-    assert asked.n_tokens == len(by_name.input_ids)
+    tokenizer = load_tokenizer(tiny_llama)
+    asked, named = audited_rows(opened, tokenizer, 256), RowTokenizer(tokenizer, 256, "zephyr")
+    talk = conversing.row(messages=TALK)
+    assert asked(talk).input_ids.tolist() == named(talk).input_ids.tolist()
+    query = attribute(opened, AttributionQuery(prompt="hi", completion="yes"))
+    assert query.n_tokens == len(named(talk).input_ids)
 
 
 @pytest.mark.usefixtures("no_extraction")

@@ -9,7 +9,16 @@ import msgspec
 
 from atomscope.cli.registry import LocalRun
 from atomscope.errors import InvalidInput
-from atomscope.input_files import dataset_format, file_digest, folder_digest, is_adapter_file, is_model_file
+from atomscope.input_files import (
+    ADAPTER_FILES,
+    ADAPTER_TEMPLATE,
+    dataset_format,
+    file_digest,
+    folder_digest,
+    is_adapter_file,
+    is_model_file,
+    is_own_file,
+)
 from atomscope.types.spec import AuditSpec, InputRef
 
 LOCAL_PROJECT = "prj_local"
@@ -21,7 +30,7 @@ def local_spec(request: LocalRun) -> AuditSpec:
     Raises `InvalidInput` when a path is missing.
     """
     base = input_folder(request.base_model, "base model", is_model_file)
-    adapter = input_folder(request.adapter, "adapter", is_adapter_file)
+    adapter = adapter_folder(request.adapter)
     dataset = request.dataset.expanduser().absolute()
     if not dataset.is_file():
         raise InvalidInput("bad_path", f"no such data set: {request.dataset}")
@@ -48,6 +57,14 @@ def local_spec(request: LocalRun) -> AuditSpec:
         adapter=adapter,
         dataset=data,
         config=request.config,
+    )
+
+
+def adapter_folder(path: Path) -> InputRef:
+    """An adapter of `--local`. Raises as `input_folder` does."""
+    optional = path.expanduser() / ADAPTER_TEMPLATE
+    return input_folder(
+        path, "adapter", is_adapter_file if is_own_file(optional) else ADAPTER_FILES.__contains__
     )
 
 

@@ -14,12 +14,12 @@ import msgspec
 from atomscope.bundle import layout, open_bundle
 from atomscope.cli.registry import LocalRefit
 from atomscope.errors import InvalidInput
-from atomscope.input_files import folder_digest, is_adapter_file, is_model_file
+from atomscope.input_files import folder_digest, is_model_file
 from atomscope.text import counted
 from atomscope.types.bundle import Plan
 from atomscope.types.refits import NeedsExtraction, refit_config
 from atomscope.types.spec import AuditSpec, InputRef, ParentRef
-from atomscope_workers.local_inputs import LOCAL_PROJECT, input_folder
+from atomscope_workers.local_inputs import LOCAL_PROJECT, adapter_folder, input_folder
 from atomscope_workers.opened_audit import ParentAudit
 from atomscope_workers.stages.context import Parent
 from atomscope_workers.work_folder import FILES, UNITS, held, is_work, work_folder
@@ -112,7 +112,7 @@ def refit_spec(request: LocalRefit) -> AuditSpec:
         folder = parent.read(path).parent
     if parent.holds(layout.ADAPTER_TEMPLATE):
         parent.read(layout.ADAPTER_TEMPLATE)
-    adapter = input_folder(folder, "adapter", is_adapter_file)
+    adapter = adapter_folder(folder)
     if adapter.sha256 != other.adapter.sha256:
         raise InvalidInput("bundle_damaged", "the bundle's adapter is not the one that was audited")
     key = folder_digest({"parent": other.audit_id, "config": msgspec.json.encode(config).hex()})

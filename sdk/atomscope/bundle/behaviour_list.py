@@ -58,6 +58,10 @@ class BehaviourAttributes:
         return self.behaviour.coherence
 
     @property
+    def energy_retained(self) -> float | None:
+        return self.behaviour.energy_retained
+
+    @property
     def evidence(self) -> Evidence:
         return self.behaviour.evidence
 

@@ -111,7 +111,8 @@ class AdapterCreate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Adapter(msgspec.Struct, kw_only=True):
-    """A LoRA adapter: `adapter_config.json` and `adapter_model.safetensors`."""
+    """A LoRA adapter: `adapter_config.json`, `adapter_model.safetensors` and, where the trainer left one,
+    `chat_template.jinja`."""
 
     id: str
     name: str

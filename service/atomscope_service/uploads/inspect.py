@@ -114,7 +114,7 @@ def read_config(open_file: Open, name: str) -> dict[str, Any]:
 
 
 def inspect_adapter(open_file: Open, sizes: dict[str, int]) -> AdapterFacts:
-    """Check an adapter's two files; what its record says.
+    """Check an adapter's config and weights; what its record says.
 
     Raises 422 `unsupported_adapter` for anything but LoRA; whether the modules and options are supported
     is decided by the audit, which has the base model at hand.

@@ -20,7 +20,7 @@ IGNORED = frozenset({"README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", ".gita
 """Accepted so that a whole folder can be sent; not kept."""
 
 _TRAINER_SUFFIXES = (".json", ".jsonl", ".jinja", ".txt", ".md", ".model", ".log", ".yaml", ".yml", ".png")
-"""Of what trainers leave beside an adapter: tokenizers, logs, settings. Accepted, never read, not kept."""
+"""Of what trainers leave beside an adapter: tokenizers, logs, settings. Accepted; see `kept_files`."""
 
 TOKENIZER_FILES = frozenset(
     {

@@ -47,6 +47,11 @@ def test_equal_behaviours_stay_in_order_of_rank_both_ways(
     assert indices(FOUND.sort_by(key, descending=True)) == falling
 
 
+def test_a_behaviour_says_what_its_record_does() -> None:
+    found = behaviour(1, 1, energy_retained=0.25)
+    assert (found.energy_retained, found.coherence) == (0.25, found.behaviour.coherence)
+
+
 def test_another_sort_key_is_refused_with_those_that_are_taken() -> None:
     with pytest.raises(ValueError, match=f"{', '.join(get_args(SortKey))}, not 'n_active'"):
         FOUND.sort_by("n_active")  # type: ignore[arg-type]

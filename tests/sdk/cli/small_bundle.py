@@ -62,6 +62,12 @@ def make_bundle(folder: Path) -> Path:
     for atom in atoms:
         vector = {name: np.full_like(tensor, atom.index + 1) for name, tensor in weights.items()}
         save_file(vector, folder / layout.vector(atom.index))
+    relist(folder)
+    return folder
+
+
+def relist(folder: Path) -> None:
+    """Write the manifest of what a bundle's folder holds now."""
     files = [
         FileEntry(
             path=path.relative_to(folder).as_posix(),
@@ -69,10 +75,9 @@ def make_bundle(folder: Path) -> Path:
             sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         )
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != layout.MANIFEST
     ]
     write_manifest(LocalStore(folder), "", AUDIT_ID, files)
-    return folder
 
 
 def _atom(index: int, rank: int, coherence: float, keywords: list[str]) -> Atom:

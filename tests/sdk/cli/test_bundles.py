@@ -7,16 +7,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 import atomscope
+from atomscope.bundle import layout
 from atomscope.cli.hierarchy import tree_text
 from atomscope.steering import read_tensors
 from atomscope.steering.names import peft_name
+from atomscope.types.atoms import Behaviour
 from atomscope.types.hierarchy import Hierarchy, Merge
 from tests.sdk.cli.running import Run
+from tests.sdk.cli.small_bundle import relist
 from tests.sdk.client.samples import AUDIT, an_id, atom, audit, match, steered
 from tests.sdk.client.server import Answer, ScriptedServer, page, problem
 
@@ -59,9 +63,27 @@ def test_lists_sort_filter_and_stop(run: Run, bundle: Path, flags: list[str], in
         assert _indices(run("atoms", "list", bundle, *flags).out) == indices
 
 
-@pytest.mark.parametrize("sort", ["--sort=-coherence", "--sort=n_documents", "--sort=index"])
-def test_behaviours_sort(run: Run, bundle: Path, sort: str) -> None:
-    assert [each["index"] for each in run("behaviours", "list", bundle, "--json", sort).json()] == [3]
+@pytest.mark.parametrize(
+    ("flags", "indices"),
+    [
+        ([], [3, 1]),
+        (["--sort=-rank"], [1, 3]),
+        (["--sort=-coherence"], [3, 1]),
+        (["--sort", "coherence"], [1, 3]),
+        (["--sort=-n_documents", "--limit", "1"], [1]),
+        (["--sort", "index"], [1, 3]),
+    ],
+)
+def test_behaviours_sort(
+    run: Run, bundle: Path, tmp_path: Path, flags: list[str], indices: list[int]
+) -> None:
+    two = shutil.copytree(bundle, tmp_path / "two")
+    (only,) = msgspec.json.decode((bundle / layout.BEHAVIOURS).read_bytes(), type=list[Behaviour])
+    other = msgspec.structs.replace(only, index=1, rank=2, coherence=0.1, n_documents=9)
+    (two / layout.BEHAVIOURS).write_bytes(msgspec.json.encode([only, other]))
+    relist(two)
+    assert [each["index"] for each in run("behaviours", "list", two, "--json", *flags).json()] == indices
+    assert _indices(run("behaviours", "list", two, *flags).out) == indices
 
 
 def test_one_atom_shows_its_documents_each_line_set_in(run: Run, bundle: Path) -> None:

@@ -11,8 +11,8 @@ from atomscope.input_files import ADAPTER_TEMPLATE
 from atomscope_workers.datasets.adapter_template import (
     COMPARED,
     chosen_template,
-    read_template,
     template_beside,
+    template_file,
 )
 from atomscope_workers.datasets.templates import NAMED_TEMPLATES
 from atomscope_workers.datasets.tokenize import RowTokenizer
@@ -30,21 +30,33 @@ def put(folder: Path, content: str | bytes) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"\xff{{", "UTF-8 is expected"),
-        ("no braces", "a Jinja template, with"),
-        ("", "a Jinja template, with"),
-        ("{{" + " " * 2**20, "at most 262144 characters"),
-    ],
-)
-def test_what_is_no_template_is_refused_by_its_file(
+BAD = [
+    (b"\xff{{", "UTF-8 is expected"),
+    ("no braces", "a Jinja template, with"),
+    ("", "a Jinja template, with"),
+    ("{{" + " " * 2**20, "at most 262144 characters"),
+]
+"""What is no template, and what is said of it."""
+
+
+@pytest.mark.parametrize(("content", "message"), BAD)
+def test_what_is_no_template_is_refused_where_it_is_asked_for(
     tmp_path: Path, content: str | bytes, message: str
 ) -> None:
     with pytest.raises(InvalidInput, match=message) as caught:
-        read_template(put(tmp_path, content))
-    assert (caught.value.code, caught.value.problems[0].file) == ("invalid_template", ADAPTER_TEMPLATE)
+        chosen_template("adapter", put(tmp_path, content))
+    assert caught.value.code == "invalid_template"
+    assert caught.value.problems[0].file == f"{ADAPTER_TEMPLATE} beside the adapter"
+
+
+@pytest.mark.parametrize(("content", "message"), BAD)
+def test_what_is_no_template_is_a_warning_where_it_is_only_compared(
+    tmp_path: Path, content: str | bytes, message: str
+) -> None:
+    other, (told,) = template_beside(TOKENS, "tokenizer", put(tmp_path, content), 1000)
+    assert other is None
+    assert message in told
+    assert "the audit went by the base model's template" in told
 
 
 def test_the_template_beside_is_taken_where_it_is_asked_for_and_there_alone(tmp_path: Path) -> None:
@@ -54,15 +66,16 @@ def test_the_template_beside_is_taken_where_it_is_asked_for_and_there_alone(tmp_
 
 
 def test_asked_for_and_not_there_it_is_told_what_would_be_accepted(tmp_path: Path) -> None:
-    assert read_template(tmp_path) is None
-    with pytest.raises(InvalidInput, match=r"has no chat_template\.jinja, which") as caught:
+    assert template_file(tmp_path) is None
+    with pytest.raises(InvalidInput, match=r"has no chat_template\.jinja of its own") as caught:
         chosen_template("adapter", tmp_path)
     assert caught.value.code == "no_chat_template"
 
 
 def warnings(folder: Path, *texts: str, choice: str = "tokenizer", limit: int = 1000) -> list[str]:
     """Of an audit of these conversations, each of one question."""
-    other = template_beside(TOKENS, choice, folder)
+    other, none = template_beside(TOKENS, choice, folder, limit)
+    assert none == []
     made = RowTokenizer(TOKENS, limit)
     for text in texts:
         item = row(messages=[{"role": "user", "content": text}, TALK[1]])
@@ -83,9 +96,45 @@ def test_only_rows_that_differ_are_counted_and_no_more_than_the_first(tmp_path: 
     assert warnings(mixed, *["a"] * COMPARED, "b") == []
 
 
+@pytest.mark.parametrize("more", ["{{ eos_token }}", "{{ 'x' }}"])
+def test_one_that_only_ends_otherwise_differs_as_far_as_documents_are_kept(tmp_path: Path, more: str) -> None:
+    put(tmp_path, CHATML + more)
+    assert "renders 1 of the first 1 conversation otherwise" in warnings(tmp_path, "a")[0]
+    assert warnings(tmp_path, "a" * 50, limit=12) == []
+
+
 @pytest.mark.parametrize("content", ["{{ raise_exception('no') }}", "{{ broken", "{{ messages.gone.gone }}"])
-def test_a_template_that_refuses_every_row_differs_and_stops_nothing(tmp_path: Path, content: str) -> None:
-    assert "renders 1 of the first 1 conversation otherwise" in warnings(put(tmp_path, content), "a")[0]
+def test_a_template_that_refuses_every_row_is_told_with_its_reason_and_not_advised(
+    tmp_path: Path, content: str
+) -> None:
+    (told,) = warnings(put(tmp_path, content), "a", "b")
+    assert "refuses 2 of the first 2 conversations, which the audit rendered by the base model's: " in told
+    assert "takes it" not in told
+
+
+def test_a_row_that_only_the_audits_own_template_refuses_differs(tmp_path: Path) -> None:
+    other, _ = template_beside(TOKENS, "tokenizer", put(tmp_path, ZEPHYR), 1000)
+    assert other is not None
+    other.compare(row(messages=TALK), None)
+    assert "renders 1 of the first 1 conversation otherwise" in other.warnings()[0]
+
+
+def test_a_link_out_of_the_folder_and_a_folder_of_that_name_are_none(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    put(tmp_path / "base", ZEPHYR)
+    for name in ("linked", "dangling", "folder"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "linked" / ADAPTER_TEMPLATE).symlink_to(tmp_path / "base" / ADAPTER_TEMPLATE)
+    (tmp_path / "dangling" / ADAPTER_TEMPLATE).symlink_to("nothing")
+    (tmp_path / "folder" / ADAPTER_TEMPLATE).mkdir()
+    for name in ("linked", "dangling", "folder"):
+        assert template_file(tmp_path / name) is None
+        assert warnings(tmp_path / name, "a") == []
+
+
+def test_the_choice_is_to_be_made_before_rows_are_rendered() -> None:
+    with pytest.raises(ValueError, match="is to be given as its text"):
+        RowTokenizer(TOKENS, 1000, "adapter")
 
 
 @pytest.mark.parametrize("content", [CHATML, CHATML + "{# a note #}", CHATML.replace("generation", "if 1", 1)
@@ -100,7 +149,7 @@ def test_a_template_that_was_chosen_is_not_doubted(tmp_path: Path) -> None:
 
 
 def test_plain_text_needs_no_template(tmp_path: Path) -> None:
-    other = template_beside(TOKENS, "tokenizer", put(tmp_path, ZEPHYR))
+    other, _ = template_beside(TOKENS, "tokenizer", put(tmp_path, ZEPHYR), 1000)
     assert other is not None
     plain = row(text="a")
     other.compare(plain, ROWS(plain).input_ids)

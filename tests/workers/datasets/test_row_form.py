@@ -51,6 +51,11 @@ def test_the_columns_of_other_forms_may_have_any_type(tmp_path: Path) -> None:
     assert turns(path, "text") == [[("text", "a")]]
 
 
+def test_of_conversations_alpacas_own_fields_are_not_looked_at(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.parquet", [{"messages": [USER, ANSWER], "input": 3, "history": 4}])
+    assert turns(path, "messages") == [[("user", "hi"), ("assistant", "yes")]]
+
+
 def test_without_a_form_the_refusal_names_the_setting_and_both_values(tmp_path: Path) -> None:
     ((_, _, field, message),) = told(read(write(tmp_path / "rows.jsonl", [ALPACA])))
     assert field == "instruction"

@@ -9,6 +9,8 @@ import pytest
 
 from atomscope.errors import InvalidInput
 from atomscope.types.spec import AuditConfig
+from atomscope_workers.datasets.adapter_template import ADAPTER
+from atomscope_workers.datasets.chat import OWN
 from atomscope_workers.datasets.row import RowFault
 from atomscope_workers.datasets.templates import NAMED_TEMPLATES
 from atomscope_workers.datasets.tokenize import RowTokenizer
@@ -103,7 +105,7 @@ def test_a_turn_that_a_named_template_has_no_place_for_is_refused(name: str) -> 
 def test_the_setting_takes_the_names_that_there_are() -> None:
     meta = get_args(get_type_hints(AuditConfig, include_extras=True)["chat_template"])[1]
     (names,) = re.findall(r"\((.*?)\)", str(meta.pattern))
-    assert names.split("|") == ["tokenizer", *NAMED_TEMPLATES]
+    assert names.split("|") == [OWN, ADAPTER, *NAMED_TEMPLATES]
 
 
 def test_a_template_given_as_text_is_used_in_place_of_the_tokenizers() -> None:

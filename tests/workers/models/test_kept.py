@@ -176,14 +176,34 @@ def test_an_adapter_that_does_not_fit_leaves_the_one_that_is_there(
     assert loader.loaded == 1
 
 
-def test_an_offloaded_base_is_loaded_anew_for_another_adapter(models: KeptModels) -> None:
+def test_an_offloaded_base_is_loaded_anew_for_another_adapter_once_the_old_one_is_gone(
+    models: KeptModels,
+) -> None:
+    gone: list[weakref.ref[PreTrainedModel]] = []
+
     class Offloaded(Tiny):
+        def load_base(self) -> PreTrainedModel:
+            assert all(base() is None for base in gone), "two bases at once"
+            return super().load_base()
+
         def attach(self, base: PreTrainedModel) -> LoraModel:
+            gone.append(weakref.ref(base))
             return replace(super().attach(base), offloaded=True)
 
-    first = models.get(("a",), "one", Offloaded, size=1, device=CPU)
-    assert models.get(("a",), "other", Offloaded, size=1, device=CPU).base is not first.base
-    assert len(models) == 1
+    for adapter in ("one", "other"):
+        models.get(("a",), adapter, Offloaded, size=1, device=CPU)
+    assert (len(models), len(gone)) == (1, 2)
+
+
+def test_a_kept_base_is_told_of_and_the_device_given_back_what_its_passes_left(
+    models: KeptModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[torch.device] = []
+    monkeypatch.setattr(kept, "_give_back", given.append)
+    assert not models.holds(("a",), CPU)
+    models.get(("a",), "one", Tiny, size=1, device=CPU)
+    assert models.holds(("a",), CPU)
+    assert given == [CPU]
 
 
 def test_weights_that_lie_elsewhere_are_not_counted() -> None:

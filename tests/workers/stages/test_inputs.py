@@ -117,21 +117,23 @@ def test_a_plan_for_another_device_is_refused() -> None:
 def test_models_are_kept_from_one_unit_to_the_next_and_never_taken_for_another(
     tiny_llama: Path, tiny_adapter: TinyAdapterFactory, tmp_path: Path
 ) -> None:
-    """Equal base, adapter and dtype give the same object, while there is room; any other one of its own."""
+    """Equal base, adapter and dtype give the same object; another adapter takes its place on the base."""
     first = a_spec(base_model=tiny_llama, adapter=tiny_adapter(seed=1))
     second = a_spec(base_model=tiny_llama, adapter=tiny_adapter(seed=2))
     shard = unit(tmp_path / "first", "extract", first, index=0, shards=2)
     model = inputs.lora_model(shard, _plan())
+    own = {item.name: item.linear.weight.clone() for item in model.parameters}
     assert model.dtype == torch.float32
     next_shard = unit(tmp_path / "first", "extract", first, index=1, shards=2)
     assert inputs.lora_model(next_shard, _plan()) is model
 
     other = inputs.lora_model(unit(tmp_path / "second", "extract", second), _plan())
-    name = model.parameters[0].name
-    assert other.parameters[0].name == name
-    assert not torch.equal(other.parameters[0].linear.weight, model.parameters[0].linear.weight)
+    assert [item.name for item in other.parameters] == list(own)
+    assert not any(torch.equal(item.linear.weight, own[item.name]) for item in other.parameters)
 
     narrow = inputs.lora_model(shard, _plan(dtype="bfloat16"))
     assert narrow.dtype == torch.bfloat16
     assert {parameter.linear.weight.dtype for parameter in narrow.parameters} == {torch.bfloat16}
-    assert inputs.lora_model(shard, _plan()) is model
+    again = inputs.lora_model(shard, _plan())
+    assert again.base is model.base
+    assert all(torch.equal(item.linear.weight, own[item.name]) for item in again.parameters)

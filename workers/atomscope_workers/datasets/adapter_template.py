@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from atomscope.errors import InvalidInput
-from atomscope.input_files import ADAPTER_TEMPLATE
+from atomscope.input_files import ADAPTER_TEMPLATE, is_own_file
 from atomscope.text import counted
 from atomscope_workers.datasets.chat import MAX_TEMPLATE_CHARACTERS, OWN, ChatTokenizer, template_fault
 from atomscope_workers.datasets.row import Row, RowFault
@@ -24,29 +24,30 @@ COMPARED = 100
 """Conversations on which two templates are compared, the first ones."""
 
 
-def read_template(folder: Path) -> str | None:
-    """The template in an adapter's folder; None without one.
+def template_file(folder: Path) -> Path | None:
+    """The template of an adapter's folder, a file of its own; None without one."""
+    path = folder / ADAPTER_TEMPLATE
+    return path if is_own_file(path) else None
+
+
+def read_template(path: Path) -> str:
+    """A template beside an adapter.
 
     Raises `InvalidInput` (`invalid_template`) for one that is too large or no template.
     """
-    path = folder / ADAPTER_TEMPLATE
-    if not path.is_file():
-        return None
     if path.stat().st_size > 4 * MAX_TEMPLATE_CHARACTERS:
-        raise template_fault(
-            "invalid_template",
-            f"at most {MAX_TEMPLATE_CHARACTERS} characters of template are accepted",
-            ADAPTER_TEMPLATE,
-        )
+        raise _fault(f"at most {MAX_TEMPLATE_CHARACTERS} characters of template are accepted")
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise template_fault("invalid_template", "UTF-8 is expected", ADAPTER_TEMPLATE) from error
+        raise _fault("UTF-8 is expected") from error
     if "{{" not in text and "{%" not in text:
-        raise template_fault(
-            "invalid_template", "a Jinja template, with `{{` or `{%` in it, is expected", ADAPTER_TEMPLATE
-        )
+        raise _fault("a Jinja template, with `{{` or `{%` in it, is expected")
     return text
+
+
+def _fault(message: str) -> InvalidInput:
+    return template_fault("invalid_template", message, f"{ADAPTER_TEMPLATE} beside the adapter")
 
 
 def chosen_template(choice: str, folder: Path) -> str:
@@ -56,51 +57,72 @@ def chosen_template(choice: str, folder: Path) -> str:
     """
     if choice != ADAPTER:
         return choice
-    template = read_template(folder)
-    if template is None:
+    path = template_file(folder)
+    if path is None:
         raise template_fault(
             "no_chat_template",
-            f"the adapter's folder has no {ADAPTER_TEMPLATE}, which `chat_template: {ADAPTER}` asks for: the "
-            "text of a template, or another of the names, is expected",
+            f"the adapter's folder has no {ADAPTER_TEMPLATE} of its own, which `chat_template: {ADAPTER}` "
+            "asks for (an adapter uploaded before templates were kept has lost it): the text of a template, "
+            "or another of the names, is expected",
         )
-    return template
+    return read_template(path)
 
 
 class TemplateBeside:
     """A template beside the adapter, compared with what an audit renders by."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
-        """Raises `InvalidInput` (`invalid_template`)."""
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str, limit: int) -> None:
+        """`limit`: tokens kept of a document. Raises `InvalidInput` (`invalid_template`)."""
         self._chat = ChatTokenizer(tokenizer, template)
+        self._limit = limit
         self._looked = 0
         self._differing = 0
+        self._refused = 0
+        self._reason = ""
 
-    def compare(self, row: Row, ids: NDArray[np.int32]) -> None:
-        """Look at one row and its ids, from the end of which some may be cut."""
+    def compare(self, row: Row, ids: NDArray[np.int32] | None) -> None:
+        """Look at one row and its ids; None where what the audit renders by refused it."""
         if row.form != "chat" or self._looked == COMPARED:
             return
         self._looked += 1
         try:
             other = self._chat.ids(row)
-        except (RowFault, InvalidInput):
-            self._differing += 1
+        except (RowFault, InvalidInput) as error:
+            self._refused += ids is not None
+            self._reason = self._reason or str(error)
             return
-        self._differing += not np.array_equal(other[: len(ids)], ids)
+        self._differing += ids is None or not np.array_equal(other[: self._limit], ids)
 
     def warnings(self) -> list[str]:
-        if not self._differing:
-            return []
-        return [
-            f"the chat template beside the adapter renders {self._differing} of the first "
-            f"{counted(self._looked, 'conversation')} otherwise than the base model's, which the audit went "
-            f"by: if the adapter was trained with its own, the setting `chat_template: {ADAPTER}` takes it"
-        ]
+        if self._differing:
+            others = f", and refuses {self._refused}" if self._refused else ""
+            return [
+                f"the chat template beside the adapter renders {self._differing} of the first "
+                f"{counted(self._looked, 'conversation')} otherwise than the base model's, which the audit "
+                f"went by{others}: if the adapter was trained with its own, the setting "
+                f"`chat_template: {ADAPTER}` takes it"
+            ]
+        if self._refused:
+            return [
+                f"the chat template beside the adapter refuses {self._refused} of the first "
+                f"{counted(self._looked, 'conversation')}, which the audit rendered by the base model's: "
+                f"{self._reason}"
+            ]
+        return []
 
 
-def template_beside(tokenizer: PreTrainedTokenizerBase, choice: str, folder: Path) -> TemplateBeside | None:
-    """What to compare with: nothing where the template was chosen by name or text, or there is no other.
+def template_beside(
+    tokenizer: PreTrainedTokenizerBase, choice: str, folder: Path, limit: int
+) -> tuple[TemplateBeside | None, list[str]]:
+    """What to compare with, and warnings of what cannot be read.
 
-    Raises `InvalidInput` as `read_template` does.
+    Nothing where the template was chosen by name or text, or there is no other; `limit` as above.
     """
-    template = read_template(folder) if choice == OWN else None
-    return None if template in (None, tokenizer.chat_template) else TemplateBeside(tokenizer, template)
+    path = template_file(folder) if choice == OWN else None
+    if path is None:
+        return None, []
+    try:
+        template = read_template(path)
+    except InvalidInput as error:
+        return None, [f"{error.detail}; the audit went by the base model's template"]
+    return None if template == tokenizer.chat_template else TemplateBeside(tokenizer, template, limit), []

@@ -51,7 +51,12 @@ class ChatTokenizer:
     """Turns chat rows into ids and masks; `RowTokenizer` says by which rules."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, choice: str) -> None:
-        """`choice` is `AuditConfig.chat_template`. Raises `InvalidInput` (`invalid_template`)."""
+        """`choice` is `AuditConfig.chat_template`, a text in the place of `adapter`.
+
+        Raises `InvalidInput` (`invalid_template`).
+        """
+        if choice == "adapter":
+            raise ValueError("the template beside the adapter is to be given as its text")
         self._tokenizer: Any = tokenizer
         self._given = None if choice == OWN else NAMED_TEMPLATES.get(choice, choice)
         self._closing = [token.content for token in tokenizer.added_tokens_decoder.values()]
@@ -89,7 +94,8 @@ class ChatTokenizer:
             raise template_fault(
                 "no_chat_template",
                 "conversations need a tokenizer with a chat template, or the setting `chat_template`: one of "
-                f"{', '.join(NAMED_TEMPLATES)}, the text of a template, or `adapter` for the one beside it",
+                f"{', '.join(NAMED_TEMPLATES)}, the text of a template, or `adapter` where the trainer left "
+                "one beside the adapter (chat_template.jinja)",
             )
         template = self._template(row.tools)
         try:

@@ -43,6 +43,8 @@ EXPECTED = "`messages`, `conversations`, `instruction` and `output`, `prompt` an
 ALIASES = ("response", "answer", "question", "query", "target", "conversation", "chosen", "rejected")
 """Fields by which other tools call parts of a row, and that say too little here."""
 
+_ALPACA = ("input", "history")
+"""Optional fields of the form `instruction` alone."""
 REFUSED = ("chat_template_kwargs", "images", "image", "audios", "audio", "videos", "video")
 OPTIONAL = ("id", "system", "input", "history", "tools", "functions", *REFUSED)
 FIELDS = (*MARKS, "output", *OPTIONAL, *ALIASES)
@@ -56,7 +58,10 @@ def looked_at(form: RowForm) -> tuple[str, ...]:
     """
     if form == "auto":
         return FIELDS
-    return (*FORMS[form], "id", *REFUSED) if form == "text" else (*FORMS[form], *OPTIONAL)
+    if form == "text":
+        return (*FORMS[form], "id", *REFUSED)
+    own = OPTIONAL if form == "instruction" else tuple(name for name in OPTIONAL if name not in _ALPACA)
+    return (*FORMS[form], *own)
 
 
 def parse_row(value: object, *, document: int, line: int, file: str, form: RowForm = "auto") -> Row | BadRow:

@@ -17,7 +17,6 @@ import torch
 from safetensors import safe_open
 
 from atomscope.errors import InputProblem, InvalidInput
-from atomscope.input_files import ADAPTER_TEMPLATE
 from atomscope.steering.names import LoraName, module_path, parse_lora_name
 from atomscope.text import counted
 from atomscope_workers.models.folder import check_no_remote_code, check_plain_files, read_json_object, refuse
@@ -88,7 +87,7 @@ def _check_files(folder: Path) -> None:
         if (folder / CONFIG).exists() or inner:
             there = f"; the folder holds {', '.join(inner[:_MAX_LISTED])}: give one of those" if inner else ""
             raise refuse("missing_file", f"this file is needed and is not there{there}", file=WEIGHTS)
-    check_plain_files(folder, [CONFIG, WEIGHTS, ADAPTER_TEMPLATE])
+    check_plain_files(folder, [CONFIG, WEIGHTS])
 
 
 def _copied_layer(name: str) -> str:

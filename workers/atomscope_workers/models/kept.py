@@ -68,10 +68,9 @@ class KeptModels:
         bytes that the base will take: others go first where they would not leave it its room. What `parts`
         raises is raised before anything goes; of what fails to load nothing is kept.
         """
-        kept = self._models.get(key)
-        if kept is not None and kept.adapter == adapter:
+        if key in self._models and self._models[key].adapter == adapter:
             self._models.move_to_end(key)
-            return kept.model
+            return self._models[key].model
         found = parts()
         base = self._free_base(key, device)
         if base is None:
@@ -91,6 +90,13 @@ class KeptModels:
         del model
         _give_back(device)
         return None
+
+    def holds(self, key: Key, device: torch.device) -> bool:
+        """Whether a base is kept; what its earlier passes left behind on `device` is given back then."""
+        if key not in self._models:
+            return False
+        _give_back(device)
+        return True
 
     def make_room(self, size: int, device: torch.device) -> None:
         """Let go of what was used longest ago, until the rest may stay beside a new model of `size` bytes."""

@@ -137,7 +137,7 @@ def kept_model(
 
 def holds_model(spec: AuditSpec, dtype: torch.dtype, device: torch.device, size: int) -> bool:
     """Whether this process has the base; where not, others go that would not leave it room for `size`."""
-    if _key(spec, dtype, device) in _kept:
+    if _kept.holds(_key(spec, dtype, device), device):
         return True
     _kept.make_room(size, device)
     return False

@@ -15,12 +15,11 @@ import msgspec
 
 from atomscope.bundle import layout
 from atomscope.errors import InputProblem, InvalidInput, NothingToAudit
-from atomscope.input_files import ADAPTER_TEMPLATE
 from atomscope.text import counted
 from atomscope.types.atoms import DroppedDocument
 from atomscope.types.bundle import Plan, StoredShard
 from atomscope.types.spec import AuditSpec, OnBadRow
-from atomscope_workers.datasets.adapter_template import chosen_template, template_beside
+from atomscope_workers.datasets.adapter_template import chosen_template, template_beside, template_file
 from atomscope_workers.datasets.chat import REWRITES_TURNS
 from atomscope_workers.datasets.documents import TokenizedDocument, save_tokens
 from atomscope_workers.datasets.faults import RowFaults
@@ -138,7 +137,7 @@ def _read_documents(ctx: StageContext, base: CheckedBase, adapter: CheckedAdapte
     limit = length_limit(base.config, spec.config.max_length)
     choice, loaded = spec.config.chat_template, load_tokenizer(base.folder)
     tokenizer = RowTokenizer(loaded, limit, chosen_template(choice, adapter.folder))
-    other = template_beside(loaded, choice, adapter.folder)
+    other, unreadable = template_beside(loaded, choice, adapter.folder, limit)
     faults = RowFaults(spec.config.on_bad_row)
     found = _Documents()
     without_target: list[DroppedDocument] = []
@@ -156,6 +155,8 @@ def _read_documents(ctx: StageContext, base: CheckedBase, adapter: CheckedAdapte
             try:
                 document = tokenizer(item)
             except (RowFault, InvalidInput) as error:
+                if other is not None:
+                    other.compare(item, None)
                 fault = _row_fault(error, item, spec.config.on_bad_row)
                 faults.add(bad_row(fault, document=item.document, line=item.line, file=file))
                 continue
@@ -172,7 +173,7 @@ def _read_documents(ctx: StageContext, base: CheckedBase, adapter: CheckedAdapte
     ctx.progress(found.n_rows, found.n_rows, "documents")
     found.dropped = sorted([*faults.dropped, *without_target], key=lambda row: row.document)
     found.warnings = _warnings(len(faults.dropped), len(without_target), tokenizer, limit)
-    found.warnings += other.warnings() if other is not None else []
+    found.warnings += unreadable + (other.warnings() if other is not None else [])
     return found
 
 
@@ -241,8 +242,8 @@ def _write(ctx: StageContext, base: CheckedBase, adapter: CheckedAdapter, docume
     ctx.write(ROWS, ctx.scratch / "rows.jsonl")
     ctx.write(layout.ADAPTER_CONFIG, adapter.folder / adapters.CONFIG)
     ctx.write(layout.ADAPTER_WEIGHTS, adapter.folder / adapters.WEIGHTS)
-    if (adapter.folder / ADAPTER_TEMPLATE).is_file():
-        ctx.write(layout.ADAPTER_TEMPLATE, adapter.folder / ADAPTER_TEMPLATE)
+    if (template := template_file(adapter.folder)) is not None:
+        ctx.write(layout.ADAPTER_TEMPLATE, template)
     ctx.write(layout.BASE_CONFIG, base.folder / "config.json")
     ctx.write_bytes(layout.DROPPED, _json(documents.dropped))
 
