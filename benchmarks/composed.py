@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from steering import DETECTORS, Measured, prompts_of, served_best
+from steering import DETECTORS, Measured, file_of, prompts_of, served_best
 
 from atomscope.bundle import open_bundle
 from atomscope.steering import parse_target
@@ -52,8 +52,8 @@ def added(steps: list[StepOf]) -> StepOf | None:
 
 def turned_to(results: Path, name: str, side: str) -> tuple[str, float]:
     """The key of a measured behaviour's target, and the strength that was chosen for a side."""
-    label, _ = DETECTORS[name]
-    found = msgspec.json.decode((results / f"{label}.json").read_bytes(), type=Measured).result.targets[0]
+    path = file_of(results, name)
+    found = msgspec.json.decode(path.read_bytes(), type=Measured).result.targets[0]
     chosen = found.up if side == "up" else found.down
     if chosen is None:
         raise SystemExit(f"{name}: no strength {side} is within the budget")

