@@ -25,7 +25,7 @@ from tests.fixtures.models import TinyAdapterFactory
 from tests.workers.stages.units import a_spec, extracted, random_gradients, unit
 
 HERE = choose_device().type
-ELSEWHERE = "cuda" if HERE == "cpu" else "cpu"
+ELSEWHERE = "cuda" if HERE == "cpu" else "mps"
 
 
 def _plan(device: str = HERE, dtype: str = "float32") -> Plan:
@@ -112,6 +112,13 @@ def test_a_plan_for_another_device_is_refused() -> None:
     assert inputs.plan_device(_plan()).type == HERE
     with pytest.raises(RuntimeError, match=f"the plan is for {ELSEWHERE}, this worker has {HERE}"):
         inputs.plan_device(_plan(ELSEWHERE))
+
+
+def test_a_plan_for_cpus_runs_on_the_cpu_of_a_machine_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "choose_device", lambda: torch.device("cuda", 0))
+    assert inputs.plan_device(_plan("cpu")) == torch.device("cpu")
+    with pytest.raises(RuntimeError, match="the plan is for mps, this worker has cuda"):
+        inputs.plan_device(_plan("mps"))
 
 
 def test_models_are_kept_from_one_unit_to_the_next_and_never_taken_for_another(

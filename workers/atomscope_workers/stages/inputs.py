@@ -106,7 +106,12 @@ def plan_gradient_dtype(plan: Plan) -> GradientDtype:
 
 
 def plan_device(plan: Plan) -> torch.device:
-    """The device that the plan was made for; raises `RuntimeError` when this machine has none."""
+    """The device that the plan was made for; raises `RuntimeError` when this machine has none.
+
+    A plan for CPUs runs on the CPU of a machine that has a GPU too: gradients of one audit are of one kind.
+    """
+    if plan.device_kind == "cpu":
+        return torch.device("cpu")
     device = choose_device()
     if device.type != plan.device_kind:
         raise RuntimeError(f"the plan is for {plan.device_kind}, this worker has {device.type}")
