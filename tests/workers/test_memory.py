@@ -63,6 +63,11 @@ def test_a_floor_counts_what_is_certain_by_part() -> None:
     assert found["eigenbases"] == {"curvature sums": 12 * squares}
     assert found["curvature"] == {"eigenvectors": 4 * squares, "lambda": 16 * d}
     assert found["dictionary"] == {"inner products of the documents": 16 * 9}
+    assert found["evidence"] == {
+        "inner products of the documents": 4 * 9,
+        "surrogates of the documents": 4 * 9 * 5,
+    }
+    assert sum(floors(AuditConfig(surrogates=0))["evidence"].values()) == 4 * 9
     sketched = floors(AuditConfig(exact_documents=1, sketch_columns=64))
     assert sketched["dictionary"] == {"the sketch": 12 * 3 * 64}
     cut = floors(AuditConfig(preconditioner="ekfac", components=3))
@@ -102,6 +107,8 @@ def test_what_a_gpu_and_its_host_hold_is_compared_with_what_is_free_on_either() 
     host = max(need.bytes for need in wanted if need.on_host)
     device = max(need.bytes for need in wanted if not need.on_host)
     assert {need.stage: need.bytes for need in wanted if not need.on_host}["dictionary"] == 4 * 9
+    surrogates = [need.bytes for need in wanted if need.stage == "evidence"]
+    assert surrogates == [4 * 9 * 5]
     require_memory(wanted, Free("cuda", device, host))
     with pytest.raises(InvalidInput, match=r"are free on the host: "):
         require_memory(wanted, Free("cuda", 2**40, host - 1))

@@ -92,9 +92,11 @@ def needs(
         Need("curvature", {"eigenvectors": 4 * squares, "lambda": 16 * shapes.gradient}, on_host=True),
         Need("dictionary", {span: size * numbers}, on_host=True),
     ]
-    if plan.device_kind != "cpu":  # what the host has made goes there
-        found.append(Need("dictionary", {span: 4 * numbers}))
-    return found
+    own, surrogates = {span: 4 * numbers}, {"surrogates of the documents": 4 * numbers * shapes.surrogates}
+    if plan.device_kind == "cpu":
+        return [*found, Need("evidence", own | surrogates, on_host=True)]
+    # What the host has made of the documents goes to the device, and comes back of surrogates.
+    return [*found, Need("dictionary", own), Need("evidence", surrogates, on_host=True)]
 
 
 _ADVICE = {
@@ -102,6 +104,7 @@ _ADVICE = {
     "eigenbases": "an adapter of fewer or narrower layers",
     "curvature": "an adapter of fewer or narrower layers",
     "dictionary": "a smaller `exact_documents` or `sketch_columns`",
+    "evidence": "fewer `surrogates`, a smaller `exact_documents` or `sketch_columns`",
 }
 
 

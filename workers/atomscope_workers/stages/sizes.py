@@ -33,6 +33,8 @@ class Shapes:
     """In what they are stored."""
     keeps_gradients: bool = True
     keeps_sketch: bool = False
+    surrogates: int = 0
+    """Surrogate data sets, all of which the evidence holds at once."""
 
     @property
     def gradient(self) -> int:
@@ -91,6 +93,7 @@ def shapes_of(
         gradients=dtype,
         keeps_gradients=keeps_gradients(config),
         keeps_sketch=config.gradients == "sketch",
+        surrogates=config.surrogates,
     )
 
 
