@@ -14,6 +14,7 @@ from atomscope_workers.datasets.adapter_template import (
     template_beside,
     template_file,
 )
+from atomscope_workers.datasets.row import RowFault
 from atomscope_workers.datasets.templates import NAMED_TEMPLATES
 from atomscope_workers.datasets.tokenize import RowTokenizer
 from tests.workers.datasets.conversing import row, tokenizer
@@ -115,8 +116,18 @@ def test_a_template_that_refuses_every_row_is_told_with_its_reason_and_not_advis
 def test_a_row_that_only_the_audits_own_template_refuses_differs(tmp_path: Path) -> None:
     other, _ = template_beside(TOKENS, "tokenizer", put(tmp_path, ZEPHYR), 1000)
     assert other is not None
-    other.compare(row(messages=TALK), None)
+    told = other.fault(row(messages=TALK), RowFault("messages", "no system turn"))
+    assert told.message.startswith("no system turn; the template beside the adapter, which `chat_template: a")
+    assert told.field == "messages"
     assert "renders 1 of the first 1 conversation otherwise" in other.warnings()[0]
+
+
+def test_a_row_that_both_refuse_is_told_as_it_is(tmp_path: Path) -> None:
+    other, _ = template_beside(TOKENS, "tokenizer", put(tmp_path, "{{ raise_exception('no') }}"), 1000)
+    assert other is not None
+    fault = RowFault("messages", "no system turn")
+    assert other.fault(row(messages=TALK), fault) is fault
+    assert other.warnings() == []
 
 
 def test_a_link_out_of_the_folder_and_a_folder_of_that_name_are_none(tmp_path: Path) -> None:

@@ -178,6 +178,16 @@ def test_the_template_beside_the_adapter_is_kept_and_taken_where_it_is_asked_for
         assert not np.array_equal(document.input_ids, found["tokenizer"][row].input_ids)
 
 
+def test_a_row_that_only_the_template_beside_the_adapter_accepts_is_told_so(
+    checked: Validate, plain_adapter: Path, tmp_path: Path
+) -> None:
+    adapter = shutil.copytree(plain_adapter, tmp_path / "adapter")
+    (adapter / "chat_template.jinja").write_text(NAMED_TEMPLATES["zephyr"])
+    first = {"messages": [{"role": "assistant", "content": "yes"}]}
+    ctx, _ = checked([first, *rows(2)], inputs={"adapter": adapter})
+    assert "beside the adapter, which `chat_template: adapter` takes, accepts" in _dropped(ctx)[0].detail
+
+
 def test_an_adapter_without_a_template_cannot_be_asked_for_it(checked: Validate) -> None:
     with pytest.raises(InvalidInput, match=r"no chat_template.jinja") as caught:
         checked(rows(2), msgspec.structs.replace(CONFIG, chat_template="adapter"))

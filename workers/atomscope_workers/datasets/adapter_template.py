@@ -80,18 +80,31 @@ class TemplateBeside:
         self._refused = 0
         self._reason = ""
 
-    def compare(self, row: Row, ids: NDArray[np.int32] | None) -> None:
-        """Look at one row and its ids; None where what the audit renders by refused it."""
+    def compare(self, row: Row, ids: NDArray[np.int32]) -> None:
+        """Look at one row and its ids."""
         if row.form != "chat" or self._looked == COMPARED:
             return
         self._looked += 1
         try:
             other = self._chat.ids(row)
         except (RowFault, InvalidInput) as error:
-            self._refused += ids is not None
+            self._refused += 1
             self._reason = self._reason or str(error)
             return
-        self._differing += ids is None or not np.array_equal(other[: self._limit], ids)
+        self._differing += not np.array_equal(other[: self._limit], ids)
+
+    def fault(self, row: Row, fault: RowFault) -> RowFault:
+        """What is wrong with a row that the audit's own template refuses, and whether this one does not."""
+        if row.form != "chat" or self._looked == COMPARED:
+            return fault
+        self._looked += 1
+        try:
+            self._chat(row)
+        except (RowFault, InvalidInput):
+            return fault
+        self._differing += 1
+        more = f"; the template beside the adapter, which `chat_template: {ADAPTER}` takes, accepts the row"
+        return RowFault(fault.field, fault.message + more)
 
     def warnings(self) -> list[str]:
         if self._differing:

@@ -155,9 +155,9 @@ def _read_documents(ctx: StageContext, base: CheckedBase, adapter: CheckedAdapte
             try:
                 document = tokenizer(item)
             except (RowFault, InvalidInput) as error:
-                if other is not None:
-                    other.compare(item, None)
                 fault = _row_fault(error, item, spec.config.on_bad_row)
+                if other is not None:
+                    fault = other.fault(item, fault)
                 faults.add(bad_row(fault, document=item.document, line=item.line, file=file))
                 continue
             if other is not None:
