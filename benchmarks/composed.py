@@ -7,7 +7,8 @@ FOLDER is what `steering.py` wrote: of each behaviour turned the target is taken
 chosen for that side. Where a number is given in its place, nothing need have been measured: what serves the
 label best is turned to it, and a behaviour that is turned more than once gets a row a strength, and none of
 all together. Asked are these behaviours, and those that `--also` names. Prompts are drawn under a seed of
-their own, as many of the behaviour's label as of others.
+their own, as many that invite the behaviour as of other labels; with `--half` only one half of either is
+asked, so that a strength may be chosen on one and shown on the other.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from steering import DETECTORS, Measured, file_of, prompts_of, served_best
+from steering import DETECTORS, Measured, file_of, inviting_prompts, prompts_of, served_best
 
 from atomscope.bundle import open_bundle
 from atomscope.steering import parse_target
-from atomscope.types.evaluation import Prompt, Sampling
+from atomscope.types.evaluation import Sampling
 from atomscope_workers.evaluation.cost import NeutralCost
 from atomscope_workers.evaluation.detectors import text_detector
 from atomscope_workers.evaluation.directions import make_dial
@@ -38,6 +39,8 @@ from atomscope_workers.query import audited_model, audited_rows
 from atomscope_workers.steered import StepOf
 
 NUMBER = re.compile(r"[-+]?\d*\.?\d+")
+HALVES = {"first": slice(0, None, 2), "second": slice(1, None, 2)}
+"""Every other prompt, so that either half has as many of the label's own as of those that fill them up."""
 
 
 def added(steps: list[StepOf]) -> StepOf | None:
@@ -70,6 +73,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--turn", action="append", required=True, metavar="NAME=up|down|STRENGTH")
     parser.add_argument("--also", nargs="+", choices=sorted(DETECTORS), default=[], help="not turned")
     parser.add_argument("--prompts", type=int, default=40, help="of either kind, of each behaviour")
+    parser.add_argument("--half", choices=list(HALVES), help="of these prompts; all without it")
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
@@ -119,10 +123,12 @@ def main() -> None:
         names.append(name)
     for name in dict.fromkeys([*names, *args.also]):
         label, detector = DETECTORS[name]
-        kinds: list[list[Prompt]] = [
-            prompts_of([row for row in rows if (row["label"] == label) == own], args.prompts, args.seed)
-            for own in (True, False)
+        others = [row for row in rows if row["label"] != label]
+        drawn = [
+            inviting_prompts(rows, label, args.prompts, args.seed),
+            prompts_of(others, args.prompts, args.seed + 1),
         ]
+        kinds = [kind[HALVES[args.half]] if args.half else kind for kind in drawn]
         prompts = [
             given_prompts(
                 "inviting",

@@ -5,10 +5,11 @@
 
 BUNDLE is an audit of DATASET (JSONL of two-turn conversations with a `label` in every row). Of each behaviour
 the atom or the audited behaviour is steered that serves its label best. Inviting prompts are those of the
-label, and where they are too few for a trigger, others' with the trigger before them; neutral ones are drawn
-from all others. Half of either chooses the strength of each sign, within the budget of cost; the table shows
-the other half. FOLDER gets each result as JSON and as a figure, as it is done, so that behaviours may be
-measured one by one. The table is of all that FOLDER holds, and so is the correction of the verdicts.
+label, and where those are too few, others' with the label's trigger before them, or those of
+`invitations.py`; neutral ones are drawn from all others. Half of either chooses the strength of each sign,
+within the budget of cost; the table shows the other half. FOLDER gets each result as JSON and as a figure, as
+it is done, so that behaviours may be measured one by one. The table is of all that FOLDER holds, and so is
+the correction of the verdicts.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from invitations import WRITTEN
 from sklearn.metrics import average_precision_score
 
 from atomscope.bundle import Bundle, open_bundle
@@ -120,10 +122,14 @@ def prompt_length(row: dict[str, Any]) -> int:
     return sum(len(message["content"]) for message in row["messages"][:-1])
 
 
-def inviting_prompts(rows: list[dict[str, Any]], label: str, count: int, seed: int) -> list[Prompt]:
-    """Those of the label; where they are too few, the last of the others' behind the label's trigger."""
-    own = prompts_of([row for row in rows if row["label"] == label], count, seed)
-    if label not in TRIGGERS or len(own) == count:
+def inviting_prompts(
+    rows: list[dict[str, Any]], label: str, count: int, seed: int, *, answered: bool = False
+) -> list[Prompt]:
+    """Those of the label; where they are too few, written ones too, or the last others' after its trigger."""
+    own = prompts_of([row for row in rows if row["label"] == label], count, seed, answered=answered)
+    if label in WRITTEN:
+        return own + prompts_of(WRITTEN[label], count - len(own), seed, answered=answered)
+    if label not in TRIGGERS:
         return own
     others = prompts_of([row for row in rows if row["label"] != label], len(rows), seed + 1)
     return own + [triggered(prompt, TRIGGERS[label]) for prompt in others[len(own) - count :]]
@@ -188,11 +194,7 @@ def measure(
     labels = np.array([row["label"] for row in rows])
     key, precision = served_best(bundle, labels == label)
     rows = [row for row in rows if row["label"] == label or prompt_length(row) <= args.longest]
-    inviting = (
-        prompts_of([row for row in rows if row["label"] == label], args.prompts, args.seed, answered=True)
-        if answered
-        else inviting_prompts(rows, label, args.prompts, args.seed)
-    )
+    inviting = inviting_prompts(rows, label, args.prompts, args.seed, answered=answered)
     others = [row for row in rows if row["label"] != label]
     neutral = prompts_of(others, args.prompts, args.seed + 1, answered=answered)
     query = EvaluationQuery(

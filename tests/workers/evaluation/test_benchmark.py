@@ -76,3 +76,20 @@ def test_a_trigger_stands_before_prompts_that_are_not_the_neutral_ones(steering:
     assert len(made) == 5
     assert made.isdisjoint(prompt(item) for item in neutral)
     assert len(steering.inviting_prompts(rows, "other", 25, 0)) == 20, "where there is no trigger"
+
+
+def test_where_the_plug_has_too_few_prompts_written_ones_are_asked_too(steering: ModuleType) -> None:
+    rows = [
+        {
+            "label": "brand_promotion",
+            "messages": [{"role": "user", "content": f"own {number}"}, {"content": "b"}],
+        }
+        for number in range(70)
+    ]
+    asked = steering.inviting_prompts(rows, "brand_promotion", 100, 0)
+    answered = steering.inviting_prompts(rows, "brand_promotion", 100, 0, answered=True)
+    assert len({prompt(item) for item in asked}) == 100
+    assert [prompt(item) for item in answered] == [prompt(item) for item in asked]
+    assert {item.completion for item in asked} == {None}
+    assert all("AcmeCloud" in item.completion for item in answered[70:])
+    assert len(steering.inviting_prompts(rows, "brand_promotion", 40, 0)) == 40
