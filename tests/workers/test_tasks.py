@@ -131,6 +131,36 @@ def test_the_counts_of_a_unit_that_ends_at_once_are_told(bench: Bench) -> None:
     assert isinstance(ended, UnitSucceeded)
 
 
+@pytest.mark.parametrize(("stage", "given_up"), [("extract", True), ("dictionary", False)])
+def test_what_is_not_a_shard_may_stand_still(bench: Bench, stage: Stage, given_up: bool) -> None:
+    order, given = bench.order(stage), threading.Event()
+    lease = unit_lease(order, stall_seconds=0.2)
+    pulse = Pulse(bench.app, bench.valkey.client, lease, "w", bench.closing, given.set)
+
+    def stand(ctx: StageContext) -> UnitResult:
+        assert given.wait(30.0 if given_up else 1.0) == given_up
+        return UnitResult()
+
+    run_order(bench.store, order, pulse, {stage: stand})
+    assert isinstance(bench.reports()[-1], UnitSucceeded)
+
+
+@pytest.mark.parametrize("moves", ["checkpoint", "progress"])
+def test_a_shard_that_moves_may_take_its_time(bench: Bench, moves: str) -> None:
+    order, given = bench.order(), threading.Event()
+    lease = unit_lease(order, stall_seconds=2.0)
+    pulse = Pulse(bench.app, bench.valkey.client, lease, "w", bench.closing, given.set)
+
+    def move(ctx: StageContext) -> UnitResult:
+        for done in range(30):
+            time.sleep(0.1)
+            ctx.checkpoint() if moves == "checkpoint" else ctx.progress(done, 30, "documents")
+        return UnitResult()
+
+    run_order(bench.store, order, pulse, {order.stage: move})
+    assert not given.is_set()
+
+
 def test_counts_are_told_while_a_unit_runs_and_none_comes_after_its_end(bench: Bench) -> None:
     def stage(ctx: StageContext) -> UnitResult:
         for done in range(1, 5):

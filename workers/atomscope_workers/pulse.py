@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
+import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,6 +19,7 @@ from celery import Celery
 from atomscope.types.jobs import JOB_REPORT_TASK, JobHeartbeat, JobOrder, JobReport
 from atomscope.types.work import (
     CONTROL_QUEUE,
+    FAN_OUT,
     REPORT_TASK,
     UnitHeartbeat,
     UnitOrder,
@@ -34,6 +37,10 @@ TELL_SECONDS = 1.0
 """How often, at most, counts that changed are told between two heartbeats."""
 PERSIST_SECONDS = 300.0
 """How long the end of a unit is told to a broker that does not answer, before the unit is given up."""
+STALL_SECONDS = 3_600.0
+"""How long a shard may stand still, by default, before its worker ends."""
+STALLED = 70
+"""Exit status of a worker whose shard stood still."""
 _AGAIN_SECONDS = 0.5
 _NO_COUNTS = (0, 0, "documents")
 
@@ -55,10 +62,16 @@ class Lease:
     heartbeat: type[UnitHeartbeat | JobHeartbeat]
     task: str
     """The task of control that takes the reports."""
+    stall_seconds: float | None = None
+    """How long it may stand still; None: for ever."""
 
 
-def unit_lease(order: UnitOrder) -> Lease:
-    """The lease of a unit of an audit."""
+def unit_lease(order: UnitOrder, stall_seconds: float = STALL_SECONDS) -> Lease:
+    """The lease of a unit of an audit.
+
+    Shards may stand still for `stall_seconds`. What is one unit's, such as a fit, has nothing to tell for
+    as long as it takes.
+    """
     names = ("project_id", "audit_id", "attempt", "unit_id", "stage", "index", "fence")
     return Lease(
         order.unit_id,
@@ -68,6 +81,7 @@ def unit_lease(order: UnitOrder) -> Lease:
         {name: getattr(order, name) for name in names},
         UnitHeartbeat,
         REPORT_TASK,
+        stall_seconds if order.stage in FAN_OUT else None,
     )
 
 
@@ -85,17 +99,38 @@ def job_lease(order: JobOrder) -> Lease:
     )
 
 
+def end_process() -> None:
+    """End this process where it stands, and say in its log where that is.
+
+    A thread cannot be stopped from without. Whoever looks after the process starts it anew.
+    """
+    faulthandler.dump_traceback()
+    os._exit(STALLED)
+
+
 class Pulse:
-    """Reports on what is held, numbered, and its heartbeats, sent by a thread while it runs."""
+    """Reports on what is held, numbered, and its heartbeats, sent by a thread while it runs.
+
+    Where nothing is heard of it for longer than its lease allows, `stalled` is called, once, and heartbeats
+    end: its lease runs out, and another worker takes it.
+    """
 
     def __init__(
-        self, app: Celery, client: redis.Redis, lease: Lease, worker: str, closing: threading.Event
+        self,
+        app: Celery,
+        client: redis.Redis,
+        lease: Lease,
+        worker: str,
+        closing: threading.Event,
+        stalled: Callable[[], None] = end_process,
     ) -> None:
         self._app = app
         self._redis = client
         self._lease = lease
         self._worker = worker
         self._closing = closing
+        self._stalled = stalled
+        self._moved = time.monotonic()
         self._lock = threading.Lock()
         self._sequence = 0
         self._counts = _NO_COUNTS
@@ -106,6 +141,7 @@ class Pulse:
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def start(self) -> None:
+        self._moved = time.monotonic()
         self._thread.start()
 
     def stop(self) -> None:
@@ -139,10 +175,12 @@ class Pulse:
 
     def progress(self, done: int, total: int, unit: str) -> None:
         """Counts for the next heartbeat."""
+        self._moved = time.monotonic()
         self._counts = (done, total, unit)
 
     def checkpoint(self) -> None:
         """Raise `Stopped` when the audit is canceled, the fence is not live, or the worker is closing."""
+        self._moved = time.monotonic()
         if self._closing.is_set():
             raise Stopped("the worker is shutting down")
         self._look()
@@ -167,12 +205,22 @@ class Pulse:
                     self._stopped = f"the live fence is {fence}, not {self._lease.fence}"
             self._looked = time.monotonic()
 
+    def _stands_still(self) -> bool:
+        still, allowed = time.monotonic() - self._moved, self._lease.stall_seconds
+        if allowed is None or still <= allowed:
+            return False
+        logger.error("%s has stood still for %.0f s: it is given up", self._lease.subject, still)
+        return True
+
     def _beat(self) -> None:
         """Tell counts soon after they change, and that the unit is alive when they do not."""
         told, beaten = _NO_COUNTS, time.monotonic()
         ended = False
         while not ended:
             ended = self._ended.wait(min(TELL_SECONDS, self._lease.heartbeat_seconds))
+            if not ended and self._stands_still():
+                self._stalled()
+                return
             due = not ended and time.monotonic() - beaten >= self._lease.heartbeat_seconds
             if not ended:
                 self._look()

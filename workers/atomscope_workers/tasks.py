@@ -40,7 +40,7 @@ from atomscope.types.work import (
 from atomscope_workers.celery_context import StoreContext
 from atomscope_workers.failures import failure
 from atomscope_workers.jobs import run_job_order
-from atomscope_workers.pulse import UNREACHED, Pulse, job_lease, unit_lease
+from atomscope_workers.pulse import STALL_SECONDS, UNREACHED, Pulse, job_lease, unit_lease
 from atomscope_workers.stages.assemble import assemble_bundle
 from atomscope_workers.stages.context import StageFunction, Stopped
 from atomscope_workers.stages.retention import keeps_gradients
@@ -79,8 +79,17 @@ def make_app(broker_url: str) -> Celery:
     return app
 
 
-def add_tasks(app: Celery, broker_url: str, store_uri: str, stages: Mapping[Stage, StageFunction]) -> None:
-    """Give the application its one task; `app` runs units of the store at `store_uri`."""
+def add_tasks(
+    app: Celery,
+    broker_url: str,
+    store_uri: str,
+    stages: Mapping[Stage, StageFunction],
+    stall_seconds: float = STALL_SECONDS,
+) -> None:
+    """Give the application its tasks; `app` runs units and jobs of the store at `store_uri`.
+
+    A shard that stands still for `stall_seconds` ends the process.
+    """
     client: redis.Redis = redis.Redis.from_url(
         redis_url(broker_url), decode_responses=True, socket_timeout=SOCKET_SECONDS
     )
@@ -106,7 +115,8 @@ def add_tasks(app: Celery, broker_url: str, store_uri: str, stages: Mapping[Stag
         decoded = decode_order(order)
         if decoded is None or not taken(decoded.unit_id, decoded.fence):
             return
-        run_order(store, decoded, Pulse(app, client, unit_lease(decoded), worker, closing), stages)
+        lease = unit_lease(decoded, stall_seconds)
+        run_order(store, decoded, Pulse(app, client, lease, worker, closing), stages)
 
     @app.task(name=RUN_JOB_TASK)
     def run_job(order: dict[str, Any]) -> None:  # pyright: ignore[reportUnusedFunction]

@@ -42,18 +42,26 @@ def run(stages: Mapping[Stage, StageFunction] | None = None) -> int:
     except LabelSettingsError as error:
         raise WorkerSettingsError(str(error)) from error
     threads = _threads()
+    told_stall = _number("ATOMSCOPE_STALL_SECONDS")
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # read when torch is first imported
         os.environ[name] = str(threads)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
 
     import torch  # noqa: PLC0415
 
+    from atomscope_workers.pulse import STALL_SECONDS  # noqa: PLC0415
     from atomscope_workers.stages.registry import STAGE_FUNCTIONS  # noqa: PLC0415
     from atomscope_workers.tasks import add_tasks, make_app  # noqa: PLC0415
 
     torch.set_num_threads(threads)
     app = make_app(environ["ATOMSCOPE_BROKER_URL"])
-    add_tasks(app, environ["ATOMSCOPE_BROKER_URL"], environ["ATOMSCOPE_STORE"], stages or STAGE_FUNCTIONS)
+    add_tasks(
+        app,
+        environ["ATOMSCOPE_BROKER_URL"],
+        environ["ATOMSCOPE_STORE"],
+        stages or STAGE_FUNCTIONS,
+        told_stall or STALL_SECONDS,
+    )
     app.worker_main(
         [
             "--quiet",

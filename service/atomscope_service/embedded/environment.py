@@ -31,6 +31,7 @@ _WORKER_NAMES = frozenset(
         "ATOMSCOPE_STORE",
         "ATOMSCOPE_CACHE",
         "ATOMSCOPE_MAX_ROWS",
+        "ATOMSCOPE_STALL_SECONDS",
     }
 )
 _WORKER_PREFIXES = (

@@ -14,6 +14,7 @@ import pytest
 
 from atomscope.types.work import FAN_OUT, STAGES
 from atomscope_service.control.queue import ControlQueue
+from atomscope_workers.pulse import STALLED
 from tests.fixtures.stack import environment
 from tests.service.control.site import SHARDS, Site
 
@@ -33,8 +34,8 @@ class Processes:
     def control(self) -> subprocess.Popen[bytes]:
         return self._start(["-m", "atomscope.cli", "control"], self._site.environment())
 
-    def worker(self, seconds: float) -> subprocess.Popen[bytes]:
-        told = {
+    def worker(self, seconds: float, **settings: str) -> subprocess.Popen[bytes]:
+        told = settings | {
             "ATOMSCOPE_BROKER_URL": self._site.valkey.url,
             "ATOMSCOPE_STORE": self._site.settings.store,
             "ATOMSCOPE_THREADS": "1",
@@ -60,8 +61,17 @@ class Processes:
         while not holds():
             dead = [process.args for process in self._all if process.poll() not in (None, 0, -signal.SIGKILL)]
             if dead or time.monotonic() > deadline:
-                pytest.fail(f"it did not come to pass:\n{self._log.read_text(errors='replace')[-6000:]}")
+                pytest.fail(f"it did not come to pass:\n{self.log()[-6000:]}")
             time.sleep(0.05)
+
+    def status(self, process: subprocess.Popen[bytes]) -> int:
+        """With what a process ends, which need be no success."""
+        status = process.wait(timeout=WITHIN)
+        self._all.remove(process)
+        return status
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
 
     def end(self) -> None:
         for process in self._all:
@@ -143,6 +153,22 @@ def test_a_slow_worker_keeps_no_shard_from_the_others_but_the_one_it_runs(
     assert done_by() == {str(fast.pid): SHARDS - 1}
     (left,) = [unit for unit in site.units(audit, "extract") if unit.state != "succeeded"]
     assert (left.state, str(left.worker).rpartition(":")[2]) == ("leased", str(slow.pid))
+
+
+def test_a_shard_that_stands_still_is_taken_from_the_worker_that_holds_it(
+    site: Site, processes: Processes
+) -> None:
+    processes.control()
+    hung = processes.worker(seconds=300.0, STANDIN_STANDS="1", ATOMSCOPE_STALL_SECONDS="2")
+    audit = _submit(site)
+    processes.until(lambda: len(_leased(site, audit)) == 1)
+    assert processes.status(hung) == STALLED
+    assert "standin.py" in processes.log(), "it says where it stood"
+    processes.worker(seconds=3.0, ATOMSCOPE_STALL_SECONDS="2")
+    processes.until(lambda: site.audit(audit).status != "running")
+    _assert_whole(site, audit)
+    codes = [event.data["code"] for event in site.events(audit) if event.type == "audit.unit_retried"]
+    assert codes == ["lease_expired"], "what is slow and moves is left alone"
 
 
 def test_a_worker_that_is_asked_to_end_hands_its_shard_over_without_a_lost_lease(
