@@ -3,15 +3,14 @@
     benchmarks/peers/install.sh
     python benchmarks/extraction.py --base-model BASE --adapter ADAPTER --dataset FILE [--documents 96]
 
-Every row works on the same documents, tokens and threads, in bfloat16 where the device multiplies it, but
-for the two peers, which run in float32. The
-*bare pass* is the model's forward and backward alone: logits at targets, no weight gradient, the backward
-begun at the embeddings. The fastest of its attention kernels and token budgets is found first, on the same
-documents, and then measured in turn with extraction. *Extraction* is what a shard costs but for the losses
-under the base of one document in eight: the passes, every document's gradient, the curvature sums and the
-file. The *paper's loop* runs one document after
-another, eager attention, all logits, with the adapter's weight gradients. bergson and kronfluence run in an
-environment of their own, and give the time of their collection alone.
+Every row works on the same documents, tokens and threads, and in the same dtype: bfloat16 where the device
+multiplies it, or what `--dtype` says. The *bare pass* is the model's forward and backward alone: logits at
+targets, no weight gradient, the backward begun at the embeddings. The fastest of its attention kernels and
+token budgets is found first, on the same documents, and then measured in turn with extraction. *Extraction*
+is what a shard costs but for the losses under the base of one document in eight: the passes, every document's
+gradient, the curvature sums and the file. The *paper's loop* runs one document after another, eager
+attention, all logits, with the adapter's weight gradients. bergson and kronfluence run in an environment of
+their own, and give the time of their collection alone.
 """
 
 from __future__ import annotations
@@ -266,6 +265,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--documents", type=int, default=96)
     parser.add_argument("--budget", type=int, default=2048, help="token budget of extraction")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--loop-every", type=int, default=1, help="documents of which the loop takes one")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -279,7 +279,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     documents = tokenized(args.base_model, args.dataset, args.documents)
     device = choose_device()
-    dtype = choose_dtype(AuditConfig(), device)
+    dtype = choose_dtype(AuditConfig(dtype=args.dtype), device)
     lora = load_lora_model(args.base_model, args.adapter, dtype=dtype, device=device)
     tokens = sum(len(item.input_ids) for item in documents)
     told = f"{tokens} tokens, {dtype_name(dtype)}, {args.threads} threads"
@@ -306,9 +306,10 @@ def main() -> None:
             common = for_peers(args, documents, folder)
             python, threads = args.peers / "bin" / "python", str(args.threads)
             budget = str(args.budget)
-            found = peer(python, "bergson_build.py", [*common, budget, threads, str(folder / "bergson")])
+            how = [dtype_name(dtype), threads]
+            found = peer(python, "bergson_build.py", [*common, budget, *how, str(folder / "bergson")])
             row("`bergson build`", found["seconds"])
-            found = peer(python, "kronfluence_ekfac.py", [*common, "8", threads, str(folder / "kronfluence")])
+            found = peer(python, "kronfluence_ekfac.py", [*common, "8", *how, str(folder / "kronfluence")])
             row("the paper's loop, then kronfluence's EKFAC", loop + found["seconds"])
         lora.base.set_attn_implementation("sdpa")
         batches = batched(documents[:: max(1, len(documents) // 32)], args.budget, lora)

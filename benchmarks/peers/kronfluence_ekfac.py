@@ -1,10 +1,11 @@
 """Time of kronfluence's EKFAC fit of LoRA matrices over documents given as tokens.
 
-    python benchmarks/peers/kronfluence_ekfac.py MODEL DOCUMENTS BATCH THREADS OUT
+    python benchmarks/peers/kronfluence_ekfac.py MODEL DOCUMENTS BATCH DTYPE THREADS OUT
 
 Runs in an environment of its own (`install.sh`). MODEL is a PEFT folder that names its base's folder;
-DOCUMENTS is JSONL of `input_ids` and `labels`. Measured are its covariances, eigendecompositions and lambda,
-with the true labels; loading is left out. Prints one JSON object: seconds, documents, modules.
+DOCUMENTS is JSONL of `input_ids` and `labels`; DTYPE, of the model, is float32 or bfloat16. Measured are its
+covariances, eigendecompositions and lambda, with the true labels; loading is left out. Prints one JSON
+object: seconds, documents, modules.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 Batch = dict[str, torch.Tensor]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class LoraTask(Task):
@@ -64,14 +66,14 @@ def collate(rows: list[dict[str, Any]]) -> Batch:
 
 
 def main() -> None:
-    folder, documents, batch, threads, out = sys.argv[1:]
+    folder, documents, batch, dtype, threads, out = sys.argv[1:]
     torch.set_num_threads(int(threads))
     rows = [json.loads(line) for line in Path(documents).read_text().splitlines()]
     rows.sort(key=lambda row: -len(row["input_ids"]))  # little padding
     base = AutoModelForCausalLM.from_pretrained(
-        PeftConfig.from_pretrained(folder).base_model_name_or_path, dtype=torch.float32
+        PeftConfig.from_pretrained(folder).base_model_name_or_path, dtype=DTYPES[dtype]
     )
-    model = PeftModel.from_pretrained(base, folder, is_trainable=True)
+    model = PeftModel.from_pretrained(base, folder, is_trainable=True, autocast_adapter_dtype=False)
     names = [
         name
         for name, module in model.named_modules()
