@@ -135,6 +135,7 @@ class AtomList(RankedList[A]):
     """Atoms in order of rank, unless sorted otherwise. Slices, filters and sorts give a new list."""
 
     kind = "atom"
+    sort_keys = get_args(SortKey)
 
     def filter(
         self,
@@ -164,7 +165,7 @@ class AtomList(RankedList[A]):
 
     def sort_by(self, key: SortKey, *, descending: bool = False) -> AtomList[A]:
         """A list sorted by one attribute; equal ones stay in order of rank."""
-        return self.sorted_by(lambda atom: _measure(atom, key), descending)
+        return self.sorted_by(key, descending=descending)
 
     def table(self, limit: int | None = SHOWN) -> str:
         """The atoms as a plain text table, one a line, every foreign character escaped."""
@@ -196,24 +197,4 @@ def _row(atom: Atom) -> tuple[str, ...]:
         str(atom.n_active),
         f"{atom.mean_coefficient:.3f}",
         *described(atom.label, atom.keywords, atom.top_documents),
-    )
-
-
-def _measure(atom: AtomAttributes, key: SortKey) -> float:
-    """The attribute to sort by; raises `ValueError` for another name."""
-    match key:
-        case "rank":
-            return atom.rank
-        case "score":
-            return atom.score
-        case "coherence":
-            return atom.coherence
-        case "n_active":
-            return atom.n_active
-        case "mean_coefficient":
-            return atom.mean_coefficient
-        case "index":
-            return atom.index
-    raise ValueError(
-        f"atoms sort by rank, score, coherence, n_active, mean_coefficient or index, not {key!r}"
     )

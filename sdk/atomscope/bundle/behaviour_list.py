@@ -89,10 +89,11 @@ class BehaviourList(RankedList[B]):
     """Behaviours in order of rank, unless sorted otherwise. Slices and sorts give a new list."""
 
     kind = "behaviour"
+    sort_keys = get_args(SortKey)
 
     def sort_by(self, key: SortKey, *, descending: bool = False) -> BehaviourList[B]:
         """A list sorted by one attribute; equal ones stay in order of rank."""
-        return self.sorted_by(lambda behaviour: _measure(behaviour, key), descending)
+        return self.sorted_by(key, descending=descending)
 
     def table(self, limit: int | None = SHOWN) -> str:
         """The behaviours as a plain text table, one a line, every foreign character escaped."""
@@ -110,24 +111,6 @@ class BehaviourList(RankedList[B]):
         )
         rows = [_row(item.behaviour) for item in self._items[:limit]]
         return text_table(header, rows, len(self._items), "behaviours")
-
-
-def _measure(behaviour: BehaviourAttributes, key: SortKey) -> float:
-    """The attribute to sort by; raises `ValueError` for another name."""
-    match key:
-        case "rank":
-            return behaviour.rank
-        case "score":
-            return behaviour.score
-        case "coherence":
-            return behaviour.coherence
-        case "n_documents":
-            return behaviour.n_documents
-        case "share":
-            return behaviour.share
-        case "index":
-            return behaviour.index
-    raise ValueError(f"behaviours sort by {', '.join(get_args(SortKey))}, not {key!r}")
 
 
 def _row(behaviour: Behaviour) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import ClassVar, Protocol, Self, TypeVar, overload
 
 from rich.cells import cell_len
@@ -35,6 +36,8 @@ class RankedList(Sequence[T]):
     """Items in order of rank, unless sorted otherwise. A slice is a list of the same kind."""
 
     kind: ClassVar[str] = "item"
+    sort_keys: ClassVar[tuple[str, ...]] = ()
+    """Attributes to sort by."""
 
     def __init__(self, items: Sequence[T]) -> None:
         self._items = tuple(items)
@@ -62,10 +65,16 @@ class RankedList(Sequence[T]):
                 return item
         raise KeyError(f"no {self.kind} {index} in this list")
 
-    def sorted_by(self, measure: Callable[[T], float], descending: bool) -> Self:
-        """A list sorted by one measure; equal ones stay in order of rank."""
+    def sorted_by(self, key: str, *, descending: bool) -> Self:
+        """A list sorted by one attribute; equal ones stay in order of rank.
+
+        Raises `ValueError` for one that is not among `sort_keys`.
+        """
+        if key not in self.sort_keys:
+            raise ValueError(f"{self.kind}s sort by {', '.join(self.sort_keys)}, not {key!r}")
         sign = -1 if descending else 1
-        return type(self)(sorted(self._items, key=lambda item: (sign * measure(item), item.rank)))
+        measured: Callable[[T], float] = attrgetter(key)
+        return type(self)(sorted(self._items, key=lambda item: (sign * measured(item), item.rank)))
 
     def table(self, limit: int | None = SHOWN) -> str:
         """The items as a plain text table, one a line, every foreign character escaped."""
