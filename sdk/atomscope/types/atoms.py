@@ -203,6 +203,8 @@ class AuditReport(msgspec.Struct, kw_only=True, frozen=True):
     n_behaviours: int = 0
     n_significant: int | None = None
     """Atoms that pass at a false-discovery rate of 5%; null where there was no null to compare with."""
+    n_significant_behaviours: int | None = None
+    """The same of behaviours."""
     behaviours: list[Behaviour] = []
     """Their `documents` left out; `atoms/behaviours.json` lists them."""
     details: dict[str, Any] = {}

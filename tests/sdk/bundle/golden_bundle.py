@@ -215,6 +215,7 @@ REPORT = AuditReport(
     atoms=ATOMS,
     n_behaviours=1,
     n_significant=0,
+    n_significant_behaviours=0,
     behaviours=[msgspec.structs.replace(item, documents=[]) for item in BEHAVIOURS],
     details={"dictionary": {"atoms": 2}},
 )

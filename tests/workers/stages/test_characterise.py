@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,6 +16,7 @@ from atomscope.types.atoms import Atom, AuditReport, Behaviour
 from atomscope.types.hierarchy import Hierarchy
 from atomscope.types.spec import AuditConfig
 from atomscope_workers.pipeline.ranking import own_score, scores
+from atomscope_workers.stages import characterise
 from tests.workers.stages.units import (
     CONFIG,
     SHAPES,
@@ -82,7 +84,7 @@ def test_an_atom_shows_its_cluster_by_document_word_and_preview(audit: Audit) ->
 
 
 def test_cutting_the_stored_tree_gives_the_behaviours(audit: Audit) -> None:
-    behaviours = msgspec.json.decode(audit.file(layout.BEHAVIOURS).read_bytes(), type=list[Behaviour])
+    behaviours = audit.behaviours()
     tree = msgspec.json.decode(audit.file(layout.HIERARCHY).read_bytes(), type=Hierarchy)
     assert tree.groups() == sorted(sorted(item.atoms) for item in behaviours)
     assert sorted(tree.atoms) == sorted(atom.index for atom in audit.atoms())
@@ -99,7 +101,7 @@ def test_exemplars_go_from_the_strongest_documents_to_the_weakest_with_the_store
         assert [item.value for item in shown] == [stored[item.document] for item in shown]
         assert [item.value for item in shown] == sorted((item.value for item in shown), reverse=True)
         assert len({item.document for item in shown}) == len(shown)
-    behaviours = msgspec.json.decode(audit.file(layout.BEHAVIOURS).read_bytes(), type=list[Behaviour])
+    behaviours = audit.behaviours()
     for behaviour in behaviours:
         strength = {item.document: item.strength for item in behaviour.documents}
         shown = [item for part in behaviour.exemplars for item in part.documents]
@@ -108,7 +110,7 @@ def test_exemplars_go_from_the_strongest_documents_to_the_weakest_with_the_store
 
 
 def test_a_behaviour_of_one_atom_retains_the_energy_that_its_atom_does(audit: Audit) -> None:
-    behaviours = msgspec.json.decode(audit.file(layout.BEHAVIOURS).read_bytes(), type=list[Behaviour])
+    behaviours = audit.behaviours()
     of_documents = {frozenset(_documents(atom)): atom.energy_retained for atom in audit.atoms()}
     same = [item for item in behaviours if frozenset(_documents(item)) in of_documents]
     assert same != []
@@ -220,13 +222,41 @@ def test_few_atoms_of_many_are_told_with_a_remedy(tmp_path: Path) -> None:
 def test_noise_is_an_audit_that_found_nothing(tmp_path: Path) -> None:
     config = msgspec.structs.replace(CONFIG, surrogates=12)
     audit, warnings = _characterised(tmp_path / "work", random_gradients(40), config)
-    count = len(audit.atoms())
-    assert count >= 3
+    atoms, behaviours = audit.atoms(), audit.behaviours()
+    assert len(atoms) >= 3
+    tested = f" and {len(behaviours)} behaviours" if behaviours[0].evidence.q_value is not None else ""
     assert warnings[0] == (
-        f"this audit found nothing: none of {count} atoms parts the documents more than surrogates give by "
-        "chance, at a false-discovery rate of 5%"
+        f"this audit found nothing: none of {len(atoms)} atoms{tested} parts the documents more than "
+        "surrogates give by chance, at a false-discovery rate of 5%"
     )
-    assert all(atom.score == 0 for atom in audit.atoms())
+    assert all(item.score == 0 for item in atoms)
+    report = _report(audit)
+    assert report.n_significant == 0
+    assert report.n_significant_behaviours == (0 if tested else None)
+
+
+@pytest.mark.parametrize(
+    ("atom_rates", "behaviour_rates", "told"),
+    [
+        ([0.2, 0.06], [0.3], "none of 2 atoms and 1 behaviour parts"),
+        ([0.2, 0.06], [None], "none of 2 atoms parts"),
+        ([None, None], [0.3], "none of 1 behaviour parts"),
+        ([0.2, 0.06], [0.05], None),
+        ([0.2, 0.05], [0.3], None),
+        ([None, None], [None], None),
+    ],
+)
+def test_nothing_was_found_only_where_neither_an_atom_nor_a_behaviour_passes(
+    audit: Audit, atom_rates: list[float | None], behaviour_rates: list[float | None], told: str | None
+) -> None:
+    def given(item: Any, rate: float | None) -> Any:
+        evidence = msgspec.structs.replace(item.evidence, q_value=rate)
+        return msgspec.structs.replace(item, evidence=evidence)
+
+    atoms = [given(audit.atoms()[0], rate) for rate in atom_rates]
+    behaviours = [given(audit.behaviours()[0], rate) for rate in behaviour_rates]
+    warnings = characterise._warnings(atoms, behaviours, len(atoms), 2)
+    assert [told in warning for warning in warnings] == ([True] if told else [])
 
 
 def test_a_document_without_gradient_is_in_no_random_set(tmp_path: Path) -> None:

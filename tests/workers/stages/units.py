@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from atomscope.bundle import layout
-from atomscope.types.atoms import Atom, DroppedDocument
+from atomscope.types.atoms import Atom, Behaviour, DroppedDocument
 from atomscope.types.bundle import Plan
 from atomscope.types.spec import AuditConfig, AuditSpec, InputRef
 from atomscope.types.work import FAN_OUT, STAGES, Stage
@@ -117,6 +117,9 @@ class Audit:
 
     def atoms(self) -> list[Atom]:
         return msgspec.json.decode(self.file(layout.ATOMS).read_bytes(), type=list[Atom])
+
+    def behaviours(self) -> list[Behaviour]:
+        return msgspec.json.decode(self.file(layout.BEHAVIOURS).read_bytes(), type=list[Behaviour])
 
     def plan(self) -> Plan:
         return read_plan(self.context("report"))

@@ -85,7 +85,7 @@ def run(ctx: StageContext) -> UnitResult:
     count = len(members)
     atoms = _atoms(ctx, view, members, codes, found, coherence[:count], keywords[:count])
     behaviours = _behaviours(view, found, strength, orders, coherence[count:], keywords[count:])
-    warnings = _warnings(atoms, codes.shape[1], config.min_active)
+    warnings = _warnings(atoms, behaviours, codes.shape[1], config.min_active)
     if config.surrogates:
         warnings += _uncompared(atoms, behaviours)
     if config.labels:
@@ -215,12 +215,17 @@ def _by_rank(
     return found + [by_key["atom", item.index] for item in atoms]
 
 
-def _uncompared(atoms: Sequence[Atom], behaviours: Sequence[Behaviour]) -> list[str]:
-    """Surrogates were made, and of a kind there were too few to tell chance by."""
-    kinds = {
+def _q_values(atoms: Sequence[Atom], behaviours: Sequence[Behaviour]) -> dict[str, list[float | None]]:
+    """Of each kind."""
+    return {
         "atom": [item.evidence.q_value for item in atoms],
         "behaviour": [item.evidence.q_value for item in behaviours],
     }
+
+
+def _uncompared(atoms: Sequence[Atom], behaviours: Sequence[Behaviour]) -> list[str]:
+    """Surrogates were made, and of a kind there were too few to tell chance by."""
+    kinds = _q_values(atoms, behaviours)
     told = [counted(found.count(None), kind) for kind, found in kinds.items() if None in found]
     if not told:
         return []
@@ -230,14 +235,19 @@ def _uncompared(atoms: Sequence[Atom], behaviours: Sequence[Behaviour]) -> list[
     ]
 
 
-def _warnings(atoms: Sequence[Atom], learned: int, min_active: int) -> list[str]:
+def _warnings(
+    atoms: Sequence[Atom], behaviours: Sequence[Behaviour], learned: int, min_active: int
+) -> list[str]:
     if not atoms:
         return [f"this audit found nothing: none of {learned} atoms has {min_active} active documents"]
-    tested = [atom.evidence.q_value for atom in atoms if atom.evidence.q_value is not None]
-    if tested and min(tested) > DISCOVERY_RATE:
+    kinds = _q_values(atoms, behaviours)
+    tested = {kind: [q for q in found if q is not None] for kind, found in kinds.items()}
+    values = [q for found in tested.values() for q in found]
+    if values and min(values) > DISCOVERY_RATE:
+        told = " and ".join(counted(len(found), kind) for kind, found in tested.items() if found)
         return [
-            f"this audit found nothing: none of {counted(len(atoms), 'atom')} parts the documents more than "
-            f"surrogates give by chance, at a false-discovery rate of {DISCOVERY_RATE:.0%}"
+            f"this audit found nothing: none of {told} parts the documents more than surrogates give by "
+            f"chance, at a false-discovery rate of {DISCOVERY_RATE:.0%}"
         ]
     if len(atoms) < FEW * learned:
         return [

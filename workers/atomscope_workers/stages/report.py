@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -75,7 +75,6 @@ def run(ctx: StageContext) -> UnitResult:
             "passes for a finding; false-discovery rates mean little here"
         )
     behaviours = msgspec.json.decode(ctx.read(layout.BEHAVIOURS).read_bytes(), type=list[Behaviour])
-    q_values = [atom.evidence.q_value for atom in atoms if atom.evidence.q_value is not None]
     dropped = msgspec.json.decode(ctx.read(layout.DROPPED).read_bytes(), type=list[DroppedDocument])
     report = AuditReport(
         audit_id=ctx.spec.audit_id,
@@ -86,7 +85,8 @@ def run(ctx: StageContext) -> UnitResult:
         n_coherent_05=sum(atom.coherence > 0.5 for atom in atoms),
         n_coherent_01=sum(atom.coherence > 0.1 for atom in atoms),
         n_behaviours=len(behaviours),
-        n_significant=sum(q <= DISCOVERY_RATE for q in q_values) if q_values else None,
+        n_significant=_passing(atoms),
+        n_significant_behaviours=_passing(behaviours),
         loss_base=loss_base,
         loss_adapter=loss_adapter,
         n_loss_documents=int(measured.sum()),
@@ -98,6 +98,12 @@ def run(ctx: StageContext) -> UnitResult:
     ctx.write_bytes(layout.REPORT, msgspec.json.format(msgspec.json.encode(report), indent=1))
     ctx.progress(1, 1, "steps")
     return UnitResult(documents=plan.n_documents, summary={"warnings": warnings, "n_atoms": len(atoms)})
+
+
+def _passing(found: Sequence[Atom] | Sequence[Behaviour]) -> int | None:
+    """How many pass at the rate; None where none was compared with chance."""
+    tested = [item.evidence.q_value for item in found if item.evidence.q_value is not None]
+    return sum(q <= DISCOVERY_RATE for q in tested) if tested else None
 
 
 def _details(ctx: StageContext, plan: Plan, lengths: Mapping[int, int]) -> dict[str, Any]:
