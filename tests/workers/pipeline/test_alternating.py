@@ -176,3 +176,30 @@ def test_copies_of_few_documents_give_no_more_atoms_than_there_are_kinds() -> No
 def test_an_impossible_size_is_refused(n_atoms: int) -> None:
     with pytest.raises(ValueError, match="between 1 and 24"):
         learn(unit_rows(noise_rows(24, 9)), n_atoms, codes="signed", alpha=0.1, codes_per_document=2, seed=0)
+
+
+@pytest.mark.parametrize("codes", KINDS)
+def test_an_atom_that_no_document_uses_begins_anew_at_the_one_explained_worst(codes: Codes) -> None:
+    """Three of four clusters have an atom; the unused one goes to a document of the fourth."""
+    rows = clustered([0, 1, 2, 3] * 6, noise=0.0)
+    span = unit_rows(rows)
+    atoms = span.coordinates()[[0, 1, 2, 0]].clone()
+    found = torch.zeros(24, 4)
+    for place in range(24):
+        if place % 4 < 3:
+            found[place, place % 4] = 1.0
+    norms = span.coordinates().square().sum(1)
+    count = alternating._reseed(span, atoms, found, norms, [3])
+    assert count == 1
+    assert torch.allclose(atoms[3], span.coordinates()[3], atol=1e-5)
+    assert not found[:, 3].any()
+    assert torch.allclose(atoms[:3], span.coordinates()[[0, 1, 2]])
+
+
+def test_two_atoms_begun_anew_begin_at_two_documents() -> None:
+    span = unit_rows(noise_rows(30, 60))
+    atoms, codes = torch.zeros(5, 60), torch.zeros(30, 5)
+    norms = span.coordinates().square().sum(1)
+    assert alternating._reseed(span, atoms, codes, norms, [1, 4]) == 2
+    assert atoms[[0, 2, 3]].abs().sum() == 0
+    assert abs(float(atoms[1] @ atoms[4])) < 0.9

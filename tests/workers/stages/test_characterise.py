@@ -12,11 +12,12 @@ import pytest
 from numpy.typing import NDArray
 
 from atomscope.bundle import layout, read_coefficients
-from atomscope.types.atoms import Atom, AuditReport, Behaviour
+from atomscope.types.atoms import Atom, AuditReport, Behaviour, Evidence
 from atomscope.types.hierarchy import Hierarchy
 from atomscope.types.spec import AuditConfig
 from atomscope_workers.pipeline.ranking import own_score, scores
 from atomscope_workers.stages import characterise
+from atomscope_workers.stages.evidence import LOSS_DOCUMENTS
 from tests.workers.stages.units import (
     CONFIG,
     SHAPES,
@@ -257,6 +258,52 @@ def test_nothing_was_found_only_where_neither_an_atom_nor_a_behaviour_passes(
     behaviours = [given(audit.behaviours()[0], rate) for rate in behaviour_rates]
     warnings = characterise._warnings(atoms, behaviours, len(atoms), 2)
     assert [told in warning for warning in warnings] == ([True] if told else [])
+
+
+def _agreements(work: Path, gradients: dict[str, NDArray[np.float32]], texts: list[str]) -> list[float]:
+    audit = extracted(work, gradients, CONFIG, texts=texts)
+    audit.through("characterise")
+    found = [item.evidence.text_agreement for item in (*audit.atoms(), *audit.behaviours())]
+    return [item for item in found if item is not None]
+
+
+def test_the_text_explains_what_its_words_part_too_and_nothing_else(
+    gradients: dict[str, NDArray[np.float32]], tmp_path: Path
+) -> None:
+    """Words of each cluster; then as many words, each met by every cluster: alike in one document of five."""
+    own = [f"{WORDS[cluster]} of the garden" for cluster in CLUSTERS]
+    across = [f"{WORDS[(place // 4 + cluster) % 4]} of the garden" for place, cluster in enumerate(CLUSTERS)]
+    told, not_told = (
+        _agreements(tmp_path / str(place), gradients, texts) for place, texts in enumerate((own, across))
+    )
+    assert len(told) == len(not_told) >= 8
+    assert min(told) > 0.95
+    assert max(not_told) < 0.6
+
+
+def test_the_loss_that_the_adapter_took_off_is_told_by_the_target_token_of_the_documents_meant(
+    gradients: dict[str, NDArray[np.float32]], tmp_path: Path
+) -> None:
+    """Six nats of each document of the first cluster, two of the second, and three put on the third."""
+    by_cluster = [6.0, 2.0, -3.0, 0.5]
+    drops = [by_cluster[cluster] for cluster in CLUSTERS]
+    targets = [1 + place % 3 for place in range(len(CLUSTERS))]
+    audit = extracted(tmp_path / "work", gradients, CONFIG, targets=targets, drops=drops)
+    audit.through("characterise")
+    codes = read_coefficients(audit.file(layout.COEFFICIENTS))
+    sets: list[tuple[Evidence, list[int]]] = []
+    for atom in audit.atoms():
+        rows, values = codes.of_atom(atom.index)
+        first = np.argsort(-values, kind="stable")[:LOSS_DOCUMENTS]
+        sets.append((atom.evidence, rows[first[values[first] > 0]].tolist()))
+    for item in audit.behaviours():
+        sets.append((item.evidence, [member.document for member in item.documents][:LOSS_DOCUMENTS]))
+    for evidence, rows in sets:
+        places = [row // 3 for row in rows]
+        expected = sum(drops[place] for place in places) / sum(targets[place] for place in places)
+        assert evidence.loss_drop == pytest.approx(expected, abs=1e-6)
+        assert evidence.n_loss_documents == len(places)
+    assert {round(item.loss_drop or 0.0, 3) < 0 for item, _ in sets} == {True, False}
 
 
 def test_a_document_without_gradient_is_in_no_random_set(tmp_path: Path) -> None:

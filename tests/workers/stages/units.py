@@ -134,11 +134,15 @@ def extracted(
     config: AuditConfig,
     *,
     texts: Sequence[str] = (),
+    targets: Sequence[int] = (),
+    drops: Sequence[float] = (),
     step: int = 3,
 ) -> Audit:
     """What `validate` and `extract` leave of documents whose gradients are (N, d_out, d_in) by parameter.
 
-    Their physical rows are 0, `step`, 2 `step`, ...: positions and rows must not be mistaken for each other.
+    `targets` are their target tokens, of four (3 each by default), and `drops` the nats that the adapter
+    takes off the loss of each, in all (1 by default). Their physical rows are 0, `step`, 2 `step`, ...:
+    positions and rows must not be mistaken for each other.
     """
     spec = a_spec(config)
     count = len(next(iter(gradients.values())))
@@ -154,7 +158,8 @@ def extracted(
         device_kind="cpu",
     )
     ctx = unit(work, "validate", spec)
-    _documents(ctx, physical, texts)
+    _documents(ctx, physical, texts, targets or [3] * count)
+    dropped = np.array(drops or [1.0] * count)
     write_plan(ctx, plan)
     generator = torch.Generator().manual_seed(0)
     for shard in plan.shards:
@@ -168,7 +173,7 @@ def extracted(
             )
         ctx.write(layout.gradient_shard(shard.index), path)
         squares = sum(np.square(value[places], dtype=np.float64).sum((1, 2)) for value in gradients.values())
-        losses = Losses(rows, np.ones(len(rows)), np.full(len(rows), 2.0), np.sqrt(squares))
+        losses = Losses(rows, np.ones(len(rows)), 1.0 + dropped[places], np.sqrt(squares))
         save_losses(losses, ctx.scratch / "losses")
         ctx.write(layout.shard_losses(shard.index), ctx.scratch / "losses")
         factors = FactorSums(groups={name: name for name in gradients})
@@ -180,11 +185,13 @@ def extracted(
     return Audit(work, spec, len(plan.shards))
 
 
-def _documents(ctx: LocalContext, physical: NDArray[np.int64], texts: Sequence[str]) -> None:
+def _documents(
+    ctx: LocalContext, physical: NDArray[np.int64], texts: Sequence[str], targets: Sequence[int]
+) -> None:
     tokens: list[TokenizedDocument] = []
     lines: list[bytes] = []
     for place, row in enumerate(physical.tolist()):
-        mask = np.array([False, True, True, True])
+        mask = np.arange(4) >= 4 - targets[place]
         tokens.append(TokenizedDocument(row, np.arange(4, dtype=np.int32), mask))
         content = texts[place] if texts else f"document {row}"
         messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": content}]
