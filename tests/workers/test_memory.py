@@ -45,7 +45,7 @@ def floors(config: AuditConfig, *, recompute: bool = False) -> dict[str, dict[st
     groups = fewest_groups(PARAMETERS)
     shapes = shapes_of(config, 3, PARAMETERS, groups, "float32")
     found = needs(shapes, plan, LENGTHS, {0: 5, 1: 2, 2: 1}, vocabulary=100, model=999, item=2, hidden=70)
-    return {need.stage: need.parts for need in found}
+    return {f"{need.stage} on the host" if need.on_host else need.stage: need.parts for need in found}
 
 
 def test_a_floor_counts_what_is_certain_by_part() -> None:
@@ -60,18 +60,20 @@ def test_a_floor_counts_what_is_certain_by_part() -> None:
         "gradients of a micro-batch": 4 * d * 2,
         "curvature sums": 4 * squares,
     }
-    assert found["eigenbases"] == {"curvature sums": 12 * squares}
-    assert found["curvature"] == {"eigenvectors": 4 * squares, "lambda": 16 * d}
-    assert found["dictionary"] == {"inner products of the documents": 16 * 9}
-    assert found["evidence"] == {
-        "inner products of the documents": 4 * 9,
-        "surrogates of the documents": 4 * 9 * 5,
-    }
-    assert sum(floors(AuditConfig(surrogates=0))["evidence"].values()) == 4 * 9
+    assert found["eigenbases on the host"] == {"curvature sums": 12 * squares}
+    assert found["curvature on the host"] == {"eigenvectors": 4 * squares, "lambda": 16 * d}
+    assert found["dictionary on the host"] == {"inner products of the documents": 16 * 9}
+    codes = {"codes of the documents": 8 * 3 * 3}
+    assert found["dictionary"] == {"inner products of the documents": 4 * 9} | codes
+    assert found["evidence"] == {"inner products of the documents, and of a surrogate": 4 * 9 * 2} | codes
+    alone = floors(AuditConfig(surrogates=0))
+    assert alone["evidence"] == {"inner products of the documents": 4 * 9} | codes
     sketched = floors(AuditConfig(exact_documents=1, sketch_columns=64))
-    assert sketched["dictionary"] == {"the sketch": 12 * 3 * 64}
+    assert sketched["dictionary on the host"] == {"the sketch": 12 * 3 * 64}
+    assert sketched["evidence"] == {"the sketch, and of a surrogate": 4 * 3 * 64 * 2} | codes
     cut = floors(AuditConfig(preconditioner="ekfac", components=3))
-    assert cut["dictionary"] == {"whitened rows": 12 * 3 * 15}
+    assert cut["dictionary on the host"] == {"whitened rows": 12 * 3 * 15}
+    assert cut["evidence"] == {"whitened rows, and of a surrogate": 4 * 3 * 15 * 2} | codes
 
 
 def test_recomputed_layers_hold_their_inputs_and_one_layer() -> None:
@@ -106,9 +108,9 @@ def test_what_a_gpu_and_its_host_hold_is_compared_with_what_is_free_on_either() 
     wanted = needs(shapes, plan, LENGTHS, {0: 5, 1: 2, 2: 1}, vocabulary=100, model=999, item=2)
     host = max(need.bytes for need in wanted if need.on_host)
     device = max(need.bytes for need in wanted if not need.on_host)
-    assert {need.stage: need.bytes for need in wanted if not need.on_host}["dictionary"] == 4 * 9
-    surrogates = [need.bytes for need in wanted if need.stage == "evidence"]
-    assert surrogates == [4 * 9 * 5]
+    codes = 8 * 3 * 3
+    fitted = {need.stage: need.bytes for need in wanted if not need.on_host}
+    assert (fitted["dictionary"], fitted["evidence"]) == (4 * 9 + codes, 4 * 9 * 2 + codes)
     require_memory(wanted, Free("cuda", device, host))
     with pytest.raises(InvalidInput, match=r"are free on the host: "):
         require_memory(wanted, Free("cuda", 2**40, host - 1))

@@ -19,6 +19,8 @@ GRAM_BYTES = 16
 """Bytes a pair of documents, while the dictionary's Gram matrix is made: float32 four times."""
 ROW_BYTES = 12
 """Bytes a value of the whitened rows, while they are joined and scaled."""
+CODE_BYTES = 8
+"""Bytes a document and atom of a fit: float32 codes, and products with the atoms."""
 
 
 @dataclass(frozen=True)
@@ -86,17 +88,18 @@ def needs(
         "components": ("whitened rows", ROW_BYTES, documents * shapes.whitened),
     }
     span, size, numbers = whitened[shapes.space]
-    found = [
+    # What the host has made of the documents goes to the device, and is fitted there.
+    at_once = 2 if shapes.surrogates else 1
+    fitted = {"codes of the documents": CODE_BYTES * documents * shapes.pieces}
+    fits = {f"{span}, and of a surrogate" if at_once > 1 else span: 4 * numbers * at_once} | fitted
+    return [
         Need("extract", extract),
         Need("eigenbases", {"curvature sums": 12 * sums}, on_host=True),
         Need("curvature", {"eigenvectors": 4 * squares, "lambda": 16 * shapes.gradient}, on_host=True),
         Need("dictionary", {span: size * numbers}, on_host=True),
+        Need("dictionary", {span: 4 * numbers} | fitted),
+        Need("evidence", fits),
     ]
-    own, surrogates = {span: 4 * numbers}, {"surrogates of the documents": 4 * numbers * shapes.surrogates}
-    if plan.device_kind == "cpu":
-        return [*found, Need("evidence", own | surrogates, on_host=True)]
-    # What the host has made of the documents goes to the device, and comes back of surrogates.
-    return [*found, Need("dictionary", own), Need("evidence", surrogates, on_host=True)]
 
 
 _ADVICE = {
@@ -104,7 +107,7 @@ _ADVICE = {
     "eigenbases": "an adapter of fewer or narrower layers",
     "curvature": "an adapter of fewer or narrower layers",
     "dictionary": "a smaller `exact_documents` or `sketch_columns`",
-    "evidence": "fewer `surrogates`, a smaller `exact_documents` or `sketch_columns`",
+    "evidence": "a smaller `exact_documents` or `sketch_columns`, or no `surrogates`",
 }
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from atomscope.bundle import Coefficients, layout, read_coefficients
 from atomscope.types.atoms import Evidence
+from atomscope.types.spec import AuditConfig
 from atomscope_workers.datasets.documents import TokenizedDocument, load_tokens
 from atomscope_workers.models.load import adapter_disabled
 from atomscope_workers.pipeline.batches import collate
@@ -37,7 +39,7 @@ from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.determinism import deterministic
 from atomscope_workers.stages.dictionary import read_dictionary
 from atomscope_workers.stages.inputs import lora_model, plan_device, read_plan, read_rows
-from atomscope_workers.stages.space import CPU, SpannedDocuments, spanned_documents
+from atomscope_workers.stages.space import SpannedDocuments, spanned_documents
 
 FOUND = "work/evidence.json"
 
@@ -52,6 +54,19 @@ class GroupFound(msgspec.Struct, kw_only=True, frozen=True):
 
     atoms: list[int]
     evidence: Evidence
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What the columns of one surrogate reach, (K,) each."""
+
+    tightness: NDArray[np.float64]
+    separation: NDArray[np.float64]
+
+
+T = TypeVar("T")
+ByKind = tuple[T, T]
+"""Of atoms, and of behaviours."""
 
 
 class Found(msgspec.Struct, kw_only=True, frozen=True):
@@ -83,38 +98,22 @@ def _run(ctx: StageContext, spanned: SpannedDocuments) -> UnitResult:
     own = group(span, stored_codes(ctx, spanned), stored_strengths(ctx, spanned), config)
     tree = hierarchy(own.kept, own.grouping)
     ctx.write_bytes(layout.HIERARCHY, msgspec.json.format(msgspec.json.encode(tree), indent=1))
-    others: list[Findings] = []
+    # Of each fit no more is kept than what it tells: all of it is as large as the audit's own.
+    others: list[ByKind[NDArray[np.float64]]] = []
     for number in range(1, config.fits):
         step()
-        others.append(find(span, config, config.seed + number))
-    null: list[tuple[Span, Findings]] = []
+        others.append(_matches(own, find(span, config, config.seed + number)))
+    null: list[ByKind[Chance]] = []
     for number in range(config.surrogates):
         step()
-        surrogate = turned(span, config.seed, f"surrogate/{number}")
-        # On the CPU until they are looked at again: a device holds one surrogate, not all of them.
-        null.append((surrogate.to(CPU), find(surrogate, config, config.seed)))
+        null.append(_surrogate(span, config, number))
     step()
-    text = _text_fit(ctx, spanned)
+    text = _text_fit(ctx, spanned, own)
     first = [first_documents(table, LOSS_DOCUMENTS) for table in (own.atoms, own.behaviours)]
     drops = _loss_drops(ctx, spanned, *first)
-    atoms = _evidence(
-        ctx,
-        span,
-        own.atoms,
-        [other.atoms for other in others],
-        [(surrogate, fitted.atoms) for surrogate, fitted in null],
-        text.atoms if text is not None else None,
-        drops[0],
-    )
-    behaviours = _evidence(
-        ctx,
-        span,
-        own.behaviours,
-        [other.behaviours for other in others],
-        [(surrogate, fitted.behaviours) for surrogate, fitted in null],
-        text.behaviours if text is not None else None,
-        drops[1],
-    )
+    told, matched, chance = text or (None, None), _each_kind(others), _each_kind(null)
+    atoms = _evidence(span, own.atoms, matched[0], chance[0], told[0], drops[0])
+    behaviours = _evidence(span, own.behaviours, matched[1], chance[1], told[1], drops[1])
     found = Found(
         atoms={int(index): item for index, item in zip(own.kept, atoms, strict=True)},
         behaviours=[
@@ -147,8 +146,34 @@ def _table(
     return found[spanned.used]
 
 
-def _text_fit(ctx: StageContext, spanned: SpannedDocuments) -> Findings | None:
-    """The same learner on the words of the documents; its rows are those of the span. None without words."""
+def _matches(own: Findings, other: Findings) -> ByKind[NDArray[np.float64]]:
+    """Cosines (K, L) of what was found with what another fit finds."""
+    return (
+        column_cosines(own.atoms.clip(min=0), other.atoms.clip(min=0)),
+        column_cosines(own.behaviours.clip(min=0), other.behaviours.clip(min=0)),
+    )
+
+
+def _surrogate(span: Span, config: AuditConfig, number: int) -> ByKind[Chance]:
+    """What the whole fit finds in documents that fall into no groups."""
+    surrogate = turned(span, config.seed, f"surrogate/{number}")
+    fitted = find(surrogate, config, config.seed)
+
+    def chance(table: NDArray[np.float64]) -> Chance:
+        pulled = pulls(surrogate, table)
+        return Chance(tightness(pulled, table), separation(pulled))
+
+    return chance(fitted.atoms), chance(fitted.behaviours)
+
+
+def _each_kind(found: Sequence[ByKind[T]]) -> tuple[list[T], list[T]]:
+    return [item[0] for item in found], [item[1] for item in found]
+
+
+def _text_fit(
+    ctx: StageContext, spanned: SpannedDocuments, own: Findings
+) -> ByKind[NDArray[np.float64]] | None:
+    """Agreement (K,) of what was found with the same learner on the documents' words; None without words."""
     config = ctx.spec.config
     rows = read_rows(ctx)
     physical = spanned.documents[spanned.used].tolist()
@@ -161,34 +186,30 @@ def _text_fit(ctx: StageContext, spanned: SpannedDocuments) -> Findings | None:
     span, used = found
     fitted = find(span.to(spanned.span.device), config, config.seed)
 
-    def spread(table: NDArray[np.float64]) -> NDArray[np.float64]:
-        whole = np.zeros((len(texts), table.shape[1]))
-        whole[used] = table
-        return whole
+    def agreement(table: NDArray[np.float64], of_words: NDArray[np.float64]) -> NDArray[np.float64]:
+        whole = np.zeros((len(texts), of_words.shape[1]))
+        whole[used] = of_words.clip(min=0)
+        return column_cosines(table.clip(min=0), whole).max(1, initial=0.0)
 
-    return replace(fitted, atoms=spread(fitted.atoms), behaviours=spread(fitted.behaviours))
+    return agreement(own.atoms, fitted.atoms), agreement(own.behaviours, fitted.behaviours)
 
 
 def _evidence(
-    ctx: StageContext,
     span: Span,
     table: NDArray[np.float64],
-    others: Sequence[NDArray[np.float64]],
-    null: Sequence[tuple[Span, NDArray[np.float64]]],
+    matches: Sequence[NDArray[np.float64]],
+    null: Sequence[Chance],
     text: NDArray[np.float64] | None,
     drops: Sequence[tuple[float | None, int]],
 ) -> list[Evidence]:
-    """Evidence of every column of a table (n, any) of codes or strengths; `null` holds the surrogates'."""
+    """Evidence of every column of a table (n, K) of strengths."""
     pulled = pulls(span, table)
     tight, stands_out, parted = tightness(pulled, table), prominence(pulled, table), separation(pulled)
-    null_pulled = [pulls(other_span, other) for other_span, other in null]
-    null_tight = [tightness(item, other) for item, (_, other) in zip(null_pulled, null, strict=True)]
+    null_tight = [item.tightness for item in null]
     centre = float(np.median(np.concatenate(null_tight))) if sum(map(len, null_tight)) else None
-    p = p_values(parted, np.concatenate([*(separation(item) for item in null_pulled), np.zeros(0)]))
+    p = p_values(parted, np.concatenate([*(item.separation for item in null), np.zeros(0)]))
     q = benjamini_hochberg(p)
-    positive = table.clip(min=0)
-    stable = stability([column_cosines(positive, other.clip(min=0)) for other in others]) if others else None
-    told = column_cosines(positive, text.clip(min=0)).max(1, initial=0.0) if text is not None else None
+    stable = stability(matches) if matches else None
     return [
         Evidence(
             tightness=float(tight[item]),
@@ -198,7 +219,7 @@ def _evidence(
             p_value=p[item],
             q_value=q[item],
             stability=float(stable[item]) if stable is not None else None,
-            text_agreement=float(told[item]) if told is not None else None,
+            text_agreement=float(text[item]) if text is not None else None,
             loss_drop=drops[item][0],
             n_loss_documents=drops[item][1],
         )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from atomscope.types.spec import AuditConfig
-from atomscope_workers.pipeline.dictionary import dictionary_size
+from atomscope_workers.pipeline.dictionary import dictionary_size, piece_count
 from atomscope_workers.pipeline.sketch import DIRECTIONS
 from atomscope_workers.pipeline.storage import GradientDtype, gradient_bytes
 from atomscope_workers.stages.retention import keeps_gradients
@@ -33,8 +33,10 @@ class Shapes:
     """In what they are stored."""
     keeps_gradients: bool = True
     keeps_sketch: bool = False
+    pieces: int = 0
+    """Atoms of a fit, before they are merged."""
     surrogates: int = 0
-    """Surrogate data sets, all of which the evidence holds at once."""
+    """Surrogate data sets, of which the evidence holds one at a time."""
 
     @property
     def gradient(self) -> int:
@@ -82,11 +84,13 @@ def shapes_of(
     dtype: GradientDtype,
 ) -> Shapes:
     """Shapes of an audit under these settings."""
+    atoms = dictionary_size(config.n_atoms, documents)
     return Shapes(
         documents=documents,
         parameters=dict(parameters),
         groups=dict(groups),
-        atoms=dictionary_size(config.n_atoms, documents),
+        atoms=atoms,
+        pieces=piece_count(config, atoms, documents),
         components=config.components,
         space=space_of(config, documents),
         sketch_columns=config.sketch_columns,
