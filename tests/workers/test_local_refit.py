@@ -26,7 +26,7 @@ from atomscope_workers.opened_audit import OpenedAudit
 from atomscope_workers.pipeline import plan
 from atomscope_workers.pipeline.batches import Batch
 from atomscope_workers.query import audited_rows
-from atomscope_workers.stages import evidence, extract
+from atomscope_workers.stages import evidence, extract, planning
 from tests.fixtures.corpus import write_corpus
 from tests.workers.datasets import conversing
 from tests.workers.local_runs import SMALL, Recorder, contents, partial, refit, request, run
@@ -78,6 +78,19 @@ def found(bundle: Path) -> dict[str, bytes]:
     del report["audit_id"], report["details"]["documents_extracted"]
     kept = {path: data for path, data in files.items() if path not in OWN}
     return kept | {"report": msgspec.json.encode(report)}
+
+
+def test_a_refit_that_cannot_fit_is_refused_before_it_fits(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = 16 * DOCUMENTS**2
+    monkeypatch.setattr(planning, "free_bytes", lambda device: needed)
+    assert refit(parent, tmp_path / "one", fits=1, surrogates=0).is_dir()
+    monkeypatch.setattr(planning, "free_bytes", lambda device: needed - 1)
+    with pytest.raises(InvalidInput, match=r"`dictionary` needs at least .* free on cpu: inner") as caught:
+        refit(parent, tmp_path / "two", fits=1, surrogates=0)
+    assert caught.value.code == "not_enough_memory"
+    assert not (tmp_path / "two").exists()
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,16 @@ def needs(
         "gradients of a micro-batch": 4 * shapes.gradient * max(map(len, batches)),
         "curvature sums": 4 * sums,
     }
+    return [
+        Need("extract", extract),
+        Need("eigenbases", {"curvature sums": 12 * sums}, on_host=True),
+        Need("curvature", {"eigenvectors": 4 * squares, "lambda": 16 * shapes.gradient}, on_host=True),
+        *fit_needs(shapes),
+    ]
+
+
+def fit_needs(shapes: Shapes) -> list[Need]:
+    """Floors of the stages that fit, of a refit too."""
     documents = shapes.documents
     whitened = {
         "gram": ("inner products of the documents", GRAM_BYTES, documents**2),
@@ -93,9 +103,6 @@ def needs(
     fitted = {"codes of the documents": CODE_BYTES * documents * shapes.pieces}
     fits = {f"{span}, and of a surrogate" if at_once > 1 else span: 4 * numbers * at_once} | fitted
     return [
-        Need("extract", extract),
-        Need("eigenbases", {"curvature sums": 12 * sums}, on_host=True),
-        Need("curvature", {"eigenvectors": 4 * squares, "lambda": 16 * shapes.gradient}, on_host=True),
         Need("dictionary", {span: size * numbers}, on_host=True),
         Need("dictionary", {span: 4 * numbers} | fitted),
         Need("evidence", fits),

@@ -95,6 +95,12 @@ class PlannedPass:
         )
 
 
+def free_memory(device: torch.device) -> Free:
+    """What is free on a device and its host at this moment."""
+    there = free_bytes(device)
+    return Free(device.type, there, there if device.type == "cpu" else free_host_bytes())
+
+
 def fits_recomputed_alone(made: PlannedPass, architecture: PreTrainedModel, token_budget: int) -> bool:
     """Whether the audit fits this device only if layers are recomputed, by what is certain of its memory.
 
@@ -108,8 +114,7 @@ def fits_recomputed_alone(made: PlannedPass, architecture: PreTrainedModel, toke
     shapes = shapes_of(
         spec.config, len(made.tokens), made.parameters, fewest_groups(made.parameters), gradients
     )
-    there = free_bytes(device)
-    free = Free(device.type, there, there if device.type == "cpu" else free_host_bytes())
+    free = free_memory(device)
 
     def wanted(recompute: bool) -> list[Need]:
         return needs(

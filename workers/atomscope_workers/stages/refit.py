@@ -15,13 +15,17 @@ from atomscope.errors import InvalidInput
 from atomscope.types.atoms import AuditReport, DocumentRecord
 from atomscope.types.bundle import Plan, ShardPlan, StoredShard
 from atomscope_workers.labels.settings import required_label_settings
+from atomscope_workers.memory import fit_needs, require_memory
 from atomscope_workers.models.device import choose_device
+from atomscope_workers.models.headers import read_header
 from atomscope_workers.pipeline.plan import loss_sample
 from atomscope_workers.stages.arrays import MORE_LOSSES, Losses, load_losses, save_losses
 from atomscope_workers.stages.context import Parent, StageContext, UnitResult
-from atomscope_workers.stages.inputs import write_plan
+from atomscope_workers.stages.inputs import plan_gradient_dtype, write_plan
+from atomscope_workers.stages.planning import free_memory
 from atomscope_workers.stages.retention import require_kept
 from atomscope_workers.stages.rows import ROWS, StoredRow
+from atomscope_workers.stages.sizes import fewest_groups, shapes_of
 from atomscope_workers.stages.space import space_of
 from atomscope_workers.stages.versions import software_versions
 from atomscope_workers.stages.warned import keep, kept
@@ -38,7 +42,8 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
     """`validate`: the parent's plan, documents and adapter, under the refit's own spec.
 
     Raises `InvalidInput`: `old_bundle` where it was made before there were refits, `gradients_not_kept` and
-    `gradients_missing` where its gradients, or the sketch of them, were not kept or are gone.
+    `gradients_missing` where its gradients, or the sketch of them, were not kept or are gone, and
+    `not_enough_memory` where the fits certainly do not fit this machine.
     """
     if ctx.spec.config.labels:
         required_label_settings(os.environ)
@@ -66,6 +71,7 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
     for path in (*_NEEDED[1:], *(path for path in _KEPT if parent.holds(path))):
         ctx.adopt(path)
     warnings = _warnings(parent)
+    _require_room(ctx, plan)
     device = choose_device().type
     if device != plan.device_kind:
         warnings.append(f"the gradients were extracted on {plan.device_kind}, and fitted on {device}")
@@ -79,6 +85,14 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
     ctx.write_bytes(layout.SPEC, msgspec.json.format(msgspec.json.encode(spec), indent=1))
     ctx.progress(plan.n_documents, plan.n_documents, "documents")
     return UnitResult(shards=len(plan.shards), documents=plan.n_documents, summary={"warnings": warnings})
+
+
+def _require_room(ctx: StageContext, plan: Plan) -> None:
+    header = read_header(ctx.read(layout.ADAPTER_WEIGHTS), layout.ADAPTER_WEIGHTS)
+    parameters = {name: (item.shape[0], item.shape[-1]) for name, item in header.items()}
+    groups = fewest_groups(parameters)
+    shapes = shapes_of(ctx.spec.config, plan.n_documents, parameters, groups, plan_gradient_dtype(plan))
+    require_memory(fit_needs(shapes), free_memory(choose_device()))
 
 
 def _read_later(ctx: StageContext, plan: Plan) -> list[str]:
