@@ -59,13 +59,32 @@ def test_every_allowed_architecture_is_known_to_transformers() -> None:
         assert MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type] == architecture
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pkl", "consolidated.00.pth"])
-def test_pickled_weights_are_refused_and_never_unpickled(base: Path, tmp_path: Path, name: str) -> None:
-    (base / name).write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
+PICKLES = ["pytorch_model.bin", "model.pt", "weights.pkl", "original/consolidated.00.pth"]
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_pickled_weights_alone_are_refused_and_never_unpickled(base: Path, tmp_path: Path, name: str) -> None:
+    (base / "model.safetensors").unlink()
+    _pickle(base / name, tmp_path)
     with pytest.raises(InvalidInput) as caught:
         check_base(base)
     assert refused(caught, "pickle_weights") == (name, None)
     assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_pickled_weights_beside_safetensors_are_let_be_and_never_unpickled(
+    base: Path, tmp_path: Path, name: str
+) -> None:
+    _pickle(base / name, tmp_path)
+    load_base(check_base(base), dtype=torch.float32, device=CPU)
+    load_tokenizer(base)
+    assert not (tmp_path / "exploded").exists()
+
+
+def _pickle(path: Path, folder: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(pickle.dumps(Bomb(folder / "exploded")))
 
 
 def test_what_a_trainer_leaves_beside_the_weights_is_let_be(base: Path) -> None:

@@ -27,7 +27,7 @@ PICKLE_WEIGHTS = (
 """Names under which pickled weights are kept."""
 
 TRAINER_STATE = ("optimizer*.pt", "scheduler*.pt", "rng_state*.pth", "scaler*.pt", "training_args.bin")
-"""What a trainer leaves beside the weights: never opened, so it does no harm."""
+"""What a trainer leaves beside the weights, and no weights."""
 
 
 def refuse(code: str, message: str, *, file: str | None = None, field: str | None = None) -> InvalidInput:
@@ -40,8 +40,9 @@ def refuse(code: str, message: str, *, file: str | None = None, field: str | Non
 def check_folder(folder: Path) -> list[str]:
     """The names of all files of `folder` (POSIX, relative, sorted), none of them opened.
 
-    Raises `InvalidInput`: `missing_file` where it is no folder, `unsafe_file` for a link that leads out
-    of the folder or anything that is not a regular file, `pickle_weights` for weights in a pickle format.
+    Pickled weights beside safetensors, as hubs give many models, are let be: unread they do no harm. Raises
+    `InvalidInput`: `missing_file` where it is no folder, `unsafe_file` for a link that leads out of the
+    folder or anything that is not a regular file, `pickle_weights` where all weights are in a pickle format.
     """
     if not folder.is_dir():
         raise refuse(
@@ -57,6 +58,12 @@ def check_folder(folder: Path) -> list[str]:
         if not path.is_file():
             raise refuse("unsafe_file", "only regular files are accepted", file=name)
         names.append(name)
+    if not any("/" not in name and name.endswith(".safetensors") for name in names):
+        _refuse_pickles(names)
+    return names
+
+
+def _refuse_pickles(names: Iterable[str]) -> None:
     for name in names:
         base = name.rsplit("/", 1)[-1].lower()
         if any(fnmatch(base, pattern) for pattern in TRAINER_STATE):
@@ -64,10 +71,9 @@ def check_folder(folder: Path) -> list[str]:
         if any(fnmatch(base, pattern) for pattern in PICKLE_WEIGHTS):
             raise refuse(
                 "pickle_weights",
-                "weights in a pickle format are never read; convert them to safetensors and remove this file",
+                "weights in a pickle format are never read; convert them to safetensors",
                 file=name,
             )
-    return names
 
 
 def check_plain_files(folder: Path, names: Iterable[str]) -> None:
@@ -85,7 +91,9 @@ def check_plain_files(folder: Path, names: Iterable[str]) -> None:
 def _check_link(path: Path, root: Path, name: str) -> None:
     if path.is_symlink() and not path.resolve().is_relative_to(root):
         raise refuse(
-            "unsafe_file", "a link leads out of the folder; put the file itself in its place", file=name
+            "unsafe_file",
+            "a link leads out of the folder; put the file itself in its place (`cp -rL` copies a folder so)",
+            file=name,
         )
 
 
