@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atomscope_workers.pipeline.batches import collate
-from atomscope_workers.pipeline.budget import LEAST, PRECISION, STEP, largest_budget, probe_documents
+from atomscope_workers.pipeline.budget import (
+    LEAST,
+    PRECISION,
+    STEP,
+    largest_budget,
+    probe_documents,
+    round_budget,
+)
 
 MOST = 2**17
 
@@ -74,3 +81,14 @@ def test_probes_fill_the_budget_with_targets_but_never_a_shard(tokens: int, leng
     assert batch.input_ids.shape == (count, length)
     assert len(batch.targets) == count * (length - 1)
     assert int(batch.input_ids.max()) < 61
+
+
+@given(st.integers(LEAST, 2 * MOST))
+def test_a_rounded_budget_is_one_of_two_an_octave_and_never_above_what_fits(found: int) -> None:
+    rounded = round_budget(found)
+    assert found * 2 / 3 < rounded <= found
+    assert rounded in {base * 2**power for base in (2, 3) for power in range(20)}
+
+
+def test_no_budget_is_rounded_below_the_least() -> None:
+    assert round_budget(LEAST - 1) == LEAST

@@ -27,7 +27,7 @@ from atomscope.errors import InvalidInput
 from atomscope_workers.models.device_memory import free_bytes, measured_peak, size_text
 from atomscope_workers.models.lora import LoraModel
 from atomscope_workers.pipeline.batches import collate
-from atomscope_workers.pipeline.budget import LEAST, largest_budget, probe_documents
+from atomscope_workers.pipeline.budget import LEAST, largest_budget, probe_documents, round_budget
 from atomscope_workers.pipeline.factors import FactorSums
 from atomscope_workers.pipeline.gradients import gradient_pass
 from atomscope_workers.stages.determinism import deterministic
@@ -39,7 +39,7 @@ MOST = {"cpu": 4096, "cuda": 131_072}
 """Largest budget that is tried; on a CPU larger batches are no faster."""
 SHARE = {"cpu": 0.5, "cuda": 0.8}
 """Of what is free on a host, others may want the rest; of what a GPU took, its memory breaks into pieces."""
-_VERSION = 2
+_VERSION = 3
 
 Attempt = Callable[[int, bool], int]
 """Runs batches of so many tokens, layers recomputed or not; as `pipeline.budget.Attempt`."""
@@ -138,7 +138,9 @@ def _largest(
         return int(free_bytes(device) * share)
 
     found = largest_budget(attempt, most=most, room=room if kind == "cpu" else None)
-    return max(LEAST, int(found * share)) if kind == "cuda" and found is not None and found < most else found
+    if found is None or found == most:
+        return found
+    return round_budget(int(found * share) if kind == "cuda" else found)
 
 
 def _facts(
