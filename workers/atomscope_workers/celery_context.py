@@ -82,6 +82,10 @@ class StoreContext:
         return len(msgspec.json.decode(self.read(layout.PLAN).read_bytes(), type=Plan).shards)
 
     @property
+    def outputs_folder(self) -> Path | None:
+        return self._store.local_path(self._own)
+
+    @property
     def parent(self) -> Parent | None:
         return self._parent
 

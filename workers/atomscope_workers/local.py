@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -69,6 +70,12 @@ class LocalContext:
     max_rows: int = MAX_ROWS
     parent: Parent | None = None
     written: list[str] = field(default_factory=list[str])
+    out: Path | None = None
+    """Where outputs would lie, of an audit that is only tried."""
+
+    @property
+    def outputs_folder(self) -> Path:
+        return self.out or self.work
 
     def input(self, ref: InputRef) -> Path:
         return Path(ref.location)
@@ -286,7 +293,7 @@ class InProcess:
         return refit_local(request, on_progress)
 
     def estimate(self, request: LocalRun) -> Estimate:
-        return estimate_audit(local_spec(request), _validating)
+        return estimate_audit(local_spec(request), partial(_validating, request.out))
 
     def attribute(
         self, bundle: Bundle, base_model: Path, query: AttributionQuery, on_progress: OnSteps
@@ -299,8 +306,8 @@ class InProcess:
         return evaluate(OpenedAudit(bundle, base_model, on_progress), query)
 
 
-def _validating(spec: AuditSpec, work: Path) -> LocalContext:
-    """The context of `validate` alone, all its files under `work`."""
+def _validating(out: Path, spec: AuditSpec, work: Path) -> LocalContext:
+    """The context of `validate` alone, its files under `work`, of an audit whose bundle would be `out`."""
     scratch = work / "scratch"
     scratch.mkdir()
     return LocalContext(
@@ -311,4 +318,5 @@ def _validating(spec: AuditSpec, work: Path) -> LocalContext:
         scratch=scratch,
         work=work,
         tell=lambda done, total, unit: None,
+        out=out.expanduser().absolute(),
     )

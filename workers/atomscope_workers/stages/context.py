@@ -85,6 +85,11 @@ class StageContext(Protocol):
         ...
 
     @property
+    def outputs_folder(self) -> Path | None:
+        """Where outputs will lie on this machine's disk; None where they go over a network."""
+        ...
+
+    @property
     def parent(self) -> Parent | None:
         """Of a refit, the audit that it is a refit of."""
         ...

@@ -39,6 +39,7 @@ from atomscope_workers.models.device import choose_device, choose_dtype
 from atomscope_workers.models.load import CheckedParts, check_fit
 from atomscope_workers.pipeline.budget import LEAST
 from atomscope_workers.stages.context import StageContext, UnitResult
+from atomscope_workers.stages.disk import require_disk
 from atomscope_workers.stages.inputs import kept_model, write_plan
 from atomscope_workers.stages.limits import check_vocabulary, length_limit
 from atomscope_workers.stages.planning import PlannedPass, fits_recomputed_alone
@@ -105,6 +106,7 @@ def run(ctx: StageContext) -> UnitResult:
         ctx.checkpoint,
     )
     plan, shards = made.plan(PassSize(size.token_budget, size.recompute or recompute))
+    require_disk(ctx, plan, shards, made.n_parameters, len(parameters))
     ctx.write_bytes(layout.SHARDS, msgspec.json.encode(shards))
     _write(ctx, base, adapter, documents)
     _write_shards(ctx, plan, shards, made.tokens)

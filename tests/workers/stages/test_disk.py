@@ -1,0 +1,114 @@
+"""Gradients that certainly do not fit the disk are told of before the first is written."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from atomscope.errors import InvalidInput
+from atomscope.types.bundle import StoredShard
+from atomscope.types.spec import AuditConfig
+from atomscope_workers.local import InProcess
+from atomscope_workers.pipeline.plan import make_plan
+from atomscope_workers.stages import disk
+from atomscope_workers.stages.disk import require_disk
+from tests.fixtures.corpus import write_corpus
+from tests.workers.local_runs import partial, request, run
+from tests.workers.stages.units import a_spec
+
+DOCUMENTS = 10
+PARAMETERS = 1000
+MODULES = 3
+DISKS = {"scratch": Path("/scratch"), "outputs": Path("/outputs")}
+
+
+@dataclass
+class Unit:
+    """As much of a unit's context as is looked at."""
+
+    outputs_folder: Path | None
+    config: AuditConfig = field(default_factory=AuditConfig)
+    scratch: Path = DISKS["scratch"]
+
+    @property
+    def spec(self) -> Any:
+        return a_spec(self.config)
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> dict[Path, int]:
+    """Bytes free in each folder; there is none in any other."""
+    found: dict[Path, int] = {}
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=found.get(path, 0)))
+    monkeypatch.setattr(disk, "_existing", lambda folder: folder)
+    return found
+
+
+def check(unit: Unit, stored: list[str | None], *, dtype: Any = "float32") -> None:
+    lengths = dict.fromkeys(range(DOCUMENTS), 8)
+    plan = make_plan(
+        lengths, lengths, n_rows=DOCUMENTS, token_budget=16, shard_documents=4, compute_dtype="float32",
+        device_kind="cpu", gradient_dtype=dtype,
+    )  # fmt: skip
+    assert [len(shard.documents) for shard in plan.shards] == [4, 4, 2]
+    shards = [StoredShard(name=str(place), location=at) for place, at in enumerate(stored)]
+    require_disk(unit, plan, shards, PARAMETERS, MODULES)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "config", "stored", "dtype", "needed"),
+    [
+        ("outputs", {}, [], "float32", 10 * 4 * PARAMETERS),
+        ("outputs", {}, [], "float16", 10 * (2 * PARAMETERS + 4 * MODULES)),
+        ("outputs", {}, ["there/", None, "there/"], "float32", 4 * 4 * PARAMETERS),
+        (None, {}, [None, None, None], "float32", 10 * 4 * PARAMETERS),
+        (None, {}, ["there/", None, None], "float32", 10 * 4 * PARAMETERS),
+        (None, {"exact_documents": 5}, [None, None, None], "float32", 4 * 4 * PARAMETERS),
+    ],
+    ids=["all", "half as large", "what is new", "exact", "exact, of others too", "a shard at a time"],
+)
+def test_what_the_disk_must_hold_is_compared_with_what_is_free_there(
+    free: dict[Path, int],
+    outputs: str | None,
+    config: dict[str, Any],
+    stored: list[str | None],
+    dtype: str,
+    needed: int,
+) -> None:
+    unit = Unit(DISKS[outputs] if outputs else None, AuditConfig(**config))
+    free[DISKS[outputs or "scratch"]] = needed
+    check(unit, stored, dtype=dtype)
+    free[DISKS[outputs or "scratch"]] = needed - 1
+    with pytest.raises(InvalidInput, match=f"in {dtype}, and .* free where they are written") as caught:
+        check(unit, stored, dtype=dtype)
+    assert caught.value.code == "not_enough_disk"
+    assert ("`gradients: float16`" in caught.value.detail) == (dtype == "float32")
+
+
+def test_a_folder_that_is_to_be_made_lies_on_the_disk_of_the_one_above(tmp_path: Path) -> None:
+    assert disk._existing(tmp_path / "a" / "b") == tmp_path
+
+
+def test_a_local_audit_without_room_is_refused_before_a_gradient_is_written(
+    tiny_llama: Path, plain_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_of: list[Path] = []
+
+    def usage(path: Path) -> SimpleNamespace:
+        asked_of.append(path)
+        return SimpleNamespace(free=1000)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    asked = request(tiny_llama, plain_adapter, write_corpus(tmp_path / "a.jsonl", 4), tmp_path / "out")
+    for ask in (run, InProcess().estimate):
+        with pytest.raises(InvalidInput, match="the gradients of 4 documents take") as caught:
+            ask(asked)
+        assert caught.value.code == "not_enough_disk"
+    assert all(path.is_relative_to(tmp_path) for path in asked_of), "an estimate asks of the bundle's disk"
+    assert not (tmp_path / "out").exists()
+    assert not list(partial(tmp_path / "out").rglob("gradients/*"))
