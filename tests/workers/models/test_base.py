@@ -169,7 +169,7 @@ def test_positions_that_depend_on_the_documents_beside_are_refused(base: Path, f
     [
         ("MixtralForCausalLM", "mixtral"),
         ("Qwen3MoeForCausalLM", "qwen3_moe"),
-        ("Gemma3ForConditionalGeneration", "gemma3"),
+        ("LlavaForConditionalGeneration", "llava"),
         ("GptOssForCausalLM", "gpt_oss"),
     ],
 )

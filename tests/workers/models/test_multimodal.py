@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -11,11 +14,17 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
+import atomscope
+from atomscope.bundle import layout
 from atomscope.errors import InvalidInput
 from atomscope.steering import Source, Target, norm, read_tensors, steer_folder
+from atomscope_workers.models.base import build_meta_base, check_base, load_base
 from atomscope_workers.models.load import load_lora_model
 from tests.fixtures.architectures import ARCHITECTURES
-from tests.workers.models.damage import copy_of
+from tests.fixtures.corpus import write_corpus
+from tests.workers.local_runs import SMALL, run
+from tests.workers.local_runs import request as asked
+from tests.workers.models.damage import copy_of, edit_json, refused
 from tests.workers.models.reference import CPU, check_gradients, documents, logits, lora_weights, peft_model
 
 UNSLOTH = (
@@ -50,7 +59,81 @@ def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.lm_head.load_state_dict(inner.lm_head.state_dict())
     folder = tmp_path_factory.mktemp("whole")
     model.save_pretrained(folder)
+    for path in text.iterdir():
+        if not (folder / path.name).exists():  # what belongs to the tokenizer
+            shutil.copy(path, folder)
     return folder
+
+
+@pytest.fixture(scope="module", params=["older names", "newer names"])
+def hub(whole: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The multimodal model under the names of either kind of file, and its seeing part as it is."""
+    if request.param == "older names":
+        return whole
+    folder = copy_of(whole, tmp_path_factory.mktemp("newer") / "base")
+    path = folder / "model.safetensors"
+    renamed = {
+        name.replace("language_model.model.", "model.language_model.")
+        .replace("language_model.lm_head.", "lm_head.")
+        .replace("vision_tower.", "model.vision_tower.")
+        .replace("multi_modal_projector.", "model.multi_modal_projector."): tensor
+        for name, tensor in load_file(path).items()
+    }
+    assert "model.language_model.embed_tokens.weight" in renamed
+    save_file(renamed, path, {"format": "pt"})
+    return folder
+
+
+def test_of_a_multimodal_base_the_text_model_is_loaded_to_the_bit(text: Path, hub: Path) -> None:
+    base = check_base(hub)
+    assert (base.architecture, base.multimodal) == ("Gemma3ForCausalLM", True)
+    assert set(base.tensors).isdisjoint({name for name in base.tensors if "vision" in name})
+    found, alone = (load_base(item, dtype=torch.float32, device=CPU) for item in (base, check_base(text)))
+    assert type(found) is type(alone)
+    states = found.state_dict(), alone.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
+    names = {name for name, _ in build_meta_base(base).named_parameters()}
+    assert names == {name for name, _ in alone.named_parameters()}
+
+
+def test_a_multimodal_base_is_audited_and_its_bundle_tells_of_the_text_model(
+    hub: Path, adapter: Path, tmp_path: Path
+) -> None:
+    data = write_corpus(tmp_path / "train.jsonl", 8)
+    config = msgspec.structs.replace(SMALL, fits=1, surrogates=0)
+    out = run(asked(hub, adapter, data, tmp_path / "out", config))
+    bundle = atomscope.open(out)
+    assert json.loads(bundle.file(layout.BASE_CONFIG).read_bytes())["model_type"] == "gemma3_text"
+    assert bundle.steer({bundle.atoms[0].index: 0.1}, format="gguf")
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"text_config": None}, "invalid_config"),
+        ({"text_config": {"model_type": "llama"}}, "unsupported_architecture"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantized_model"),
+        ({"architectures": ["PaliGemmaForConditionalGeneration"]}, "unsupported_architecture"),
+    ],
+)
+def test_what_is_no_text_model_within_is_refused(
+    whole: Path, tmp_path: Path, change: dict[str, object], code: str
+) -> None:
+    folder = copy_of(whole, tmp_path / "base")
+    edit_json(folder / "config.json", **change)
+    with pytest.raises(InvalidInput) as caught:
+        check_base(folder)
+    assert caught.value.code == code
+
+
+def test_a_tensor_of_neither_part_is_refused(whole: Path, tmp_path: Path) -> None:
+    folder = copy_of(whole, tmp_path / "base")
+    path = folder / "model.safetensors"
+    save_file(load_file(path) | {"audio_tower.weight": torch.ones(2)}, path, {"format": "pt"})
+    with pytest.raises(InvalidInput) as caught:
+        load_base(check_base(folder), dtype=torch.float32, device=CPU)
+    assert refused(caught, "base_weights_mismatch") == ("model.safetensors", "audio_tower.weight")
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from atomscope_workers.models.attention import attention_of
 from atomscope_workers.models.device_memory import free_bytes, free_host_bytes, size_text
 from atomscope_workers.models.folder import check_folder, check_no_remote_code, read_json_object, refuse
 from atomscope_workers.models.headers import TensorInfo, read_header
+from atomscope_workers.models.multimodal import TEXT_KEYS, WHOLE, is_beside, text_config
 from atomscope_workers.models.offload import FITS, Placement, placement
 from atomscope_workers.models.positions import check_positions
 from atomscope_workers.models.quantized import check_full_precision
@@ -56,7 +58,9 @@ class CheckedBase:
     folder: Path
     config: PretrainedConfig
     tensors: dict[str, TensorInfo]
-    """Of all its safetensors files, by name."""
+    """Of all its safetensors files, by name; of a multimodal model those of its text model."""
+    multimodal: bool = False
+    """Whether the folder holds a multimodal model, of which the base is the text model."""
 
     @property
     def architecture(self) -> str:
@@ -73,7 +77,9 @@ def check_base(folder: Path) -> CheckedBase:
     folder = folder.resolve()
     check_no_remote_code(folder, names)
     raw = read_json_object(folder, "config.json")
-    _check_architecture(raw)
+    text = text_config(raw)
+    check_full_precision(raw)
+    _check_architecture(raw if text is None else text)
     if not any(name in names for name in _TOKENIZER_FILES[:3]):
         raise refuse("missing_file", "the tokenizer of the base model is needed", file=_TOKENIZER_FILES[0])
     tensors = _check_weights(folder)
@@ -83,7 +89,12 @@ def check_base(folder: Path) -> CheckedBase:
         raise refuse(
             "invalid_config", f"transformers cannot read it ({_first_line(error)})", file="config.json"
         ) from error
-    return CheckedBase(folder=folder, config=config, tensors=tensors)
+    if text is None:
+        return CheckedBase(folder=folder, config=config, tensors=tensors)
+    config = config.text_config
+    config.architectures = text["architectures"]
+    inner = {name: info for name, info in tensors.items() if not is_beside(name)}
+    return CheckedBase(folder=folder, config=config, tensors=inner, multimodal=True)
 
 
 def load_base(base: CheckedBase, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
@@ -106,13 +117,14 @@ def load_base(base: CheckedBase, *, dtype: torch.dtype, device: torch.device) ->
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are named below
             device_map=None if placed is None else placed.places,
+            key_mapping=TEXT_KEYS if base.multimodal else None,
         )
     except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
         raise refuse(
             "invalid_config", f"the model cannot be built ({_first_line(error)})", file="config.json"
         ) from error
     model: PreTrainedModel = loaded[0]
-    _check_loading(loaded[1])
+    _check_loading(loaded[1], is_beside if base.multimodal else lambda _: False)
     model.requires_grad_(False)
     if placed is None:
         torch.nn.Module.to(model, device)
@@ -195,7 +207,7 @@ def _check_architecture(raw: dict[str, Any]) -> None:
         raise refuse(
             "unsupported_architecture",
             f"{architectures!r} (model_type {raw.get('model_type')!r}) is not accepted; "
-            f"one of {', '.join(ARCHITECTURES)} is",
+            f"one of {', '.join([*ARCHITECTURES, *WHOLE])} is",
             file="config.json",
             field="architectures",
         )
@@ -237,13 +249,14 @@ def _check_weights(folder: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
-def _check_loading(info: dict[str, Any]) -> None:
+def _check_loading(info: dict[str, Any], is_let_be: Callable[[str], bool]) -> None:
     for kind, message in (
         ("missing_keys", "the weights lack this tensor of the architecture"),
         ("unexpected_keys", "the architecture has no such tensor"),
         ("mismatched_keys", "its shape is not the architecture's"),
     ):
-        keys = sorted(str(item[0] if isinstance(item, tuple) else item) for item in info.get(kind) or ())
+        named = [str(item[0] if isinstance(item, tuple) else item) for item in info.get(kind) or ()]
+        keys = sorted(name for name in named if kind != "unexpected_keys" or not is_let_be(name))
         if keys:
             raise refuse(
                 "base_weights_mismatch", f"{message} ({len(keys)} in all)", file=WEIGHTS, field=keys[0]

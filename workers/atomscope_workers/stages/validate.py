@@ -246,7 +246,10 @@ def _write(ctx: StageContext, base: CheckedBase, adapter: CheckedAdapter, docume
     ctx.write(layout.ADAPTER_WEIGHTS, adapter.folder / adapters.WEIGHTS)
     if (template := template_file(adapter.folder)) is not None:
         ctx.write(layout.ADAPTER_TEMPLATE, template)
-    ctx.write(layout.BASE_CONFIG, base.folder / "config.json")
+    if base.multimodal:
+        ctx.write_bytes(layout.BASE_CONFIG, base.config.to_json_string(use_diff=False).encode())
+    else:
+        ctx.write(layout.BASE_CONFIG, base.folder / "config.json")
     ctx.write_bytes(layout.DROPPED, _json(documents.dropped))
 
 
