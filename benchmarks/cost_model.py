@@ -134,7 +134,8 @@ def main() -> None:
             each = (
                 computing / gpus,
                 writing / gpus,
-                max(computing, writing) / gpus,
+                # A worker sends a shard when its passes are done, and takes the next when it is sent.
+                (computing + writing) / gpus,
                 2 * turning / gpus,
                 vectors / gpus,
             )
