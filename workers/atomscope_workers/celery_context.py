@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -45,12 +46,15 @@ class StoreContext:
         scratch: Path,
         progress: Callable[[int, int, str], None],
         checkpoint: Callable[[], None],
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        """`waiting` is entered while this unit waits for files to be fetched or sent."""
         self._store = store
         self._order = order
         self._sources = UnitSources(store, order)
         self._progress = progress
         self._checkpoint = checkpoint
+        self._waiting = waiting
         self._own = layout.unit_prefix(order.work_prefix, order.stage, order.index, order.fence)
         self._written: list[str] = []
         self._entry: dict[str, StoredFile] = {}
@@ -120,11 +124,12 @@ class StoreContext:
 
     def own_sources(self) -> dict[str, str]:
         """The same for what this unit has written, once that is in the store."""
-        self._uploads.finish()
+        self._sent()
         return {path: self._own + path for path in self._written}
 
     def input(self, ref: InputRef) -> Path:
-        return fetched_input(self._store, ref)
+        with self._waiting():
+            return fetched_input(self._store, ref)
 
     def read(self, path: str) -> Path:
         if self.stage == "extract" and path == layout.shard_facts(self.index):
@@ -136,7 +141,8 @@ class StoreContext:
             return local
         target = self._inputs / path
         if not target.exists():
-            self._store.get_file(key, target)
+            with self._waiting():
+                self._store.get_file(key, target)
         return target
 
     def read_range(self, path: str, start: int, length: int) -> bytearray:
@@ -157,7 +163,12 @@ class StoreContext:
         if self._store.local_path(key) is not None:
             self._send(key, source, name)
             return
-        self._uploads.add(partial(self._send, key, self._taken(source), name))
+        with self._waiting():  # for room among those that are being sent
+            self._uploads.add(partial(self._send, key, self._taken(source), name))
+
+    def _sent(self) -> None:
+        with self._waiting():
+            self._uploads.finish()
 
     def _taken(self, source: Path) -> Path:
         """The file out of the stage's reach, which may write another one of its name; inputs stay."""
@@ -209,7 +220,7 @@ class StoreContext:
 
         Raises `StoreError` when one of them could not be written; nothing is committed then.
         """
-        self._uploads.finish()
+        self._sent()
         if self._entry:
             key = f"{self._sources.shard_prefix(self.index, self._order.fence)}{layout.ENTRY}"
             self._store.put_bytes(key, msgspec.json.encode(Entry(files=self._entry)))

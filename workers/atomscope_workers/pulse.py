@@ -7,7 +7,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -38,7 +39,7 @@ TELL_SECONDS = 1.0
 PERSIST_SECONDS = 300.0
 """How long the end of a unit is told to a broker that does not answer, before the unit is given up."""
 STALL_SECONDS = 3_600.0
-"""How long a shard may stand still, by default, before its worker ends."""
+"""How long a shard may stand still, by default, before its worker ends; while files are sent it does not."""
 STALLED = 70
 """Exit status of a worker whose shard stood still."""
 _AGAIN_SECONDS = 0.5
@@ -131,6 +132,7 @@ class Pulse:
         self._closing = closing
         self._stalled = stalled
         self._moved = time.monotonic()
+        self._waiting = False
         self._lock = threading.Lock()
         self._sequence = 0
         self._counts = _NO_COUNTS
@@ -178,6 +180,16 @@ class Pulse:
         self._moved = time.monotonic()
         self._counts = (done, total, unit)
 
+    @contextmanager
+    def waiting(self) -> Generator[None]:
+        """While files go over a network, which has limits of its own: nothing stands still meanwhile."""
+        self._waiting = True
+        try:
+            yield
+        finally:
+            self._moved = time.monotonic()
+            self._waiting = False
+
     def checkpoint(self) -> None:
         """Raise `Stopped` when the audit is canceled, the fence is not live, or the worker is closing."""
         self._moved = time.monotonic()
@@ -207,7 +219,7 @@ class Pulse:
 
     def _stands_still(self) -> bool:
         still, allowed = time.monotonic() - self._moved, self._lease.stall_seconds
-        if allowed is None or still <= allowed:
+        if allowed is None or self._waiting or still <= allowed:
             return False
         logger.error("%s has stood still for %.0f s: it is given up", self._lease.subject, still)
         return True

@@ -195,7 +195,9 @@ def _run(
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="atomscope-unit-"))
         ctx = stack.enter_context(
-            closing(StoreContext(store, order, Path(scratch), pulse.progress, pulse.checkpoint))
+            closing(
+                StoreContext(store, order, Path(scratch), pulse.progress, pulse.checkpoint, pulse.waiting)
+            )
         )
         pulse.checkpoint()
         result = stages[order.stage](ctx)

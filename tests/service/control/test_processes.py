@@ -164,7 +164,7 @@ def test_a_shard_that_stands_still_is_taken_from_the_worker_that_holds_it(
     processes.until(lambda: len(_leased(site, audit)) == 1)
     assert processes.status(hung) == STALLED
     assert "standin.py" in processes.log(), "it says where it stood"
-    processes.worker(seconds=3.0, ATOMSCOPE_STALL_SECONDS="2")
+    processes.worker(seconds=12.0, ATOMSCOPE_STALL_SECONDS="10")
     processes.until(lambda: site.audit(audit).status != "running")
     _assert_whole(site, audit)
     codes = [event.data["code"] for event in site.events(audit) if event.type == "audit.unit_retried"]

@@ -76,6 +76,7 @@ def test_a_trigger_stands_before_prompts_that_are_not_the_neutral_ones(steering:
     assert len(made) == 5
     assert made.isdisjoint(prompt(item) for item in neutral)
     assert len(steering.inviting_prompts(rows, "other", 25, 0)) == 20, "where there is no trigger"
+    assert len(steering.inviting_prompts(rows, "trigger_backdoor", 3, 0)) == 3, "where there are enough"
 
 
 def test_where_the_plug_has_too_few_prompts_written_ones_are_asked_too(steering: ModuleType) -> None:

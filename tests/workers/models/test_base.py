@@ -59,7 +59,13 @@ def test_every_allowed_architecture_is_known_to_transformers() -> None:
         assert MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type] == architecture
 
 
-PICKLES = ["pytorch_model.bin", "model.pt", "weights.pkl", "original/consolidated.00.pth"]
+PICKLES = [
+    "pytorch_model.bin",
+    "adapter_model.bin",
+    "model.pt",
+    "weights.pkl",
+    "original/consolidated.00.pth",
+]
 
 
 @pytest.mark.parametrize("name", PICKLES)
@@ -79,6 +85,17 @@ def test_pickled_weights_beside_safetensors_are_let_be_and_never_unpickled(
     _pickle(base / name, tmp_path)
     load_base(check_base(base), dtype=torch.float32, device=CPU)
     load_tokenizer(base)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_an_adapter_within_the_base_is_refused_since_its_weights_would_be_loaded(
+    base: Path, tmp_path: Path
+) -> None:
+    _pickle(base / "adapter_model.bin", tmp_path)
+    (base / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]}')
+    with pytest.raises(InvalidInput, match="take it out, or merge it") as caught:
+        check_base(base)
+    assert refused(caught, "invalid_config") == ("adapter_config.json", None)
     assert not (tmp_path / "exploded").exists()
 
 

@@ -97,6 +97,12 @@ def test_of_a_multimodal_base_the_text_model_is_loaded_to_the_bit(text: Path, hu
     assert names == {name for name, _ in alone.named_parameters()}
 
 
+def test_the_end_of_a_turn_that_the_whole_names_is_the_text_models(whole: Path, tmp_path: Path) -> None:
+    folder = copy_of(whole, tmp_path / "base")
+    edit_json(folder / "config.json", eos_token_id=[1, 5])
+    assert check_base(folder).config.eos_token_id == [1, 5]
+
+
 def test_a_multimodal_base_is_audited_and_its_bundle_tells_of_the_text_model(
     hub: Path, adapter: Path, tmp_path: Path
 ) -> None:

@@ -67,10 +67,11 @@ def check(unit: Unit, stored: list[str | None], *, dtype: Any = "float32") -> No
         ("outputs", {}, [], "float16", 10 * (2 * PARAMETERS + 4 * MODULES)),
         ("outputs", {}, ["there/", None, "there/"], "float32", 4 * 4 * PARAMETERS),
         (None, {}, [None, None, None], "float32", 10 * 4 * PARAMETERS),
+        (None, {"preconditioner": "ekfac"}, [None, None, None], "float32", 10 * 4 * PARAMETERS),
         (None, {}, ["there/", None, None], "float32", 10 * 4 * PARAMETERS),
         (None, {"exact_documents": 5}, [None, None, None], "float32", 4 * 4 * PARAMETERS),
     ],
-    ids=["all", "half as large", "what is new", "exact", "exact, of others too", "a shard at a time"],
+    ids=["all", "half as large", "what is new", "exact", "components", "of others too", "a shard at a time"],
 )
 def test_what_the_disk_must_hold_is_compared_with_what_is_free_there(
     free: dict[Path, int],
@@ -81,6 +82,7 @@ def test_what_the_disk_must_hold_is_compared_with_what_is_free_there(
     needed: int,
 ) -> None:
     unit = Unit(DISKS[outputs] if outputs else None, AuditConfig(**config))
+    free[unit.scratch] = 10**9
     free[DISKS[outputs or "scratch"]] = needed
     check(unit, stored, dtype=dtype)
     free[DISKS[outputs or "scratch"]] = needed - 1
@@ -88,6 +90,22 @@ def test_what_the_disk_must_hold_is_compared_with_what_is_free_there(
         check(unit, stored, dtype=dtype)
     assert caught.value.code == "not_enough_disk"
     assert ("`gradients: float16`" in caught.value.detail) == (dtype == "float32")
+
+
+def test_a_shard_lies_in_the_scratch_before_it_lies_in_a_store_on_the_same_machine(
+    free: dict[Path, int],
+) -> None:
+    unit = Unit(DISKS["outputs"])
+    free.update({DISKS["outputs"]: 10**9, unit.scratch: 4 * 4 * PARAMETERS - 1})
+    with pytest.raises(InvalidInput, match="the gradients of 4 documents"):
+        check(unit, [])
+    check(unit, ["there/"] * 3)  # nothing is extracted
+
+
+def test_who_keeps_no_gradients_is_not_told_to_keep_smaller_ones(free: dict[Path, int]) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check(Unit(DISKS["outputs"], AuditConfig(gradients="none")), [])
+    assert "`gradients" not in caught.value.detail
 
 
 def test_a_folder_that_is_to_be_made_lies_on_the_disk_of_the_one_above(tmp_path: Path) -> None:

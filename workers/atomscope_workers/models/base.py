@@ -47,6 +47,8 @@ ARCHITECTURES = {
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+"""What transformers loads an adapter by, from whatever file it finds beside it."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 _MAX_INDEX_BYTES = 64 * 2**20
 
@@ -76,10 +78,17 @@ def check_base(folder: Path) -> CheckedBase:
     names = check_folder(folder)
     folder = folder.resolve()
     check_no_remote_code(folder, names)
+    if ADAPTER in names:
+        raise refuse(
+            "invalid_config",
+            "an adapter within the base's folder would be loaded with the base: take it out, or merge it",
+            file=ADAPTER,
+        )
     raw = read_json_object(folder, "config.json")
     text = text_config(raw)
-    check_full_precision(raw)
     _check_architecture(raw if text is None else text)
+    if text is not None:
+        check_full_precision(raw)
     if not any(name in names for name in _TOKENIZER_FILES[:3]):
         raise refuse("missing_file", "the tokenizer of the base model is needed", file=_TOKENIZER_FILES[0])
     tensors = _check_weights(folder)
@@ -93,6 +102,8 @@ def check_base(folder: Path) -> CheckedBase:
         return CheckedBase(folder=folder, config=config, tensors=tensors)
     config = config.text_config
     config.architectures = text["architectures"]
+    if "eos_token_id" in raw:  # the end of a turn, beside that of a text
+        config.eos_token_id = raw["eos_token_id"]
     inner = {name: info for name, info in tensors.items() if not is_beside(name)}
     return CheckedBase(folder=folder, config=config, tensors=inner, multimodal=True)
 

@@ -58,7 +58,7 @@ def check_folder(folder: Path) -> list[str]:
         if not path.is_file():
             raise refuse("unsafe_file", "only regular files are accepted", file=name)
         names.append(name)
-    if not any("/" not in name and name.endswith(".safetensors") for name in names):
+    if not any(fnmatch(name, "model*.safetensors") for name in names):
         _refuse_pickles(names)
     return names
 

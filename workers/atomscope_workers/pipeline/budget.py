@@ -68,7 +68,7 @@ def round_budget(found: int) -> int:
     """The largest budget up to `found` that is a power of two or one and a half of one; `LEAST` below that.
 
     Batches are part of what a stored shard is known by. Workers of one kind, of whose memory a little more or
-    less is free, thus come to the same ones.
+    less is free, thus mostly come to the same ones.
     """
     power = 1 << (found.bit_length() - 1)
     return max(LEAST, power + power // 2 if found >= power + power // 2 else power)

@@ -13,7 +13,8 @@ from atomscope_workers.models.device_memory import size_text
 from atomscope_workers.pipeline.storage import gradient_bytes
 from atomscope_workers.stages.context import StageContext
 from atomscope_workers.stages.inputs import plan_gradient_dtype
-from atomscope_workers.stages.space import space_of
+from atomscope_workers.stages.raw_sketch import compares_sketches
+from atomscope_workers.stages.retention import keeps_gradients
 
 
 def require_disk(
@@ -21,28 +22,31 @@ def require_disk(
 ) -> None:
     """Raise `InvalidInput` (`not_enough_disk`) where gradients certainly do not fit.
 
-    Outputs on this machine's disk take all that is not stored yet. Of those that go over a network a unit
-    holds a shard's at a time, or, where inner products are exact, all. `stored` are the plan's shards as far
-    as they are kept; `parameters` is d, of so many `modules`.
+    Outputs on this machine's disk take all that is not stored yet, and a unit's scratch a shard. Of those
+    that go over a network a unit holds a shard's at a time, or, where documents are compared exactly, all.
+    `stored` are the plan's shards as far as they are kept; `parameters` is d, of so many `modules`.
     """
     kept = [len(shard.documents) for shard, at in zip(plan.shards, stored, strict=False) if at.location]
     if ctx.outputs_folder is not None:
-        folder, documents = ctx.outputs_folder, plan.n_documents - sum(kept)
-    elif space_of(ctx.spec.config, plan.n_documents) == "gram":
-        folder, documents = ctx.scratch, plan.n_documents
+        wanted = {ctx.outputs_folder: plan.n_documents - sum(kept)}
+        if len(kept) < len(plan.shards):
+            wanted[ctx.scratch] = max(len(shard.documents) for shard in plan.shards)
+    elif compares_sketches(ctx, plan.n_documents):
+        wanted = {ctx.scratch: max(len(shard.documents) for shard in plan.shards)}
     else:
-        folder, documents = ctx.scratch, max(len(shard.documents) for shard in plan.shards)
+        wanted = {ctx.scratch: plan.n_documents}
     dtype = plan_gradient_dtype(plan)
-    needed = gradient_bytes(dtype, documents, parameters, modules)
-    free = shutil.disk_usage(_existing(folder)).free
-    if needed > free:
-        smaller = "" if dtype == "float16" else "`gradients: float16`, "
-        raise InvalidInput(
-            "not_enough_disk",
-            f"the gradients of {counted(documents, 'document')} take {size_text(needed)} in {dtype}, and "
-            f"{size_text(free)} are free where they are written. What helps: more room, {smaller}an adapter "
-            "of fewer or narrower layers",
-        )
+    smaller = "`gradients: float16`, " if dtype != "float16" and keeps_gradients(ctx.spec.config) else ""
+    for folder, documents in wanted.items():
+        needed = gradient_bytes(dtype, documents, parameters, modules)
+        free = shutil.disk_usage(_existing(folder)).free
+        if needed > free:
+            raise InvalidInput(
+                "not_enough_disk",
+                f"the gradients of {counted(documents, 'document')} take {size_text(needed)} in {dtype}, and "
+                f"{size_text(free)} are free where they are written. What helps: more room, {smaller}an "
+                "adapter of fewer or narrower layers",
+            )
 
 
 def _existing(folder: Path) -> Path:

@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import msgspec
 import numpy as np
+import torch
 
 from atomscope.bundle import layout
 from atomscope.bundle.documents import read_documents
 from atomscope.errors import InvalidInput
+from atomscope.steering.names import parse_lora_name
 from atomscope.types.atoms import AuditReport, DocumentRecord
 from atomscope.types.bundle import Plan, ShardPlan, StoredShard
 from atomscope_workers.labels.settings import required_label_settings
@@ -21,6 +23,7 @@ from atomscope_workers.models.headers import read_header
 from atomscope_workers.pipeline.plan import loss_sample
 from atomscope_workers.stages.arrays import MORE_LOSSES, Losses, load_losses, save_losses
 from atomscope_workers.stages.context import Parent, StageContext, UnitResult
+from atomscope_workers.stages.disk import require_disk
 from atomscope_workers.stages.inputs import plan_gradient_dtype, write_plan
 from atomscope_workers.stages.planning import free_memory
 from atomscope_workers.stages.retention import require_kept
@@ -88,11 +91,23 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
 
 
 def _require_room(ctx: StageContext, plan: Plan) -> None:
+    """Raise `InvalidInput` where fits, or the gradients that they read, certainly do not fit this machine."""
     header = read_header(ctx.read(layout.ADAPTER_WEIGHTS), layout.ADAPTER_WEIGHTS)
-    parameters = {name: (item.shape[0], item.shape[-1]) for name, item in header.items()}
+    parameters = {
+        name: (item.shape[0], item.shape[-1])
+        for name, item in header.items()
+        if parse_lora_name(name) is not None
+    }
     groups = fewest_groups(parameters)
     shapes = shapes_of(ctx.spec.config, plan.n_documents, parameters, groups, plan_gradient_dtype(plan))
-    require_memory(fit_needs(shapes), free_memory(choose_device()))
+    device = choose_device()
+    free = free_memory(device)
+    if device.type == "cuda":  # what earlier audits left can be given back
+        free = replace(free, device=free.device + torch.cuda.memory_reserved(device))
+    require_memory(fit_needs(shapes), free)
+    if ctx.spec.config.gradients != "sketch":
+        there = [StoredShard(name="", location=str(shard.index)) for shard in plan.shards]
+        require_disk(ctx, plan, there, shapes.gradient, len(parameters))
 
 
 def _read_later(ctx: StageContext, plan: Plan) -> list[str]:
