@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import tempfile
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -44,6 +42,7 @@ from atomscope_workers.pulse import STALL_SECONDS, UNREACHED, Pulse, job_lease, 
 from atomscope_workers.stages.assemble import assemble_bundle
 from atomscope_workers.stages.context import StageFunction, Stopped
 from atomscope_workers.stages.retention import keeps_gradients
+from atomscope_workers.unit_scratch import unit_scratch
 
 logger = logging.getLogger(__name__)
 
@@ -193,11 +192,9 @@ def _run(
     store: ObjectStore, order: UnitOrder, pulse: Pulse, stages: Mapping[Stage, StageFunction]
 ) -> dict[str, Any]:
     with ExitStack() as stack:
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="atomscope-unit-"))
+        scratch = stack.enter_context(unit_scratch())
         ctx = stack.enter_context(
-            closing(
-                StoreContext(store, order, Path(scratch), pulse.progress, pulse.checkpoint, pulse.waiting)
-            )
+            closing(StoreContext(store, order, scratch, pulse.progress, pulse.checkpoint, pulse.waiting))
         )
         pulse.checkpoint()
         result = stages[order.stage](ctx)

@@ -52,8 +52,10 @@ def run(stages: Mapping[Stage, StageFunction] | None = None) -> int:
     from atomscope_workers.pulse import STALL_SECONDS  # noqa: PLC0415
     from atomscope_workers.stages.registry import STAGE_FUNCTIONS  # noqa: PLC0415
     from atomscope_workers.tasks import add_tasks, make_app  # noqa: PLC0415
+    from atomscope_workers.unit_scratch import remove_leftovers  # noqa: PLC0415
 
     torch.set_num_threads(threads)
+    remove_leftovers()
     app = make_app(environ["ATOMSCOPE_BROKER_URL"])
     add_tasks(
         app,
