@@ -74,7 +74,7 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
     for path in (*_NEEDED[1:], *(path for path in _KEPT if parent.holds(path))):
         ctx.adopt(path)
     warnings = _warnings(parent)
-    _require_room(ctx, plan)
+    _require_room(ctx, parent, plan)
     device = choose_device().type
     if device != plan.device_kind:
         warnings.append(f"the gradients were extracted on {plan.device_kind}, and fitted on {device}")
@@ -90,9 +90,9 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
     return UnitResult(shards=len(plan.shards), documents=plan.n_documents, summary={"warnings": warnings})
 
 
-def _require_room(ctx: StageContext, plan: Plan) -> None:
+def _require_room(ctx: StageContext, parent: Parent, plan: Plan) -> None:
     """Raise `InvalidInput` where fits, or the gradients that they read, certainly do not fit this machine."""
-    header = read_header(ctx.read(layout.ADAPTER_WEIGHTS), layout.ADAPTER_WEIGHTS)
+    header = read_header(parent.read(layout.ADAPTER_WEIGHTS), layout.ADAPTER_WEIGHTS)
     parameters = {
         name: (item.shape[0], item.shape[-1])
         for name, item in header.items()
