@@ -17,7 +17,17 @@ from atomscope.text import counted, visible
 from atomscope.types.evaluation import Chosen, EvaluationPoint, EvaluationResult, Measure, TargetEvaluation
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_POINTS = ("strength", "inviting", "neutral", "KL", "shift", "random, equal norm", "random, equal KL", "")
+_POINTS = (
+    "strength",
+    "inviting",
+    "neutral",
+    "KL",
+    "shift",
+    "random, equal norm",
+    "random, equal KL",
+    "unrelated atom",
+    "",
+)
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0; width: 100% }
@@ -76,6 +86,7 @@ def _target(found: TargetEvaluation, figure: bytes) -> Iterator[str]:
     yield f"<h2>{title}</h2>"
     image = base64.b64encode(figure).decode("ascii")
     yield f'<img alt="What each strength of {title} does and costs" src="data:image/png;base64,{image}">'
+    yield f"<p>{_gain(found.gain)}</p>"
     if found.points:
         yield _table(_POINTS, _points(found))
     if found.answers:
@@ -99,8 +110,9 @@ def _target(found: TargetEvaluation, figure: bytes) -> Iterator[str]:
 def _points(found: TargetEvaluation) -> Iterator[Sequence[str]]:
     if found.baseline_inviting is not None and found.baseline_neutral is not None:
         both = _measure(found.baseline_inviting), _measure(found.baseline_neutral)
-        yield "0", *both, "0", "", "", "", "unsteered"
+        yield "0", *both, "0", "", "", "", "", "unsteered"
     for point in found.points:
+        unrelated = found.unrelated_shift(point)
         yield (
             f"{point.strength:+.3g}",
             _measure(point.inviting),
@@ -109,6 +121,7 @@ def _points(found: TargetEvaluation) -> Iterator[Sequence[str]]:
             _change(point, point.shift),
             "" if point.equal_norm is None else _change(point, point.equal_norm.percentile_95),
             "" if point.equal_kl is None else _change(point, point.equal_kl.percentile_95),
+            "" if unrelated is None else _change(point, unrelated),
             point.verdict or ("" if point.within_budget else "beyond the budget"),
         )
 
@@ -122,6 +135,11 @@ def _measure(measure: Measure) -> str:
 def _change(point: EvaluationPoint, shift: float) -> str:
     """A shift, in points of a share or in nats."""
     return f"{100 * shift:+.0f} points" if point.overall.hits is not None else f"{shift:+.3f} nats"
+
+
+def _gain(gain: float) -> str:
+    told = f"Its own documents gain {gain:+.3f} nats per token from the least step up, less the same down"
+    return f"{told}." if gain > 0 else f"{told}: up is no more of them."
 
 
 def _side(side: Chosen | None) -> str:

@@ -58,9 +58,9 @@ def plot_evaluation(
     answers side by side, where they were kept: `behaviour-3-answers.png`.
 
     Above, what the detector says of inviting, neutral and all prompts against the strength, with 95%
-    intervals, and bands from the 5th to the 95th percentile of random directions, comparable with all
-    prompts; below, both costs at every strength that was measured, and the budgets where they are given, in
-    nats per token and in times the unsteered perplexity.
+    intervals, bands from the 5th to the 95th percentile of random directions and the unrelated atom, both
+    comparable with all prompts; below, both costs at every strength that was measured, and the budgets where
+    they are given, in nats per token and in times the unsteered perplexity.
     Raises `MissingExtra`, and `OSError` where nothing can be written.
     """
     require_matplotlib()
@@ -170,6 +170,9 @@ def _draw_measures(axes: Axes, target: TargetEvaluation) -> None:
             capsize=2,
             markersize=4,
         )
+    unrelated = [(point.strength, point.unrelated.value) for point in target.points if point.unrelated]
+    if unrelated:
+        axes.plot(*zip(*unrelated, strict=True), "x", color="tab:gray", label="all prompts, unrelated atom")
     shares = all(point.overall.hits is not None for point in target.points)
     axes.set_ylabel("share with the behaviour" if shares else "log-probability, nats per token")
     if shares:

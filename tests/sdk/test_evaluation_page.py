@@ -13,7 +13,7 @@ import pytest
 
 from atomscope.evaluation_page import evaluation_page, write_evaluation
 from atomscope.types.evaluation import EvaluationResult
-from tests.sdk.client.samples import evaluated_target, evaluation_result
+from tests.sdk.client.samples import evaluated_point, evaluated_target, evaluation_result
 
 HOSTILE = "<script>alert(1)</script>\n<img src=x onerror=y> \" ' & \x1b[31m \u202e"
 
@@ -49,6 +49,7 @@ def test_all_that_was_found_is_on_it() -> None:
     told = [first.verdict or "", "few prompts", "none within the budget", *first.others]
     told += [text for answer in first.answers for text in (answer.prompt, answer.base, answer.up or "")]
     told += [f"{point.inviting.value:.0%}" for point in first.points]
+    told += ["gain +0.100 nats per token from the least step up, less the same down.", "unrelated atom"]
     assert [item for item in told if item not in read.text] == []
     images = [attributes["src"] or "" for tag, attributes in read.tags if tag == "img"]
     assert len(images) == 2
@@ -56,6 +57,17 @@ def test_all_that_was_found_is_on_it() -> None:
         kind, _, content = image.partition(",")
         assert kind == "data:image/png;base64"
         assert base64.b64decode(content).startswith(b"\x89PNG")
+
+
+def test_the_shift_of_an_unrelated_atom_and_a_gain_below_0_are_told() -> None:
+    moved = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 48, "hits": 24}
+    baseline = {"value": 0.25, "low": 0.2, "high": 0.3, "n": 48, "hits": 12}
+    found = result(
+        evaluated_target(points=[evaluated_point(-0.1, 0.02, unrelated=moved)], baseline=baseline, gain=-0.1)
+    )
+    text = Reader(evaluation_page(found)).text
+    assert "-25 points" in text
+    assert "up is no more of them" in text
 
 
 def test_what_others_wrote_is_text_and_nothing_is_fetched() -> None:

@@ -19,7 +19,18 @@ from atomscope.types.evaluation import (
 _OTHERS = 5
 _CHARACTERS = 300
 """Of a prompt or an answer."""
-_HEADER = ("strength", "KL", "inviting", "neutral", "shift", "random norm", "random KL", "q", "verdict")
+_HEADER = (
+    "strength",
+    "KL",
+    "inviting",
+    "neutral",
+    "shift",
+    "random norm",
+    "random KL",
+    "unrelated",
+    "q",
+    "verdict",
+)
 
 
 def evaluation_text(found: EvaluationResult) -> str:
@@ -54,7 +65,8 @@ def _target(found: TargetEvaluation) -> Iterator[str]:
             *rows,
             ("auto up", _auto(found.auto_up)),
             ("auto down", _auto(found.auto_down)),
-            ("gain", f"{found.gain:+.3f} nats per token of its own documents, the least step up less down"),
+            ("gain", _gain(found.gain)),
+            *([] if found.unrelated is None else [("unrelated", f"atom {found.unrelated}")]),
         ]
     )
     for answer in found.answers:
@@ -68,16 +80,18 @@ def _target(found: TargetEvaluation) -> Iterator[str]:
 
 def _points(found: TargetEvaluation) -> str:
     rows = [
-        _point(point, {side.strength for side in (found.up, found.down) if side}) for point in found.points
+        _point(found, point, {side.strength for side in (found.up, found.down) if side})
+        for point in found.points
     ]
     if found.baseline_inviting is not None and found.baseline_neutral is not None:
         base = ("0", "0", _measure(found.baseline_inviting), _measure(found.baseline_neutral))
         place = sum(point.strength < 0 for point in found.points)
-        rows.insert(place, [*base, "", "", "", "", "unsteered"])
+        rows.insert(place, [*base, "", "", "", "", "", "unsteered"])
     return columns(_HEADER, rows)
 
 
-def _point(point: EvaluationPoint, chosen: set[float]) -> list[str]:
+def _point(found: TargetEvaluation, point: EvaluationPoint, chosen: set[float]) -> list[str]:
+    unrelated = found.unrelated_shift(point)
     shares = point.overall.hits is not None
     remarks = [point.verdict or "not compared"]
     if point.strength in chosen:
@@ -92,6 +106,7 @@ def _point(point: EvaluationPoint, chosen: set[float]) -> list[str]:
         _shift(point.shift, shares),
         _chance(point.equal_norm, shares),
         _chance(point.equal_kl, shares),
+        "" if unrelated is None else _shift(unrelated, shares),
         "" if point.q_value is None else f"{point.q_value:.3g}",
         ", ".join(remarks),
     ]
@@ -113,6 +128,11 @@ def _chosen(found: TargetEvaluation, side: Chosen | None) -> str:
     shares = found.baseline is None or found.baseline.hits is not None
     verdict = "" if side.verdict is None else f": {side.verdict}"
     return f"{side.strength:.4g} shifts by {_shift(side.shift, shares)} at a KL of {side.kl:.3f}{verdict}"
+
+
+def _gain(gain: float) -> str:
+    told = f"{gain:+.3f} nats per token of its own documents, the least step up less down"
+    return told if gain > 0 else f"{told}: up is no more of them"
 
 
 def _auto(strength: float | None) -> str:

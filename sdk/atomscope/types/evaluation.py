@@ -363,6 +363,12 @@ class TargetEvaluation(msgspec.Struct, kw_only=True, frozen=True):
     behaviour changed, by its key `behaviour:3`, in nats: of its 8 strongest documents on which the target has
     no strength. One that has none of these is left out, as is the behaviour of an atom."""
 
+    def unrelated_shift(self, point: EvaluationPoint) -> float | None:
+        """`shift` of the unrelated atom in place of the target's; None where none was run."""
+        if point.unrelated is None or self.baseline is None:
+            return None
+        return math.copysign(1.0, point.strength) * (point.unrelated.value - self.baseline.value)
+
 
 class EvaluationResult(msgspec.Struct, kw_only=True, frozen=True):
     """What an evaluation found."""

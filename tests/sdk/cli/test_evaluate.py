@@ -74,6 +74,22 @@ def test_a_target_is_shown_by_strength_with_what_was_chosen_and_said(
     assert others.splitlines()[1].split() == ["behaviour:1", "-0.400"], "the one that moved most is first"
 
 
+def test_an_unrelated_atom_stands_beside_and_a_gain_below_0_is_told(
+    run: Run, audited: ScriptedServer
+) -> None:
+    baseline = {"value": 0.25, "low": 0.2, "high": 0.3, "n": 48, "hits": 12}
+    moved = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 48, "hits": 24}
+    points = [evaluated_point(-0.1, 0.02, unrelated=moved), evaluated_point(0.2, 0.4, unrelated=moved)]
+    answered(audited, points=points, baseline=baseline, gain=-0.1)
+    out = run("evaluate", AUDIT, "7").out
+    down, _, up = (line for line in out.split("\n\n")[2].splitlines()[1:])
+    assert "-25.0 points" in down
+    assert "+25.0 points" in up
+    assert "unrelated  atom 5" in out
+    assert "-0.100 nats per token of its own documents" in out
+    assert "up is no more of them" in out
+
+
 def test_json_is_the_result_itself(run: Run, audited: ScriptedServer) -> None:
     done = run("evaluate", AUDIT, "behaviour:3", "--json")
     assert (done.json(), done.err) == (evaluation_result(), "")

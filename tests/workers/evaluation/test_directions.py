@@ -14,11 +14,13 @@ from atomscope.steering import Target, norm, read_tensors
 from atomscope_workers.evaluation.directions import (
     CLOSE,
     MATCHES,
+    NEAREST,
     make_dial,
     matched_scale,
     random_step,
     unrelated_atom,
 )
+from atomscope_workers.evaluation.documents import touched
 from tests.workers.evaluation.conftest import Audited
 
 
@@ -88,5 +90,23 @@ def test_the_unrelated_atom_is_another_and_shares_least(audited: Audited) -> Non
     dial = make_dial(bundle, target, None, "norm")
     found = unrelated_atom(bundle, target, dial, 0)
     assert found is not None
-    assert found not in bundle.behaviours.get(target.index).behaviour.atoms
+    own = bundle.behaviours.get(target.index).behaviour.atoms
+    assert found not in own
     assert found == unrelated_atom(bundle, target, dial, 0)
+    theirs = touched(bundle, target)
+    others = [atom.index for atom in bundle.atoms if atom.index not in own]
+    overlap = {
+        atom: len(mine & theirs) / len(mine | theirs)
+        for atom in others
+        if (mine := touched(bundle, Target("atom", atom)))
+    }
+    least = sorted(overlap.values())[:NEAREST][-1]
+    assert overlap[found] <= least, "few documents of its own are the target's"
+
+    def likeness(atom: int) -> float:
+        vector = bundle.vector(atom)
+        product = sum(float(np.vdot(vector[name], part)) for name, part in dial.vector.items())
+        return abs(product) / (norm(vector) * norm(dial.vector))
+
+    nearer = [atom for atom in overlap if overlap[atom] < least and likeness(atom) < likeness(found) - 1e-9]
+    assert nearer == []
