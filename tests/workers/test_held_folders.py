@@ -1,8 +1,10 @@
-"""A unit's folder goes with the unit, and one that a killed worker left goes with the next start."""
+"""A held folder goes with whoever holds it, and one that a killed worker left goes with the next start."""
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from atomscope_workers.unit_scratch import remove_leftovers, unit_scratch
+from atomscope_workers.held_folders import held_folder, remove_leftovers
 
 KILLED = """
 import os
-from atomscope_workers.unit_scratch import unit_scratch
-with unit_scratch() as scratch:
+from pathlib import Path
+from atomscope_workers.held_folders import held_folder
+with held_folder() as scratch:
     (scratch / "gradients").write_bytes(b"many")
     print(scratch, flush=True)
     os._exit(70)
@@ -28,35 +31,69 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def aged(scratch: Path) -> None:
-    os.utime(scratch, (0, 0))
-
-
 def test_it_is_gone_when_the_unit_ends(folder: Path) -> None:
-    with unit_scratch() as scratch:
+    with held_folder() as scratch:
         (scratch / "file").write_text("x")
-        assert scratch.parent == folder
+        assert scratch.is_relative_to(folder)
     assert list(folder.iterdir()) == []
 
 
-def test_what_a_killed_worker_left_is_removed(folder: Path) -> None:
+def test_what_a_killed_worker_left_is_removed_at_once(folder: Path) -> None:
     environment = os.environ | {"TMPDIR": str(folder)}
     done = subprocess.run([sys.executable, "-c", KILLED], env=environment, capture_output=True, check=False)
     left = Path(done.stdout.decode().strip())
-    assert (done.returncode, left.parent) == (70, folder)
+    assert (done.returncode, left.is_relative_to(folder), left.is_dir()) == (70, True, True)
     remove_leftovers()
-    assert left.exists(), "it may be another worker's that has only begun"
-    aged(left)
-    remove_leftovers()
-    assert not left.exists()
+    assert list(folder.iterdir()) == []
 
 
-def test_what_another_unit_works_in_and_what_is_none_stay(folder: Path) -> None:
-    other = folder / "somebody's"
+def test_what_is_left_of_a_fetched_input_is_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATOMSCOPE_CACHE", str(folder / "cache"))
+    inputs = folder / "cache" / "inputs"
+    inputs.mkdir(parents=True)
+    code = KILLED.replace("held_folder()", f"held_folder(Path({str(inputs)!r}))")
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert len(list(inputs.iterdir())) == 1
+    remove_leftovers()
+    assert list(inputs.iterdir()) == []
+
+
+def test_what_is_held_and_what_is_another_program_s_stay(folder: Path) -> None:
+    """A link, and a folder without a lock of ours, lead elsewhere."""
+    other, target = folder / "somebody's", folder / "target"
     other.mkdir()
-    with unit_scratch() as scratch:
-        aged(scratch)
-        aged(other)
+    target.mkdir()
+    (folder / ".atomscope-held-linked").symlink_to(target)
+    (folder / ".atomscope-held-unlocked").mkdir()
+    with held_folder() as scratch:
         remove_leftovers()
-        assert scratch.exists()
-        assert other.exists()
+        assert scratch.is_dir()
+    assert other.is_dir()
+    assert list(target.iterdir()) == []
+    assert (folder / ".atomscope-held-unlocked").is_dir()
+
+
+def test_a_folder_is_held_until_it_is_gone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that starts while another one removes gigabytes does not remove them too."""
+    removed: list[Path] = []
+
+    def removing(path: Path, **_: object) -> None:
+        remove_leftovers()
+        removed.append(path)
+
+    with held_folder() as scratch:
+        monkeypatch.setattr(shutil, "rmtree", removing)
+    assert removed == [scratch.parent]
+
+
+def test_a_file_that_cannot_be_removed_fails_no_unit_that_is_done(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(path: str, *, dir_fd: int | None = None) -> None:
+        raise OSError(path)
+
+    with caplog.at_level(logging.WARNING), held_folder() as scratch:
+        (scratch / "file").write_text("x")
+        monkeypatch.setattr(os, "unlink", refused)
+    monkeypatch.undo()
+    assert "file is left" in caplog.text

@@ -14,7 +14,7 @@ from atomscope.errors import InvalidInput
 from atomscope.types.spec import AuditConfig
 from atomscope_workers import models
 from atomscope_workers.local import InProcess
-from atomscope_workers.memory import Free, Need, needs, require_memory
+from atomscope_workers.memory import Free, Need, fit_needs, needs, require_memory
 from atomscope_workers.models.base import build_meta_base, check_base
 from atomscope_workers.models.device_memory import LIMIT_VARIABLE
 from atomscope_workers.models.offload import FITS
@@ -74,6 +74,13 @@ def test_a_floor_counts_what_is_certain_by_part() -> None:
     cut = floors(AuditConfig(preconditioner="ekfac", components=3))
     assert cut["dictionary on the host"] == {"whitened rows": 12 * 3 * 15}
     assert cut["evidence"] == {"whitened rows, and of a surrogate": 4 * 3 * 15 * 2} | codes
+
+
+def test_scikit_learn_s_solver_holds_its_coordinates_in_float64_on_the_host() -> None:
+    spec = AuditConfig(preconditioner="ekfac", components=3, solver="sklearn", codes="signed", alpha=0.1)
+    shapes = shapes_of(spec, 3, PARAMETERS, fewest_groups(PARAMETERS), "float32")
+    wanted = [need.parts for need in fit_needs(shapes) if need.on_host]
+    assert {"float64 coordinates": 24 * 3 * 3, "codes of the documents": 8 * 3 * shapes.pieces} in wanted
 
 
 def test_recomputed_layers_hold_their_inputs_and_one_layer() -> None:

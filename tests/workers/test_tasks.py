@@ -167,7 +167,9 @@ def test_a_shard_does_not_stand_still_while_its_files_go_over_a_network(bench: B
     pulse = Pulse(bench.app, bench.valkey.client, lease, "w", bench.closing, given.set)
     pulse.start()
     with pulse.waiting():
-        assert not given.wait(1.0)
+        with pulse.waiting():
+            pass
+        assert not given.wait(1.0), "the outer one goes on"
     assert given.wait(30.0), "it counts again from then on"
     pulse.stop()
 

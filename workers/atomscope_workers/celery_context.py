@@ -60,11 +60,13 @@ class StoreContext:
         self._entry: dict[str, StoredFile] = {}
         self._inputs = scratch / "inputs"
         self._outbox = scratch / "outbox"
+        self._fetched = scratch / "parent"
         self._keys: dict[str, str] = {}
         self._numbers = itertools.count()
         self._uploads = BackgroundCalls("upload", at_once=UPLOADS_AT_ONCE, waiting=UPLOADS_WAITING)
         self.scratch = scratch / "outputs"
         self.scratch.mkdir()
+        self._fetched.mkdir()
         self.spec = msgspec.json.decode(store.get_bytes(order.spec_key), type=AuditSpec)
 
     @property
@@ -90,6 +92,10 @@ class StoreContext:
         return self._store.local_path(self._own)
 
     @property
+    def copies_outputs(self) -> bool:
+        return True
+
+    @property
     def parent(self) -> Parent | None:
         return self._parent
 
@@ -98,7 +104,7 @@ class StoreContext:
         parent = self.spec.parent
         if not isinstance(parent, ParentRef):
             return None
-        return ParentAudit(Bundle(self._store, parent.location))
+        return ParentAudit(Bundle(self._store, parent.location, self._fetched), self._waiting)
 
     def known_shards(self) -> list[KnownShard]:
         found: list[KnownShard] = []
@@ -148,7 +154,8 @@ class StoreContext:
     def read_range(self, path: str, start: int, length: int) -> bytearray:
         if path not in self._keys:
             self._keys[path] = self._sources.find(path)
-        return self._store.get_range(self._keys[path], start, length)
+        with self._waiting():
+            return self._store.get_range(self._keys[path], start, length)
 
     def forget(self, path: str) -> None:
         (self._inputs / path).unlink(missing_ok=True)
@@ -186,11 +193,12 @@ class StoreContext:
 
     def write_bytes(self, path: str, data: bytes) -> None:
         name = self._stored_name(path)
+        folder = self._own if name is None else self._sources.shard_prefix(self.index, self._order.fence)
+        with self._waiting():
+            self._store.put_bytes(f"{folder}{name or path}", data)
         if name is None:
-            self._store.put_bytes(self._own + path, data)
             self._written.append(path)
         else:
-            self._store.put_bytes(f"{self._sources.shard_prefix(self.index, self._order.fence)}{name}", data)
             self._entry[name] = StoredFile(size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
     def _stored_name(self, path: str) -> str | None:
@@ -203,7 +211,8 @@ class StoreContext:
         if self._parent is None:
             raise ValueError(f"{path}: this audit has no parent")
         if path not in self._parent.shared:  # those are read where they lie
-            self._store.copy(self._parent.key(path), self._own + path)
+            with self._waiting():
+                self._store.copy(self._parent.key(path), self._own + path)
             self._written.append(path)
 
     def outputs(self) -> list[str]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
 from atomscope.errors import InvalidInput
 from atomscope.input_files import file_digest, folder_digest
 from atomscope.store import ObjectStore
 from atomscope.types.spec import InputRef
-from atomscope_workers.worker_cache import cache_folder
+from atomscope_workers.held_folders import held_folder
+from atomscope_workers.worker_cache import inputs_folder
 
 
 def fetched_input(store: ObjectStore, ref: InputRef) -> Path:
@@ -28,14 +27,13 @@ def fetched_input(store: ObjectStore, ref: InputRef) -> Path:
 
 def _fetched(store: ObjectStore, ref: InputRef) -> Path:
     """The input in a local cache keyed by its digest, fetched once; raises `InvalidInput` if it differs."""
-    root = cache_folder() / "inputs"
+    root = inputs_folder()
     name = ref.location.rsplit("/", 1)[-1]
     # The ending of a data set says how the same bytes are read.
     target = root / (f"{ref.sha256}-{name}" if name else ref.sha256)
     if not target.is_dir():
         root.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".fetch-", dir=root))
-        try:
+        with held_folder(root) as scratch:
             if name:
                 store.get_file(ref.location, scratch / name)
                 digest = file_digest(scratch / name)
@@ -55,6 +53,4 @@ def _fetched(store: ObjectStore, ref: InputRef) -> Path:
             except OSError:
                 if not target.is_dir():  # else another worker was faster
                     raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
     return target / name if name else target

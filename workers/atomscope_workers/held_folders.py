@@ -1,4 +1,4 @@
-"""Folders in which units work. One that a killed worker left behind is removed by the next that starts.
+"""Folders in which a process works. One that a killed process left is removed when the next worker starts.
 
 Whoever works in one holds a lock on it, which ends with the process: told is thus what is left even where
 workers of several containers share a disk.
@@ -6,43 +6,64 @@ workers of several containers share a disk.
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import logging
 import shutil
 import tempfile
-import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
+
+from atomscope_workers.worker_cache import inputs_folder
 
 logger = logging.getLogger(__name__)
 
-_PREFIX = "atomscope-unit-"
+_PREFIX = ".atomscope-held-"
+_UNLOCKED = ".atomscope-new-"
+"""Before it is locked: a folder that has the other name has its lock."""
 _LOCK = ".lock"
-_YOUNG_SECONDS = 60.0
-"""Age below which a folder may not have its lock yet."""
 
 
 @contextmanager
-def unit_scratch() -> Generator[Path]:
-    """A folder for one unit, held until it is removed at the end."""
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name, (Path(name) / _LOCK).open("a") as lock:
+def held_folder(root: Path | None = None) -> Generator[Path]:
+    """An empty folder in `root`, by default that of temporary files, removed at the end."""
+    made = Path(tempfile.mkdtemp(prefix=_UNLOCKED, dir=root))
+    with (made / _LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield Path(name)
+        folder = made.rename(made.with_name(made.name.replace(_UNLOCKED, _PREFIX, 1)))
+        try:
+            (folder / "files").mkdir()
+            yield folder / "files"
+        finally:
+            # While it is still held: a worker that starts meanwhile removes the same files otherwise.
+            shutil.rmtree(folder, onerror=lambda _call, path, _error: logger.warning("%s is left", path))
+
+
+@cache
+def process_folder() -> Path:
+    """The folder of this process, held until it ends."""
+    held = ExitStack()
+    atexit.register(held.close)
+    return held.enter_context(held_folder())
 
 
 def remove_leftovers() -> None:
-    """Remove the folders that nobody holds."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        try:
-            if time.time() - folder.stat().st_mtime < _YOUNG_SECONDS:
-                continue
-            with (folder / _LOCK).open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder)
-        except BlockingIOError:
-            continue
-        except OSError as error:  # another's, or another worker was faster
-            logger.info("%s is left: %s", folder, error)
-        else:
-            logger.info("%s, which a killed worker left, is removed", folder)
+    """Remove the folders that nobody holds, of temporary files and of fetched inputs."""
+    for root in (Path(tempfile.gettempdir()), inputs_folder()):
+        for folder in root.glob(f"{_PREFIX}*"):
+            _remove_left(folder)
+
+
+def _remove_left(folder: Path) -> None:
+    try:
+        with (folder / _LOCK).open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+    except BlockingIOError:
+        return
+    except OSError as error:  # another's, or another worker was faster
+        logger.info("%s is left: %s", folder, error)
+    else:
+        logger.info("%s, which a killed worker left, is removed", folder)

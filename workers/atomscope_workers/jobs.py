@@ -19,6 +19,7 @@ from atomscope_workers.attribution import attribute
 from atomscope_workers.evaluation import evaluate
 from atomscope_workers.failures import failure
 from atomscope_workers.fetched_inputs import fetched_input
+from atomscope_workers.held_folders import process_folder
 from atomscope_workers.opened_audit import FinishedAudit
 from atomscope_workers.pulse import UNREACHED, Pulse
 from atomscope_workers.stages.context import Stopped
@@ -104,5 +105,5 @@ def _bundle(store: ObjectStore, prefix: str) -> Bundle:
         if of is store and name == prefix:
             return bundle
     _opened.clear()
-    _opened.append((store, prefix, Bundle(store, prefix)))
+    _opened.append((store, prefix, Bundle(store, prefix, process_folder())))
     return _opened[0][2]

@@ -77,6 +77,10 @@ class LocalContext:
     def outputs_folder(self) -> Path:
         return self.out or self.work
 
+    @property
+    def copies_outputs(self) -> bool:
+        return False
+
     def input(self, ref: InputRef) -> Path:
         return Path(ref.location)
 

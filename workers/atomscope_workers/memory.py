@@ -19,6 +19,9 @@ GRAM_BYTES = 16
 """Bytes a pair of documents, while the dictionary's Gram matrix is made: float32 four times."""
 ROW_BYTES = 12
 """Bytes a value of the whitened rows, while they are joined and scaled."""
+SKLEARN_BYTES = 24
+"""Bytes a coordinate of a document within the span, with scikit-learn's solver: float64 coordinates, what the
+codes rebuild of them, and what is left."""
 CODE_BYTES = 8
 """Bytes a document and atom of a fit: float32 codes, and products with the atoms."""
 
@@ -102,11 +105,15 @@ def fit_needs(shapes: Shapes) -> list[Need]:
     at_once = 2 if shapes.surrogates else 1
     fitted = {"codes of the documents": CODE_BYTES * documents * shapes.pieces}
     fits = {f"{span}, and of a surrogate" if at_once > 1 else span: 4 * numbers * at_once} | fitted
-    return [
+    found = [
         Need("dictionary", {span: size * numbers}, on_host=True),
         Need("dictionary", {span: 4 * numbers} | fitted),
         Need("evidence", fits),
     ]
+    if shapes.solver == "sklearn":
+        coordinates = SKLEARN_BYTES * documents * min(documents, shapes.whitened)
+        found.append(Need("dictionary", {"float64 coordinates": coordinates} | fitted, on_host=True))
+    return found
 
 
 _ADVICE = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from atomscope.bundle import Bundle
@@ -54,16 +55,21 @@ class ParentAudit(FinishedAudit):
     A refit writes digests of its own of what it takes over, beside which damage could not be told any more.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(
+        self, bundle: Bundle, waiting: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
+        """`waiting` is entered while a file may have to be fetched."""
         super().__init__(bundle)
+        self._waiting = waiting
         self._checked: set[str] = set()
 
     def read(self, path: str) -> Path:
         """Raises `InvalidInput` (`bundle_damaged`): another attempt would find the bundle no better."""
         try:
-            if path in self._checked:
-                return super().read(path)
-            local = self.bundle.checked(path)
+            with self._waiting():
+                if path in self._checked:
+                    return super().read(path)
+                local = self.bundle.checked(path)
         except BundleError as error:
             raise InvalidInput("bundle_damaged", str(error)) from error
         self._checked.add(path)

@@ -132,7 +132,8 @@ class Pulse:
         self._closing = closing
         self._stalled = stalled
         self._moved = time.monotonic()
-        self._waiting = False
+        self._waiting = 0
+        self._waiting_lock = threading.Lock()
         self._lock = threading.Lock()
         self._sequence = 0
         self._counts = _NO_COUNTS
@@ -183,12 +184,14 @@ class Pulse:
     @contextmanager
     def waiting(self) -> Generator[None]:
         """While files go over a network, which has limits of its own: nothing stands still meanwhile."""
-        self._waiting = True
+        with self._waiting_lock:
+            self._waiting += 1
         try:
             yield
         finally:
             self._moved = time.monotonic()
-            self._waiting = False
+            with self._waiting_lock:
+                self._waiting -= 1
 
     def checkpoint(self) -> None:
         """Raise `Stopped` when the audit is canceled, the fence is not live, or the worker is closing."""
@@ -218,8 +221,11 @@ class Pulse:
             self._looked = time.monotonic()
 
     def _stands_still(self) -> bool:
-        still, allowed = time.monotonic() - self._moved, self._lease.stall_seconds
-        if allowed is None or self._waiting or still <= allowed:
+        allowed = self._lease.stall_seconds
+        if allowed is None or self._waiting:  # looked at first: it ends with a move
+            return False
+        still = time.monotonic() - self._moved
+        if still <= allowed:
             return False
         logger.error("%s has stood still for %.0f s: it is given up", self._lease.subject, still)
         return True

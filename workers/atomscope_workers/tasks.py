@@ -37,12 +37,12 @@ from atomscope.types.work import (
 )
 from atomscope_workers.celery_context import StoreContext
 from atomscope_workers.failures import failure
+from atomscope_workers.held_folders import held_folder
 from atomscope_workers.jobs import run_job_order
 from atomscope_workers.pulse import STALL_SECONDS, UNREACHED, Pulse, job_lease, unit_lease
 from atomscope_workers.stages.assemble import assemble_bundle
 from atomscope_workers.stages.context import StageFunction, Stopped
 from atomscope_workers.stages.retention import keeps_gradients
-from atomscope_workers.unit_scratch import unit_scratch
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ def _run(
     store: ObjectStore, order: UnitOrder, pulse: Pulse, stages: Mapping[Stage, StageFunction]
 ) -> dict[str, Any]:
     with ExitStack() as stack:
-        scratch = stack.enter_context(unit_scratch())
+        scratch = stack.enter_context(held_folder())
         ctx = stack.enter_context(
             closing(StoreContext(store, order, scratch, pulse.progress, pulse.checkpoint, pulse.waiting))
         )

@@ -49,10 +49,10 @@ def run(stages: Mapping[Stage, StageFunction] | None = None) -> int:
 
     import torch  # noqa: PLC0415
 
+    from atomscope_workers.held_folders import remove_leftovers  # noqa: PLC0415
     from atomscope_workers.pulse import STALL_SECONDS  # noqa: PLC0415
     from atomscope_workers.stages.registry import STAGE_FUNCTIONS  # noqa: PLC0415
     from atomscope_workers.tasks import add_tasks, make_app  # noqa: PLC0415
-    from atomscope_workers.unit_scratch import remove_leftovers  # noqa: PLC0415
 
     torch.set_num_threads(threads)
     remove_leftovers()

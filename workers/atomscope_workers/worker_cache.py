@@ -11,3 +11,8 @@ CACHE_VARIABLE = "ATOMSCOPE_CACHE"
 def cache_folder() -> Path:
     """`ATOMSCOPE_CACHE`, or `~/.cache/atomscope`; it may not be there yet."""
     return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "atomscope")
+
+
+def inputs_folder() -> Path:
+    """Where fetched inputs are kept, by their digests; it may not be there yet."""
+    return cache_folder() / "inputs"

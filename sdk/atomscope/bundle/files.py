@@ -26,8 +26,9 @@ class BundleFiles:
     `StoreError` when the store fails.
     """
 
-    def __init__(self, store: ObjectStore, prefix: str) -> None:
+    def __init__(self, store: ObjectStore, prefix: str, fetch_under: Path | None = None) -> None:
         self._store = store
+        self._fetch_under = fetch_under
         self._prefix = prefix
         self._lock = threading.Lock()
         self._fetched: Path | None = None
@@ -140,7 +141,7 @@ class BundleFiles:
     def _folder(self) -> Path:
         with self._lock:
             if self._fetched is None:
-                self._fetched = Path(tempfile.mkdtemp(prefix="atomscope-bundle-"))
+                self._fetched = Path(tempfile.mkdtemp(prefix="atomscope-bundle-", dir=self._fetch_under))
                 # Removed with the last reference, or when the interpreter ends: a bundle needs no closing.
                 weakref.finalize(self, shutil.rmtree, self._fetched, ignore_errors=True)
             return self._fetched

@@ -52,9 +52,13 @@ class Bundle:
     Every access raises `BundleError` when a file is missing or damaged, `StoreError` when the store fails.
     """
 
-    def __init__(self, store: ObjectStore, prefix: str = "") -> None:
-        """Open the bundle under `prefix` (which ends in `/`, or is empty)."""
-        self._files = BundleFiles(store, prefix)
+    def __init__(self, store: ObjectStore, prefix: str = "", fetch_under: Path | None = None) -> None:
+        """Open the bundle under `prefix` (which ends in `/`, or is empty).
+
+        Where the store is not a folder, its files are fetched into one of their own in `fetch_under`, by
+        default that of the machine's temporary files.
+        """
+        self._files = BundleFiles(store, prefix, fetch_under)
 
     def __repr__(self) -> str:
         manifest = self.manifest

@@ -88,6 +88,24 @@ def test_pickled_weights_beside_safetensors_are_let_be_and_never_unpickled(
     assert not (tmp_path / "exploded").exists()
 
 
+def test_pickled_weights_beside_an_index_of_other_names_are_let_be(base: Path, tmp_path: Path) -> None:
+    _pickle(base / "pytorch_model.bin", tmp_path)
+    weights = base / "weights-1.safetensors"
+    (base / "model.safetensors").rename(weights)
+    places = dict.fromkeys(load_file(weights), weights.name)
+    (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    assert check_base(base).tensors.keys() == places.keys()
+
+
+def test_safetensors_within_a_folder_are_not_the_base_s_weights(base: Path, tmp_path: Path) -> None:
+    _pickle(base / "pytorch_model.bin", tmp_path)
+    (base / "models").mkdir()
+    (base / "model.safetensors").rename(base / "models" / "model.safetensors")
+    with pytest.raises(InvalidInput) as caught:
+        check_base(base)
+    assert refused(caught, "pickle_weights") == ("pytorch_model.bin", None)
+
+
 def test_an_adapter_within_the_base_is_refused_since_its_weights_would_be_loaded(
     base: Path, tmp_path: Path
 ) -> None:

@@ -34,6 +34,8 @@ class Unit:
     outputs_folder: Path | None
     config: AuditConfig = field(default_factory=AuditConfig)
     scratch: Path = DISKS["scratch"]
+    copies_outputs: bool = True
+    parent: None = None
 
     @property
     def spec(self) -> Any:
@@ -46,6 +48,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> dict[Path, int]:
     found: dict[Path, int] = {}
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=found.get(path, 0)))
     monkeypatch.setattr(disk, "_existing", lambda folder: folder)
+    monkeypatch.setattr(disk, "_one_disk", lambda one, other: one.parent == other.parent != Path("/"))
     return found
 
 
@@ -100,6 +103,19 @@ def test_a_shard_lies_in_the_scratch_before_it_lies_in_a_store_on_the_same_machi
     with pytest.raises(InvalidInput, match="the gradients of 4 documents"):
         check(unit, [])
     check(unit, ["there/"] * 3)  # nothing is extracted
+    unit.copies_outputs = False
+    check(unit, [])
+
+
+def test_on_one_disk_a_shard_lies_beside_the_store_while_it_is_copied(free: dict[Path, int]) -> None:
+    one = Unit(Path("/one/outputs"), scratch=Path("/one/scratch"))
+    other = Unit(Path("/one/outputs"), scratch=Path("/one/scratch"), copies_outputs=False)
+    free[Path("/one/outputs")] = 14 * 4 * PARAMETERS
+    check(one, [])
+    free[Path("/one/outputs")] -= 1
+    check(other, [])
+    with pytest.raises(InvalidInput, match="the gradients of 14 documents"):
+        check(one, [])
 
 
 def test_who_keeps_no_gradients_is_not_told_to_keep_smaller_ones(free: dict[Path, int]) -> None:
@@ -115,18 +131,22 @@ def test_a_folder_that_is_to_be_made_lies_on_the_disk_of_the_one_above(tmp_path:
 def test_a_local_audit_without_room_is_refused_before_a_gradient_is_written(
     tiny_llama: Path, plain_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked_of: list[Path] = []
-
-    def usage(path: Path) -> SimpleNamespace:
-        asked_of.append(path)
-        return SimpleNamespace(free=1000)
-
-    monkeypatch.setattr(shutil, "disk_usage", usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     asked = request(tiny_llama, plain_adapter, write_corpus(tmp_path / "a.jsonl", 4), tmp_path / "out")
     for ask in (run, InProcess().estimate):
         with pytest.raises(InvalidInput, match="the gradients of 4 documents take") as caught:
             ask(asked)
         assert caught.value.code == "not_enough_disk"
-    assert all(path.is_relative_to(tmp_path) for path in asked_of), "an estimate asks of the bundle's disk"
     assert not (tmp_path / "out").exists()
     assert not list(partial(tmp_path / "out").rglob("gradients/*"))
+
+
+def test_an_estimate_asks_of_the_bundle_s_disk_and_of_no_other(
+    tiny_llama: Path, plain_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def usage(path: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=10**12 if path.is_relative_to(tmp_path) else 0)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    asked = request(tiny_llama, plain_adapter, write_corpus(tmp_path / "a.jsonl", 4), tmp_path / "out")
+    assert InProcess().estimate(asked).documents == 4

@@ -75,7 +75,7 @@ def check_base(folder: Path) -> CheckedBase:
     Raises `InvalidInput`: `missing_file`, `unsafe_file`, `pickle_weights`, `remote_code`, `invalid_config`,
     `unsupported_architecture`, `quantized_model`, `invalid_safetensors`.
     """
-    names = check_folder(folder)
+    names = check_folder(folder, (WEIGHTS, INDEX))
     folder = folder.resolve()
     check_no_remote_code(folder, names)
     if ADAPTER in names:
@@ -211,14 +211,19 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         ) from error
 
 
+def _accepted() -> dict[str, str]:
+    """Architecture -> its `model_type`, of text models and of whole ones."""
+    return ARCHITECTURES | {name: kind for name, (kind, _) in WHOLE.items()}
+
+
 def _check_architecture(raw: dict[str, Any]) -> None:
     architectures = raw.get("architectures")
     name = architectures[0] if isinstance(architectures, list) and len(architectures) == 1 else None
     if not isinstance(name, str) or ARCHITECTURES.get(name) != raw.get("model_type"):
         raise refuse(
             "unsupported_architecture",
-            f"{architectures!r} (model_type {raw.get('model_type')!r}) is not accepted; "
-            f"one of {', '.join([*ARCHITECTURES, *WHOLE])} is",
+            f"{architectures!r} (model_type {raw.get('model_type')!r}) is not accepted; one of "
+            f"{', '.join(f'{known} ({kind})' for known, kind in _accepted().items())} is",
             file="config.json",
             field="architectures",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,13 @@ def refuse(code: str, message: str, *, file: str | None = None, field: str | Non
     return InvalidInput(code, detail, [InputProblem(message=message, file=file, field=field)])
 
 
-def check_folder(folder: Path) -> list[str]:
+def check_folder(folder: Path, weights: Container[str]) -> list[str]:
     """The names of all files of `folder` (POSIX, relative, sorted), none of them opened.
 
-    Pickled weights beside safetensors, as hubs give many models, are let be: unread they do no harm. Raises
-    `InvalidInput`: `missing_file` where it is no folder, `unsafe_file` for a link that leads out of the
-    folder or anything that is not a regular file, `pickle_weights` where all weights are in a pickle format.
+    Pickled weights are let be beside a file named in `weights`, as hubs give many models: unread they do no
+    harm. Raises `InvalidInput`: `missing_file` where it is no folder, `unsafe_file` for a link that leads out
+    of the folder or anything that is not a regular file, `pickle_weights` where all weights are in a pickle
+    format.
     """
     if not folder.is_dir():
         raise refuse(
@@ -58,7 +59,7 @@ def check_folder(folder: Path) -> list[str]:
         if not path.is_file():
             raise refuse("unsafe_file", "only regular files are accepted", file=name)
         names.append(name)
-    if not any(fnmatch(name, "model*.safetensors") for name in names):
+    if not any(name in weights for name in names):
         _refuse_pickles(names)
     return names
 

@@ -90,6 +90,11 @@ class StageContext(Protocol):
         ...
 
     @property
+    def copies_outputs(self) -> bool:
+        """Whether what is written from `scratch` is copied, and lies in both for a while, or is moved."""
+        ...
+
+    @property
     def parent(self) -> Parent | None:
         """Of a refit, the audit that it is a refit of."""
         ...

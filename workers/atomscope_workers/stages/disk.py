@@ -22,21 +22,25 @@ def require_disk(
 ) -> None:
     """Raise `InvalidInput` (`not_enough_disk`) where gradients certainly do not fit.
 
-    Outputs on this machine's disk take all that is not stored yet, and a unit's scratch a shard. Of those
-    that go over a network a unit holds a shard's at a time, or, where documents are compared exactly, all.
+    Outputs on this machine's disk take all that is not stored yet, and where they are copied there, a unit's
+    scratch a shard beside. Of those that go over a network a unit holds a shard's at a time, or, where
+    documents are compared exactly, all.
     `stored` are the plan's shards as far as they are kept; `parameters` is d, of so many `modules`.
     """
     kept = [len(shard.documents) for shard, at in zip(plan.shards, stored, strict=False) if at.location]
+    shard = max(len(shard.documents) for shard in plan.shards)
     if ctx.outputs_folder is not None:
         wanted = {ctx.outputs_folder: plan.n_documents - sum(kept)}
-        if len(kept) < len(plan.shards):
-            wanted[ctx.scratch] = max(len(shard.documents) for shard in plan.shards)
+        if ctx.copies_outputs and len(kept) < len(plan.shards):
+            beside = ctx.outputs_folder if _one_disk(ctx.scratch, ctx.outputs_folder) else ctx.scratch
+            wanted[beside] = wanted.get(beside, 0) + shard
     elif compares_sketches(ctx, plan.n_documents):
-        wanted = {ctx.scratch: max(len(shard.documents) for shard in plan.shards)}
+        wanted = {ctx.scratch: shard}
     else:
         wanted = {ctx.scratch: plan.n_documents}
     dtype = plan_gradient_dtype(plan)
-    smaller = "`gradients: float16`, " if dtype != "float16" and keeps_gradients(ctx.spec.config) else ""
+    chosen = ctx.parent is None and keeps_gradients(ctx.spec.config)
+    smaller = "`gradients: float16`, " if dtype != "float16" and chosen else ""
     for folder, documents in wanted.items():
         needed = gradient_bytes(dtype, documents, parameters, modules)
         free = shutil.disk_usage(_existing(folder)).free
@@ -47,6 +51,10 @@ def require_disk(
                 f"{size_text(free)} are free where they are written. What helps: more room, {smaller}an "
                 "adapter of fewer or narrower layers",
             )
+
+
+def _one_disk(one: Path, other: Path) -> bool:
+    return _existing(one).stat().st_dev == _existing(other).stat().st_dev
 
 
 def _existing(folder: Path) -> Path:

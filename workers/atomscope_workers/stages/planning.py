@@ -96,7 +96,9 @@ class PlannedPass:
 
 
 def free_memory(device: torch.device) -> Free:
-    """What is free on a device and its host at this moment."""
+    """What is free on a device and its host, what earlier audits left there given back."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     there = free_bytes(device)
     return Free(device.type, there, there if device.type == "cpu" else free_host_bytes())
 

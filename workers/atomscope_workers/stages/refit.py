@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import msgspec
 import numpy as np
-import torch
 
 from atomscope.bundle import layout
 from atomscope.bundle.documents import read_documents
@@ -45,8 +44,9 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
     """`validate`: the parent's plan, documents and adapter, under the refit's own spec.
 
     Raises `InvalidInput`: `old_bundle` where it was made before there were refits, `gradients_not_kept` and
-    `gradients_missing` where its gradients, or the sketch of them, were not kept or are gone, and
-    `not_enough_memory` where the fits certainly do not fit this machine.
+    `gradients_missing` where its gradients, or the sketch of them, were not kept or are gone,
+    `not_enough_memory` where the fits certainly do not fit this machine, and `not_enough_disk` where the
+    gradients that they fetch do not.
     """
     if ctx.spec.config.labels:
         required_label_settings(os.environ)
@@ -100,11 +100,7 @@ def _require_room(ctx: StageContext, parent: Parent, plan: Plan) -> None:
     }
     groups = fewest_groups(parameters)
     shapes = shapes_of(ctx.spec.config, plan.n_documents, parameters, groups, plan_gradient_dtype(plan))
-    device = choose_device()
-    free = free_memory(device)
-    if device.type == "cuda":  # what earlier audits left can be given back
-        free = replace(free, device=free.device + torch.cuda.memory_reserved(device))
-    require_memory(fit_needs(shapes), free)
+    require_memory(fit_needs(shapes), free_memory(choose_device()))
     if ctx.spec.config.gradients != "sketch":
         there = [StoredShard(name="", location=str(shard.index)) for shard in plan.shards]
         require_disk(ctx, plan, there, shapes.gradient, len(parameters))

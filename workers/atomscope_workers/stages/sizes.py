@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from atomscope.types.spec import AuditConfig
+from atomscope.types.spec import AuditConfig, Solver
 from atomscope_workers.pipeline.dictionary import dictionary_size, piece_count
 from atomscope_workers.pipeline.sketch import DIRECTIONS
 from atomscope_workers.pipeline.storage import GradientDtype, gradient_bytes
@@ -37,6 +37,7 @@ class Shapes:
     """Atoms of a fit, before they are merged."""
     surrogates: int = 0
     """Surrogate data sets, of which the evidence holds one at a time."""
+    solver: Solver = "torch"
 
     @property
     def gradient(self) -> int:
@@ -98,6 +99,7 @@ def shapes_of(
         keeps_gradients=keeps_gradients(config),
         keeps_sketch=config.gradients == "sketch",
         surrogates=config.surrogates,
+        solver=config.solver,
     )
 
 
