@@ -29,7 +29,12 @@ def _show(args: Namespace, output: Output) -> int:
         ("created", manifest.created_at),
         ("format", manifest.format_version),
         ("documents", f"{report.n_documents}, {report.n_dropped} dropped"),
-        ("atoms", f"{report.n_atoms} ({report.n_coherent_05} above 0.5, {report.n_coherent_01} above 0.1)"),
+        ("behaviours", f"{report.n_behaviours}{_passing(report.n_significant_behaviours)}"),
+        (
+            "atoms",
+            f"{report.n_atoms}{_passing(report.n_significant)}; coherence above 0.5 of "
+            f"{report.n_coherent_05}, above 0.1 of {report.n_coherent_01}",
+        ),
         (
             "loss",
             f"{report.loss_adapter:.3f} nats a token; {report.loss_base:.3f} without the adapter "
@@ -42,6 +47,10 @@ def _show(args: Namespace, output: Output) -> int:
     ]
     output.result({"manifest": manifest, "report": report}, card(rows))
     return EXIT_DONE
+
+
+def _passing(count: int | None) -> str:
+    return ", compared with no null" if count is None else f", {count} at a false-discovery rate of 5%"
 
 
 def _fitted(facts: Any) -> str | None:  # noqa: ANN401  (free-form in the report)

@@ -324,6 +324,19 @@ def test_a_bundle_is_shown_and_verified(run: Run, bundle: Path, tmp_path: Path) 
     assert "report.json is damaged" in done.err
 
 
+def test_a_shown_bundle_says_how_many_pass_and_where_nothing_was_compared(
+    run: Run, bundle: Path, tmp_path: Path
+) -> None:
+    changed = shutil.copytree(bundle, tmp_path / "changed")
+    report = json.loads((changed / layout.REPORT).read_bytes())
+    report |= {"n_atoms": 9, "n_significant": 3, "n_behaviours": 4, "n_significant_behaviours": None}
+    (changed / layout.REPORT).write_text(json.dumps(report))
+    relist(changed)
+    lines = [" ".join(line.split()) for line in run("bundle", "show", changed).out.splitlines()]
+    assert "behaviours 4, compared with no null" in lines
+    assert any(line.startswith("atoms 9, 3 at a false-discovery rate of 5%; coherence") for line in lines)
+
+
 def test_keys_are_created_listed_and_revoked(run: Run, server: ScriptedServer) -> None:
     key = {"id": an_id("key"), "name": "ci\x1b[1m", "hint": "ask_ab", "created_at": "now",
            "last_used_at": None, "revoked_at": None}  # fmt: skip
