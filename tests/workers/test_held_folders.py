@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from atomscope_workers.held_folders import held_folder, remove_leftovers
+from atomscope_workers.held_folders import held_folder, process_folder, remove_leftovers
 
 KILLED = """
 import os
@@ -83,7 +83,34 @@ def test_a_folder_is_held_until_it_is_gone(folder: Path, monkeypatch: pytest.Mon
 
     with held_folder() as scratch:
         monkeypatch.setattr(shutil, "rmtree", removing)
-    assert removed == [scratch.parent]
+    assert removed == [scratch, scratch.parent]
+
+
+def test_what_is_left_of_a_removal_that_was_killed_is_removed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was removed before, the lock tells until the end that nobody holds it."""
+    removed: list[Path] = []
+
+    def killed(path: Path, **_: object) -> None:
+        removed.append(path)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), held_folder() as scratch:
+        monkeypatch.setattr(shutil, "rmtree", killed)
+    monkeypatch.undo()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    assert (removed, scratch.parent.joinpath(".lock").is_file()) == ([scratch], True)
+    remove_leftovers()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_process_whose_folder_was_cleaned_away_gets_another() -> None:
+    first = process_folder()
+    assert process_folder() == first
+    shutil.rmtree(first)
+    assert process_folder() != first
+    assert process_folder().is_dir()
 
 
 def test_a_file_that_cannot_be_removed_fails_no_unit_that_is_done(
@@ -96,4 +123,4 @@ def test_a_file_that_cannot_be_removed_fails_no_unit_that_is_done(
         (scratch / "file").write_text("x")
         monkeypatch.setattr(os, "unlink", refused)
     monkeypatch.undo()
-    assert "file is left" in caplog.text
+    assert "is left" in caplog.text

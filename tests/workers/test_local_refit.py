@@ -27,6 +27,7 @@ from atomscope_workers.pipeline import plan
 from atomscope_workers.pipeline.batches import Batch
 from atomscope_workers.query import audited_rows
 from atomscope_workers.stages import evidence, extract, planning
+from atomscope_workers.stages import refit as refit_stage
 from tests.fixtures.corpus import write_corpus
 from tests.workers.datasets import conversing
 from tests.workers.local_runs import SMALL, Recorder, contents, partial, refit, request, run
@@ -91,6 +92,16 @@ def test_a_refit_that_cannot_fit_is_refused_before_it_fits(
         refit(parent, tmp_path / "two", fits=1, surrogates=0)
     assert caught.value.code == "not_enough_memory"
     assert not (tmp_path / "two").exists()
+
+
+def test_a_refit_for_which_there_is_no_room_beside_a_kept_model_has_it_let_go(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = [1]
+    monkeypatch.setattr(planning, "free_bytes", lambda device: 0 if kept else 2**40)
+    monkeypatch.setattr(refit_stage, "release_models", kept.clear)
+    assert refit(parent, tmp_path / "one", fits=1, surrogates=0).is_dir()
+    assert kept == []
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,9 @@ class StoreContext:
         self._sources = UnitSources(store, order)
         self._progress = progress
         self._checkpoint = checkpoint
-        self._waiting = waiting
         self._own = layout.unit_prefix(order.work_prefix, order.stage, order.index, order.fence)
+        # A disk of this machine that hangs is not waited for as a network is.
+        self._waiting = waiting if store.local_path(self._own) is None else nullcontext
         self._written: list[str] = []
         self._entry: dict[str, StoredFile] = {}
         self._inputs = scratch / "inputs"

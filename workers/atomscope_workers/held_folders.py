@@ -12,7 +12,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +24,7 @@ _PREFIX = ".atomscope-held-"
 _UNLOCKED = ".atomscope-new-"
 """Before it is locked: a folder that has the other name has its lock."""
 _LOCK = ".lock"
+_FILES = "files"
 
 
 @contextmanager
@@ -34,16 +35,25 @@ def held_folder(root: Path | None = None) -> Generator[Path]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         folder = made.rename(made.with_name(made.name.replace(_UNLOCKED, _PREFIX, 1)))
         try:
-            (folder / "files").mkdir()
-            yield folder / "files"
+            (folder / _FILES).mkdir()
+            yield folder / _FILES
         finally:
             # While it is still held: a worker that starts meanwhile removes the same files otherwise.
-            shutil.rmtree(folder, onerror=lambda _call, path, _error: logger.warning("%s is left", path))
+            try:
+                _remove(folder)
+            except OSError as error:
+                logger.warning("%s is left: %s", folder, error)
+
+
+def process_folder() -> Path:
+    """The folder of this process, held until it ends; another where a cleaner of temporary files took it."""
+    if not _process_folder().is_dir():
+        _process_folder.cache_clear()
+    return _process_folder()
 
 
 @cache
-def process_folder() -> Path:
-    """The folder of this process, held until it ends."""
+def _process_folder() -> Path:
     held = ExitStack()
     atexit.register(held.close)
     return held.enter_context(held_folder())
@@ -56,11 +66,18 @@ def remove_leftovers() -> None:
             _remove_left(folder)
 
 
+def _remove(folder: Path) -> None:
+    """The lock last: what is left of a removal that is killed is still known for a held folder."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder / _FILES)
+    shutil.rmtree(folder)
+
+
 def _remove_left(folder: Path) -> None:
     try:
         with (folder / _LOCK).open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder)
+            _remove(folder)
     except BlockingIOError:
         return
     except OSError as error:  # another's, or another worker was faster

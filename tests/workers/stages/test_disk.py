@@ -110,11 +110,11 @@ def test_a_shard_lies_in_the_scratch_before_it_lies_in_a_store_on_the_same_machi
 def test_on_one_disk_a_shard_lies_beside_the_store_while_it_is_copied(free: dict[Path, int]) -> None:
     one = Unit(Path("/one/outputs"), scratch=Path("/one/scratch"))
     other = Unit(Path("/one/outputs"), scratch=Path("/one/scratch"), copies_outputs=False)
-    free[Path("/one/outputs")] = 14 * 4 * PARAMETERS
+    free[Path("/one/outputs")] = 12 * 4 * PARAMETERS
     check(one, [])
     free[Path("/one/outputs")] -= 1
     check(other, [])
-    with pytest.raises(InvalidInput, match="the gradients of 14 documents"):
+    with pytest.raises(InvalidInput, match="the gradients of 12 documents"):
         check(one, [])
 
 

@@ -108,7 +108,9 @@ class KeptModels:
             _give_back(device)
 
     def clear(self) -> None:
+        """Let go of all; what a device held of them can be given back then."""
         self._models.clear()
+        gc.collect()
 
 
 def held_bytes(lora: LoraModel) -> int:

@@ -27,15 +27,16 @@ def require_disk(
     documents are compared exactly, all.
     `stored` are the plan's shards as far as they are kept; `parameters` is d, of so many `modules`.
     """
-    kept = [len(shard.documents) for shard, at in zip(plan.shards, stored, strict=False) if at.location]
-    shard = max(len(shard.documents) for shard in plan.shards)
+    there = {shard.index for shard, at in zip(plan.shards, stored, strict=False) if at.location}
+    new = [len(shard.documents) for shard in plan.shards if shard.index not in there]
     if ctx.outputs_folder is not None:
-        wanted = {ctx.outputs_folder: plan.n_documents - sum(kept)}
-        if ctx.copies_outputs and len(kept) < len(plan.shards):
-            beside = ctx.outputs_folder if _one_disk(ctx.scratch, ctx.outputs_folder) else ctx.scratch
-            wanted[beside] = wanted.get(beside, 0) + shard
+        wanted = {ctx.outputs_folder: sum(new)}
+        if new and ctx.copies_outputs and _one_disk(ctx.scratch, ctx.outputs_folder):
+            wanted[ctx.outputs_folder] += min(new)  # the last one lies beside all, whichever that is
+        elif new and ctx.copies_outputs:
+            wanted[ctx.scratch] = max(new)
     elif compares_sketches(ctx, plan.n_documents):
-        wanted = {ctx.scratch: shard}
+        wanted = {ctx.scratch: max(len(shard.documents) for shard in plan.shards)}
     else:
         wanted = {ctx.scratch: plan.n_documents}
     dtype = plan_gradient_dtype(plan)

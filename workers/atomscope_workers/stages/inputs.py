@@ -140,6 +140,11 @@ def kept_model(
     return _kept.get(_key(spec, dtype, device), spec.adapter.sha256, parts, size=size, device=device)
 
 
+def release_models() -> None:
+    """Let go of the models that earlier audits left in memory, for a unit that needs none."""
+    _kept.clear()
+
+
 def holds_model(spec: AuditSpec, dtype: torch.dtype, device: torch.device, size: int) -> bool:
     """Whether this process has the base; where not, others go that would not leave it room for `size`."""
     if _kept.holds(_key(spec, dtype, device), device):

@@ -23,7 +23,7 @@ from atomscope_workers.pipeline.plan import loss_sample
 from atomscope_workers.stages.arrays import MORE_LOSSES, Losses, load_losses, save_losses
 from atomscope_workers.stages.context import Parent, StageContext, UnitResult
 from atomscope_workers.stages.disk import require_disk
-from atomscope_workers.stages.inputs import plan_gradient_dtype, write_plan
+from atomscope_workers.stages.inputs import plan_gradient_dtype, release_models, write_plan
 from atomscope_workers.stages.planning import free_memory
 from atomscope_workers.stages.retention import require_kept
 from atomscope_workers.stages.rows import ROWS, StoredRow
@@ -100,7 +100,10 @@ def _require_room(ctx: StageContext, parent: Parent, plan: Plan) -> None:
     }
     groups = fewest_groups(parameters)
     shapes = shapes_of(ctx.spec.config, plan.n_documents, parameters, groups, plan_gradient_dtype(plan))
-    require_memory(fit_needs(shapes), free_memory(choose_device()))
+    wanted, device = fit_needs(shapes), choose_device()
+    if not all(map(free_memory(device).holds, wanted)):
+        release_models()
+    require_memory(wanted, free_memory(device))
     if ctx.spec.config.gradients != "sketch":
         there = [StoredShard(name="", location=str(shard.index)) for shard in plan.shards]
         require_disk(ctx, plan, there, shapes.gradient, len(parameters))
