@@ -86,7 +86,7 @@ def _target(found: TargetEvaluation, figure: bytes) -> Iterator[str]:
     yield f"<h2>{title}</h2>"
     image = base64.b64encode(figure).decode("ascii")
     yield f'<img alt="What each strength of {title} does and costs" src="data:image/png;base64,{image}">'
-    yield f"<p>{_gain(found.gain)}</p>"
+    yield f"<p>{_gain(found)}</p>"
     if found.points:
         yield _table(_POINTS, _points(found))
     if found.answers:
@@ -137,9 +137,12 @@ def _change(point: EvaluationPoint, shift: float) -> str:
     return f"{100 * shift:+.0f} points" if point.overall.hits is not None else f"{shift:+.3f} nats"
 
 
-def _gain(gain: float) -> str:
-    told = f"Its own documents gain {gain:+.3f} nats per token from the least step up, less the same down"
-    return f"{told}." if gain > 0 else f"{told}: up is no more of them."
+def _gain(found: TargetEvaluation) -> str:
+    told = (
+        f"Its own documents gain {found.gain:+.3f} nats per token from the least step up, less the same down"
+    )
+    end = "." if found.turns_up else ": up is no more of them."
+    return told + end + ("" if found.unrelated is None else f" The unrelated atom is {found.unrelated}.")
 
 
 def _side(side: Chosen | None) -> str:

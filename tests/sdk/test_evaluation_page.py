@@ -67,6 +67,7 @@ def test_the_shift_of_an_unrelated_atom_and_a_gain_below_0_are_told() -> None:
     )
     text = Reader(evaluation_page(found)).text
     assert "-25 points" in text
+    assert "The unrelated atom is 5." in text
     assert "up is no more of them" in text
 
 

@@ -64,11 +64,12 @@ def test_each_target_has_its_figure(tmp_path: Path) -> None:
 def test_what_was_found_is_what_is_drawn(tmp_path: Path) -> None:
     changed = evaluated_target(points=[evaluated_point(-0.1, 0.02), evaluated_point(0.2, -0.9)])
     changed["points"][1]["equal_norm"]["shifts"] = [0.3] * 20
+    beside = evaluated_target(points=[evaluated_point(-0.1, 0.02), evaluated_point(0.2, 0.4, unrelated=None)])
     contents = {
         plot_evaluation(result(target), tmp_path / str(place), 0.2)[0].read_bytes()
-        for place, target in enumerate([evaluated_target(), changed, evaluated_target()])
+        for place, target in enumerate([evaluated_target(), changed, beside, evaluated_target()])
     }
-    assert len(contents) == 2, "the same result gives the same bytes, another one others"
+    assert len(contents) == 3, "the same result gives the same bytes, another one others"
 
 
 def test_answers_stand_side_by_side_whatever_is_in_them(tmp_path: Path) -> None:

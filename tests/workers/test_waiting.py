@@ -61,7 +61,7 @@ class Network(LocalStore):
         super().copy(source, target)
 
 
-def test_all_that_a_refit_s_unit_reads_and_writes_is_waited_for(tmp_path: Path) -> None:
+def test_every_file_that_a_refit_s_unit_fetches_or_sends_is_waited_for(tmp_path: Path) -> None:
     store = Network(tmp_path / "store")
     shutil.copytree(GOLDEN, tmp_path / "store" / PARENT)
     spec = msgspec.structs.replace(a_spec(), parent=ParentRef(audit_id="aud_0", location=PARENT))

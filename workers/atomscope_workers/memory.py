@@ -20,8 +20,8 @@ GRAM_BYTES = 16
 ROW_BYTES = 12
 """Bytes a value of the whitened rows, while they are joined and scaled."""
 SKLEARN_BYTES = 24
-"""Bytes a coordinate of a document within the span, with scikit-learn's solver: float64 coordinates, what the
-codes rebuild of them, and what is left."""
+"""Bytes a coordinate of a document in the span of all, with scikit-learn's solver: float64 coordinates, what
+the codes rebuild of them, and what is left. There are no more coordinates than documents."""
 CODE_BYTES = 8
 """Bytes a document and atom of a fit: float32 codes, and products with the atoms."""
 

@@ -65,7 +65,7 @@ def _target(found: TargetEvaluation) -> Iterator[str]:
             *rows,
             ("auto up", _auto(found.auto_up)),
             ("auto down", _auto(found.auto_down)),
-            ("gain", _gain(found.gain)),
+            ("gain", _gain(found)),
             *([] if found.unrelated is None else [("unrelated", f"atom {found.unrelated}")]),
         ]
     )
@@ -130,9 +130,9 @@ def _chosen(found: TargetEvaluation, side: Chosen | None) -> str:
     return f"{side.strength:.4g} shifts by {_shift(side.shift, shares)} at a KL of {side.kl:.3f}{verdict}"
 
 
-def _gain(gain: float) -> str:
-    told = f"{gain:+.3f} nats per token of its own documents, the least step up less down"
-    return told if gain > 0 else f"{told}: up is no more of them"
+def _gain(found: TargetEvaluation) -> str:
+    told = f"{found.gain:+.3f} nats per token of its own documents, the least step up less down"
+    return told if found.turns_up else f"{told}: up is no more of them"
 
 
 def _auto(strength: float | None) -> str:

@@ -130,10 +130,10 @@ class AsyncAudit(AuditAttributes):
         Strengths are in units of the adapter's norm, or under `unit="alpha"` of the vectors as they are;
         `"auto"` and `"-auto"` are as far up and down as costs no more than `kl_budget` (0.5 nats per token on
         neutral documents) and, where it is given, `perplexity_budget` times their perplexity: an evaluation
-        finds it of each target alone, so that several may cost more together, which may take until
-        `timeout`. `power` is that of (lambda + damping) in the unprojection,
-        by default the audit's. Raises `SteeringError` for a key that is no target, a strength that is none,
-        and a budget that allows none, `EvaluationFailed` and `WaitTimeout`.
+        finds it, which may take until `timeout`. Each target is tried alone: several may cost more together.
+        `power` is that of (lambda + damping) in the unprojection, by default the audit's. Raises
+        `SteeringError` for a key that is no target, a strength that is none, and a budget that allows none,
+        `EvaluationFailed` and `WaitTimeout`.
         """
         how = Search(kl_budget, perplexity_budget, timeout)
         created = await _core.steer_audit(self._service, self.id, strengths, name, format, unit, power, how)

@@ -363,6 +363,11 @@ class TargetEvaluation(msgspec.Struct, kw_only=True, frozen=True):
     behaviour changed, by its key `behaviour:3`, in nats: of its 8 strongest documents on which the target has
     no strength. One that has none of these is left out, as is the behaviour of an atom."""
 
+    @property
+    def turns_up(self) -> bool:
+        """Whether up is more of the target's own documents, by `gain`."""
+        return self.gain > 0
+
     def unrelated_shift(self, point: EvaluationPoint) -> float | None:
         """`shift` of the unrelated atom in place of the target's; None where none was run."""
         if point.unrelated is None or self.baseline is None:

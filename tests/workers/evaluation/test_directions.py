@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from atomscope.errors import InvalidInput
 from atomscope.steering import Target, norm, read_tensors
+from atomscope_workers.evaluation import directions
 from atomscope_workers.evaluation.directions import (
     CLOSE,
     MATCHES,
@@ -84,7 +85,11 @@ def test_a_dial_goes_as_far_as_steering_does(audited: Audited) -> None:
         make_dial(bundle, target, None, "norm", [101.0])
 
 
-def test_the_unrelated_atom_is_another_and_shares_least(audited: Audited) -> None:
+@pytest.mark.parametrize("nearest", [1, NEAREST])
+def test_the_unrelated_atom_is_another_and_shares_least(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch, nearest: int
+) -> None:
+    monkeypatch.setattr(directions, "NEAREST", nearest)
     bundle = audited.bundle
     target = Target("behaviour", next(iter(bundle.behaviours)).index)
     dial = make_dial(bundle, target, None, "norm")
@@ -100,7 +105,7 @@ def test_the_unrelated_atom_is_another_and_shares_least(audited: Audited) -> Non
         for atom in others
         if (mine := touched(bundle, Target("atom", atom)))
     }
-    least = sorted(overlap.values())[:NEAREST][-1]
+    least = sorted(overlap.values())[:nearest][-1]
     assert overlap[found] <= least, "few documents of its own are the target's"
 
     def likeness(atom: int) -> float:
