@@ -8,7 +8,7 @@ from the shapes alone. Nothing is left behind.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from atomscope.bundle import layout
 from atomscope.cli.registry import Estimate
-from atomscope.types.bundle import Plan
+from atomscope.types.bundle import Plan, ShardPlan
 from atomscope.types.spec import AuditConfig, AuditSpec
 from atomscope_workers.datasets.documents import TokenizedDocument, load_tokens
 from atomscope_workers.models.kept import held_bytes
@@ -38,7 +38,7 @@ from atomscope_workers.pipeline.span import unit_rows
 from atomscope_workers.pipeline.storage import DTYPES, gradient_bytes
 from atomscope_workers.stages import validate
 from atomscope_workers.stages.context import StageContext
-from atomscope_workers.stages.inputs import lora_model, plan_gradient_dtype, read_plan
+from atomscope_workers.stages.inputs import lora_model, plan_gradient_dtype, read_plan, read_shards
 from atomscope_workers.stages.rows import ROWS
 from atomscope_workers.stages.sizes import Shapes, bundle_bytes, shapes_of, sketch_bytes
 
@@ -85,6 +85,7 @@ def estimate_audit(spec: AuditSpec, context: Callable[[AuditSpec, Path], StageCo
         probe = probe_model(lora, _probe_batch(plan, tokens), recompute=plan.recompute)
         rows_bytes = ctx.read(ROWS).stat().st_size
         adapter_bytes = ctx.read(layout.ADAPTER_WEIGHTS).stat().st_size
+        there = {index for index, at in enumerate(read_shards(ctx)) if at.location is not None}
     shapes = shapes_of(
         spec.config,
         plan.n_documents,
@@ -93,9 +94,10 @@ def estimate_audit(spec: AuditSpec, context: Callable[[AuditSpec, Path], StageCo
         plan_gradient_dtype(plan),
     )
     lengths = {row: len(item.input_ids) for row, item in tokens.items()}
+    new = [shard for shard in plan.shards if shard.index not in there]
     seconds = {
         "validate": validated,
-        "extract": loading + _extract_seconds(plan, lengths, probe),
+        "extract": loading + _extract_seconds(new, lengths, probe),
         **_later_seconds(shapes, spec.config, lora.device),
     }
     by_setting = {
@@ -113,6 +115,7 @@ def estimate_audit(spec: AuditSpec, context: Callable[[AuditSpec, Path], StageCo
         details={
             "device": plan.device_kind,
             "compute_dtype": plan.compute_dtype,
+            "documents_extracted": sum(len(shard.documents) for shard in new),
             "gradients": shapes.gradients if shapes.keeps_gradients else spec.config.gradients,
             "gradient_bytes": files["gradients"] + files["sketches"],
             "gradient_bytes_by_setting": {**by_setting, "sketch": sketch_bytes(shapes), "none": 0},
@@ -159,9 +162,9 @@ def _probe_batch(plan: Plan, tokens: dict[int, TokenizedDocument]) -> list[Token
     return by_length[max(0, middle + 1 - count) : middle + 1]
 
 
-def _extract_seconds(plan: Plan, lengths: Mapping[int, int], probe: ModelProbe) -> float:
-    gradients = sum(padded_tokens(shard.micro_batches, lengths) for shard in plan.shards)
-    losses = sum(padded_tokens(loss_sample(shard), lengths) for shard in plan.shards)
+def _extract_seconds(shards: Sequence[ShardPlan], lengths: Mapping[int, int], probe: ModelProbe) -> float:
+    gradients = sum(padded_tokens(shard.micro_batches, lengths) for shard in shards)
+    losses = sum(padded_tokens(loss_sample(shard), lengths) for shard in shards)
     return gradients * probe.gradient_seconds + losses * probe.loss_seconds
 
 

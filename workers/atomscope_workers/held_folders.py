@@ -61,9 +61,14 @@ def _process_folder() -> Path:
 
 def remove_leftovers() -> None:
     """Remove the folders that nobody holds, of temporary files and of fetched inputs."""
-    for root in (Path(tempfile.gettempdir()), inputs_folder()):
-        for folder in root.glob(f"{_PREFIX}*"):
-            _remove_left(folder)
+    remove_left(Path(tempfile.gettempdir()))
+    remove_left(inputs_folder())
+
+
+def remove_left(root: Path) -> None:
+    """Remove the folders in `root` that nobody holds."""
+    for folder in root.glob(f"{_PREFIX}*"):
+        _remove_unheld(folder)
 
 
 def _remove(folder: Path) -> None:
@@ -73,7 +78,7 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _remove_left(folder: Path) -> None:
+def _remove_unheld(folder: Path) -> None:
     try:
         with (folder / _LOCK).open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

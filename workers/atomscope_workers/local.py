@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,26 +18,27 @@ import msgspec
 from atomscope.bundle import Bundle, layout, open_bundle
 from atomscope.cli.registry import Estimate, LocalRefit, LocalRun
 from atomscope.errors import BundleError, InvalidInput
-from atomscope.store import LocalStore, ObjectNotFound
+from atomscope.store import LocalStore
 from atomscope.types.attribution import AttributionQuery, AttributionResult
+from atomscope.types.bundle import StoredShard
 from atomscope.types.evaluation import EvaluationQuery, EvaluationResult
 from atomscope.types.resources import Progress
-from atomscope.types.spec import AuditSpec, InputRef, ParentRef
+from atomscope.types.spec import AuditSpec, ParentRef
 from atomscope.types.work import FAN_OUT, STAGES, Stage
 from atomscope_workers.attribution import attribute
 from atomscope_workers.estimate import estimate_audit
 from atomscope_workers.evaluation import evaluate
+from atomscope_workers.local_context import LocalContext
 from atomscope_workers.local_inputs import local_spec
-from atomscope_workers.local_refit import link, open_source, refit_spec, source_held
+from atomscope_workers.local_refit import open_source, refit_spec, source_held
 from atomscope_workers.opened_audit import OnSteps, OpenedAudit
+from atomscope_workers.shard_cache import ShardCache
 from atomscope_workers.stages.assemble import assemble_bundle
-from atomscope_workers.stages.context import KnownShard, Parent, UnitResult
+from atomscope_workers.stages.context import Parent, UnitResult
 from atomscope_workers.stages.registry import STAGE_FUNCTIONS
 from atomscope_workers.stages.retention import keeps_gradients
 from atomscope_workers.stages.versions import software_versions
 from atomscope_workers.work_folder import FILES, UNITS, claim, held, is_work_of, work_folder
-
-MAX_ROWS = 2_000_000
 
 OnProgress = Callable[[Stage, Progress], None]
 
@@ -49,6 +50,34 @@ class _Marker(msgspec.Struct, kw_only=True):
     result: UnitResult
 
 
+@dataclass(frozen=True)
+class _Work:
+    """An audit and the folder of its work: units' outputs under `files`, their markers under `units`."""
+
+    spec: AuditSpec
+    folder: Path
+    on_progress: OnProgress
+    parent: Parent | None = None
+    cache: ShardCache | None = None
+
+    @property
+    def files(self) -> Path:
+        return self.folder / FILES
+
+    def documents(self) -> int:
+        """Documents of the plan; 0 before there is one."""
+        plan = self.files / layout.PLAN
+        if not plan.is_file():
+            return 0
+        found: Mapping[str, object] = msgspec.json.decode(plan.read_bytes())
+        count = found["n_documents"]
+        return count if isinstance(count, int) else 0
+
+    def stored(self) -> list[StoredShard]:
+        """Where the shards of the plan lie."""
+        return msgspec.json.decode((self.files / layout.SHARDS).read_bytes(), type=list[StoredShard])
+
+
 @dataclass
 class _Tally:
     """Counts of a stage over the units that have finished."""
@@ -56,87 +85,15 @@ class _Tally:
     before: int = 0
 
 
-@dataclass
-class LocalContext:
-    """A `StageContext` over folders: outputs of every unit under `files`, their markers under `units`."""
-
-    spec: AuditSpec
-    stage: Stage
-    index: int
-    shards: int
-    scratch: Path
-    work: Path
-    tell: Callable[[int, int, str], None]
-    max_rows: int = MAX_ROWS
-    parent: Parent | None = None
-    written: list[str] = field(default_factory=list[str])
-    out: Path | None = None
-    """Where outputs would lie, of an audit that is only tried."""
-
-    @property
-    def outputs_folder(self) -> Path:
-        return self.out or self.work
-
-    @property
-    def copies_outputs(self) -> bool:
-        return False
-
-    def input(self, ref: InputRef) -> Path:
-        return Path(ref.location)
-
-    def known_shards(self) -> list[KnownShard]:
-        """None: bundles on one machine keep no factor sums."""
-        return []
-
-    def adopt(self, path: str) -> None:
-        if self.parent is None:
-            raise ValueError(f"{path}: this audit has no parent")
-        link(self.parent.read(path), self.work / FILES / path)
-        self.parent.forget(path)
-        self.written.append(path)
-
-    def read(self, path: str) -> Path:
-        file = self.work / FILES / path
-        if not file.is_file():
-            raise ObjectNotFound(f"no object {path!r}")
-        return file
-
-    def read_range(self, path: str, start: int, length: int) -> bytearray:
-        return LocalStore(self.work / FILES).get_range(path, start, length)
-
-    def forget(self, path: str) -> None:
-        """Nothing was fetched."""
-
-    def write(self, path: str, source: Path) -> None:
-        store = LocalStore(self.work / FILES)
-        if source.is_relative_to(self.scratch):
-            store.move_file(path, source)
-        else:
-            store.put_file(path, source)
-        self.written.append(path)
-
-    def write_bytes(self, path: str, data: bytes) -> None:
-        LocalStore(self.work / FILES).put_bytes(path, data)
-        self.written.append(path)
-
-    def outputs(self) -> list[str]:
-        return [item.key for item in LocalStore(self.work / FILES).list("")]
-
-    def progress(self, done: int, total: int, unit: str) -> None:
-        self.tell(done, total, unit)
-
-    def checkpoint(self) -> None:
-        """Nothing stops a local audit but an interrupt, which raises by itself."""
-
-
 def run_local(request: LocalRun, on_progress: OnProgress) -> Path:
     """Audit the paths of `request`; the folder of the bundle.
 
     A bundle of the same inputs and settings that is there already is returned at once. Raises `InvalidInput`
-    (`NothingToAudit`) as the stages do, when the output folder holds something else, and when another process
-    is at the same work.
+    (`NothingToAudit`) as the stages do, when the output folder holds something else, when another process
+    is at the same work, for a cache that cannot be used, and as its `take` does.
     """
-    return _run(local_spec(request), request.out, on_progress)
+    spec = local_spec(request)
+    return _run(spec, request.out, on_progress, _cache(request, spec))
 
 
 def refit_local(request: LocalRefit, on_progress: OnProgress) -> Path:
@@ -149,10 +106,33 @@ def refit_local(request: LocalRefit, on_progress: OnProgress) -> Path:
         return _run(refit_spec(request), request.out, on_progress)
 
 
-def _run(spec: AuditSpec, asked: Path, on_progress: OnProgress) -> Path:
+def _cache(request: LocalRun, spec: AuditSpec) -> ShardCache | None:
+    """The shards that an audit may take and is to keep; raises `InvalidInput` where it could do neither."""
+    if request.shard_cache is None:
+        return None
+    if not keeps_gradients(spec.config):
+        raise InvalidInput(
+            "bad_setting",
+            f"--shard-cache keeps what is extracted, and `gradients: {spec.config.gradients}` does not: "
+            "leave one of them out",
+        )
+    cache = ShardCache(request.shard_cache)
+    out = _output(request.out)
+    if cache.lies_in(out) or cache.lies_in(work_folder(out)):
+        raise InvalidInput(
+            "bad_path", f"the cache {request.shard_cache} lies in the folder of the bundle, {out}"
+        )
+    return cache
+
+
+def _output(asked: Path) -> Path:
     out = asked.expanduser().absolute()
-    if out.is_symlink():
-        out = out.resolve()  # a folder cannot be moved onto a link
+    # A folder cannot be moved onto a link.
+    return out.resolve() if out.is_symlink() else out
+
+
+def _run(spec: AuditSpec, asked: Path, on_progress: OnProgress, cache: ShardCache | None = None) -> Path:
+    out = _output(asked)
     work = work_folder(out)
     # Shards of two versions of the software are not the shards of one audit.
     stamp = f"{spec.audit_id} {msgspec.json.encode(software_versions()).decode()}"
@@ -162,7 +142,8 @@ def _run(spec: AuditSpec, asked: Path, on_progress: OnProgress) -> Path:
         if not _holds(out, spec):
             claim(work, stamp)
             try:
-                _audit(spec, work, out, on_progress)
+                parent = open_source(spec.parent.location) if isinstance(spec.parent, ParentRef) else None
+                _audit(_Work(spec, work, on_progress, parent, cache), out)
             except InvalidInput:
                 if not any((work / UNITS).glob("*.json")):
                     shutil.rmtree(work)  # nothing was done that another try could go on from
@@ -171,23 +152,25 @@ def _run(spec: AuditSpec, asked: Path, on_progress: OnProgress) -> Path:
     return out
 
 
-def _audit(spec: AuditSpec, work: Path, out: Path, on_progress: OnProgress) -> None:
+def _audit(work: _Work, out: Path) -> None:
     """Run the units that have not finished, put the bundle together and move it to `out`."""
-    shards = 0
-    parent = open_source(spec.parent.location) if isinstance(spec.parent, ParentRef) else None
+    spec, shards = work.spec, 0
+    if work.cache is not None:
+        work.cache.remove_leftovers()
     for stage in STAGES:
         units = shards if stage in FAN_OUT else 1
         tally = _Tally()
         for index in range(units):
-            marker = _run_unit(spec, stage, index, shards, work, parent, tally, on_progress)
+            marker = _run_unit(work, stage, index, shards, tally)
             if marker.result.shards is not None:
                 shards = marker.result.shards
                 tally = _Tally()
-    files = LocalStore(work / FILES)
-    sources = {item.key: f"{FILES}/{item.key}" for item in files.list("")}
+            if stage == "extract" and work.cache is not None:
+                work.cache.put(work.stored()[index], index, work.files)
+    sources = {item.key: f"{FILES}/{item.key}" for item in LocalStore(work.files).list("")}
     named = spec.parent.audit_id if isinstance(spec.parent, ParentRef) else None
     assemble_bundle(
-        LocalStore(work),
+        LocalStore(work.folder),
         sources,
         "bundle/",
         spec.audit_id,
@@ -196,7 +179,7 @@ def _audit(spec: AuditSpec, work: Path, out: Path, on_progress: OnProgress) -> N
     )
     if out.exists():
         out.rmdir()  # empty, or `_holds` had refused it
-    (work / "bundle").rename(out)
+    (work.folder / "bundle").rename(out)
 
 
 def _holds(out: Path, spec: AuditSpec) -> bool:
@@ -217,34 +200,31 @@ def _holds(out: Path, spec: AuditSpec) -> bool:
     raise InvalidInput("bad_path", f"{out} holds the bundle of another audit: give another --out")
 
 
-def _run_unit(
-    spec: AuditSpec,
-    stage: Stage,
-    index: int,
-    shards: int,
-    work: Path,
-    parent: Parent | None,
-    tally: _Tally,
-    on_progress: OnProgress,
-) -> _Marker:
-    path = work / UNITS / f"{stage}-{index:04d}.json"
-    counted = _Counted(tally, stage, _documents(work), on_progress)
+def _run_unit(work: _Work, stage: Stage, index: int, shards: int, tally: _Tally) -> _Marker:
+    path = work.folder / UNITS / f"{stage}-{index:04d}.json"
+    counted = _Counted(tally, stage, work.documents(), work.on_progress)
     if path.is_file():
         marker = msgspec.json.decode(path.read_bytes(), type=_Marker)
         counted.skip(marker.result.documents or 0)
         return marker
-    with tempfile.TemporaryDirectory(prefix="unit-", dir=work) as scratch:
+    with tempfile.TemporaryDirectory(prefix="unit-", dir=work.folder) as scratch:
         ctx = LocalContext(
-            spec=spec,
+            spec=work.spec,
             stage=stage,
             index=index,
             shards=shards,
             scratch=Path(scratch),
-            work=work,
+            work=work.folder,
             tell=counted.tell,
-            parent=parent,
+            parent=work.parent,
+            cache=work.cache,
         )
         result = STAGE_FUNCTIONS[stage](ctx)
+    if stage == "validate" and work.cache is not None:
+        # Before its marker: from then on the audit counts on these shards, whatever becomes of the cache.
+        for shard, stored in enumerate(work.stored()):
+            if stored.location is not None:
+                work.cache.take(stored.location, shard, work.files)
     counted.finish()
     marker = _Marker(paths=ctx.written, result=result)
     path.parent.mkdir(exist_ok=True)
@@ -252,16 +232,6 @@ def _run_unit(
     temporary.write_bytes(msgspec.json.encode(marker))
     temporary.replace(path)
     return marker
-
-
-def _documents(work: Path) -> int:
-    """Documents of the plan; 0 before there is one."""
-    plan = work / FILES / layout.PLAN
-    if not plan.is_file():
-        return 0
-    found: Mapping[str, object] = msgspec.json.decode(plan.read_bytes())
-    count = found["n_documents"]
-    return count if isinstance(count, int) else 0
 
 
 class _Counted:
@@ -297,7 +267,8 @@ class InProcess:
         return refit_local(request, on_progress)
 
     def estimate(self, request: LocalRun) -> Estimate:
-        return estimate_audit(local_spec(request), partial(_validating, request.out))
+        spec = local_spec(request)
+        return estimate_audit(spec, partial(_validating, request.out, _cache(request, spec)))
 
     def attribute(
         self, bundle: Bundle, base_model: Path, query: AttributionQuery, on_progress: OnSteps
@@ -310,7 +281,7 @@ class InProcess:
         return evaluate(OpenedAudit(bundle, base_model, on_progress), query)
 
 
-def _validating(out: Path, spec: AuditSpec, work: Path) -> LocalContext:
+def _validating(out: Path, cache: ShardCache | None, spec: AuditSpec, work: Path) -> LocalContext:
     """The context of `validate` alone, its files under `work`, of an audit whose bundle would be `out`."""
     scratch = work / "scratch"
     scratch.mkdir()
@@ -322,5 +293,6 @@ def _validating(out: Path, spec: AuditSpec, work: Path) -> LocalContext:
         scratch=scratch,
         work=work,
         tell=lambda done, total, unit: None,
+        cache=cache,
         out=out.expanduser().absolute(),
     )

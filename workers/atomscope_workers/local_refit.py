@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +20,6 @@ from atomscope_workers.local_inputs import LOCAL_PROJECT, adapter_folder, input_
 from atomscope_workers.opened_audit import ParentAudit
 from atomscope_workers.stages.context import Parent
 from atomscope_workers.work_folder import FILES, UNITS, held, is_work, work_folder
-
-_NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
 
 
 class WorkUnderWay:
@@ -125,21 +120,6 @@ def refit_spec(request: LocalRefit) -> AuditSpec:
         config=config,
         parent=ParentRef(audit_id=other.audit_id, location=location),
     )
-
-
-def link(source: Path, target: Path) -> None:
-    """Put a file that will not change at `target`, which may be there: a hard link, or a copy elsewhere."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError as error:
-        if error.errno not in _NO_LINK:
-            raise
-        shutil.copyfile(source, temporary)
-    temporary.replace(target)
-    temporary.unlink(missing_ok=True)  # moving a file onto another name of itself does nothing
 
 
 def _work(source: str) -> Path | None:

@@ -158,6 +158,12 @@ def extraction_prefix(project_id: str, audit_id: str) -> str:
     return f"projects/{project_id}/extractions/{audit_id}/"
 
 
+def extraction_of(key: str) -> str | None:
+    """The audit that extracted what lies at a key of the store; None of what lies elsewhere."""
+    parts = key.split("/")
+    return parts[3] if len(parts) > 4 and parts[0] == "projects" and parts[2] == "extractions" else None
+
+
 def attempt_prefix(project_id: str, audit_id: str, attempt: int) -> str:
     return f"{audit_prefix(project_id, audit_id)}a{attempt}/"
 

@@ -65,6 +65,12 @@ def _configure_run(parser: ArgumentParser) -> None:
     )
     local.add_argument("--out", type=out_folder, metavar="BUNDLE", help="folder of the bundle; with --local")
     local.add_argument(
+        "--shard-cache",
+        type=out_folder,
+        metavar="DIR",
+        help="a folder in which audits share what they extracted; with --local",
+    )
+    local.add_argument(
         "--dry-run", action="store_true", help="only estimate time, memory and bytes; with --local"
     )
     add_waiting(parser, "on the service")
@@ -100,8 +106,13 @@ def metadata_of(args: Namespace) -> dict[str, str]:
 
 
 def _run(args: Namespace, output: Output) -> int:
-    if args.out is not None or args.dry_run:
-        raise UsageError(f"{'--out' if args.out is not None else '--dry-run'} goes with --local")
+    for option, given in (
+        ("--out", args.out is not None),
+        ("--shard-cache", args.shard_cache is not None),
+        ("--dry-run", args.dry_run),
+    ):
+        if given:
+            raise UsageError(f"{option} goes with --local")
     metadata = metadata_of(args)
     read_config(args.config, args.preset)  # tells what is wrong by the file's name
     with connect(args) as client:

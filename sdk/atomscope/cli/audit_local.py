@@ -39,6 +39,7 @@ def run_locally(args: Namespace, output: Output, load: Callable[[], LocalRunner]
         # An estimate writes nothing; the name is only what the bundle would have been called.
         out=Path("bundle") if args.out is None else args.out,
         config=read_config(args.config, args.preset),
+        shard_cache=args.shard_cache,
     )
     try:
         if load is None:

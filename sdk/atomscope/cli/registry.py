@@ -39,6 +39,8 @@ class LocalRun(msgspec.Struct, kw_only=True, frozen=True):
     dataset: Path
     out: Path
     config: AuditConfig
+    shard_cache: Path | None = None
+    """A folder of extracted shards: the audit takes what it can use, and puts there what it extracts."""
 
 
 class LocalRefit(msgspec.Struct, kw_only=True, frozen=True):

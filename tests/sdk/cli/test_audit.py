@@ -224,6 +224,7 @@ def test_settings_that_no_audit_takes_are_told_with_file_and_field(
     ("flags", "told"),
     [
         (["--out", "x"], "--out goes with --local"),
+        (["--shard-cache", "x"], "--shard-cache goes with --local"),
         (["--dry-run"], "--dry-run goes with --local"),
         (["--no-wait", "--timeout", "3"], "--no-wait"),
         (["--metadata", "a=1", "--metadata", "a=2"], "twice"),

@@ -12,7 +12,7 @@ import pytest
 from atomscope.store import ObjectNotFound
 from atomscope.types.spec import AuditConfig
 from atomscope.types.work import STAGES, Stage
-from atomscope_workers.local import LocalContext
+from atomscope_workers.local_context import LocalContext
 from atomscope_workers.stages.context import StageContext, Stopped, UnitResult
 from atomscope_workers.stages.registry import STAGE_FUNCTIONS
 from tests.fixtures.corpus import write_corpus

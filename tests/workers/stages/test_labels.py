@@ -17,7 +17,7 @@ from atomscope.errors import InvalidInput
 from atomscope.types.atoms import Atom, AuditReport, Behaviour
 from atomscope.types.labels import Labels
 from atomscope.types.spec import AuditConfig
-from atomscope_workers.local import LocalContext
+from atomscope_workers.local_context import LocalContext
 from atomscope_workers.stages.context import Stopped
 from atomscope_workers.stages.registry import STAGE_FUNCTIONS
 from tests.workers.labels.server import ModelServer, Received, Reply, model_server, said

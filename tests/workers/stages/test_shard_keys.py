@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from atomscope.types.bundle import StoredShard
 from atomscope.types.spec import AuditConfig, AuditSpec
 from atomscope_workers.datasets.documents import TokenizedDocument
 from atomscope_workers.pipeline.storage import GradientDtype
@@ -85,3 +86,5 @@ def test_known_shards_are_found_by_key_and_odd_names_passed_over() -> None:
     found = [runs.stored(DOCUMENTS, BATCHES), runs.stored([3], [[3]])]
     assert [shard.location for shard in found] == [there, None]
     assert extractions_of(found) == ["", "aud_1"]
+    on_one_machine = StoredShard(name="n", location="/home/someone/shards/extractions/n")
+    assert extractions_of([on_one_machine, *found]) == ["", "aud_1"]

@@ -20,7 +20,7 @@ from atomscope.types.bundle import Plan, StoredShard
 from atomscope.types.spec import AuditConfig, AuditSpec
 from atomscope_workers.datasets.documents import TokenizedDocument, load_tokens
 from atomscope_workers.datasets.templates import NAMED_TEMPLATES
-from atomscope_workers.local import LocalContext
+from atomscope_workers.local_context import LocalContext
 from atomscope_workers.models import load
 from atomscope_workers.pipeline import storage
 from atomscope_workers.stages import validate

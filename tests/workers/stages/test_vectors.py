@@ -17,7 +17,7 @@ from atomscope.bundle import BehaviourAttributes, BehaviourList, directions, lay
 from atomscope.steering import Target
 from atomscope.types.atoms import Behaviour
 from atomscope.types.spec import VectorPower
-from atomscope_workers.local import LocalContext
+from atomscope_workers.local_context import LocalContext
 from atomscope_workers.stages import vectors
 from tests.workers.stages.units import (
     CONFIG,

@@ -18,7 +18,7 @@ from atomscope.types.bundle import Plan
 from atomscope.types.spec import AuditConfig, AuditSpec, InputRef
 from atomscope.types.work import FAN_OUT, STAGES, Stage
 from atomscope_workers.datasets.documents import TokenizedDocument, save_tokens
-from atomscope_workers.local import MAX_ROWS, LocalContext
+from atomscope_workers.local_context import MAX_ROWS, LocalContext
 from atomscope_workers.pipeline.factors import FactorSums
 from atomscope_workers.pipeline.plan import make_plan
 from atomscope_workers.stages.arrays import Losses, save_factors, save_losses

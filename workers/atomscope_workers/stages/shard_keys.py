@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 import numpy as np
 
+from atomscope.bundle import layout
 from atomscope.types.bundle import StoredShard
 from atomscope.types.spec import AuditSpec
 from atomscope_workers.datasets.documents import TokenizedDocument
@@ -93,4 +94,5 @@ class KnownRuns:
 
 def extractions_of(shards: Iterable[StoredShard]) -> list[str]:
     """Ids of the audits whose extractions hold these shards; an empty one for the audit itself."""
-    return sorted({"" if shard.location is None else shard.location.split("/")[3] for shard in shards})
+    found = {"" if shard.location is None else layout.extraction_of(shard.location) for shard in shards}
+    return sorted(audit for audit in found if audit is not None)
