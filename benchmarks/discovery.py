@@ -19,6 +19,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,14 @@ from sklearn.decomposition import NMF
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from atomscope.types.presets import preset
-from atomscope.types.spec import AuditConfig
+from atomscope.types.spec import AuditConfig, Preconditioner
 from atomscope_workers.pipeline.behaviours import behaviour_count
 from atomscope_workers.pipeline.curvature import ModuleCurvature, choose_components, kronecker_lambda
 from atomscope_workers.pipeline.dictionary import dictionary_size
 from atomscope_workers.pipeline.findings import find
 from atomscope_workers.pipeline.gram import accumulate_gram
 from atomscope_workers.pipeline.projection import project
+from atomscope_workers.pipeline.sketch import sketch_rows
 from atomscope_workers.pipeline.span import Span, unit_gram, unit_rows
 from atomscope_workers.pipeline.text import text_span
 from atomscope_workers.stages.arrays import load_curvature
@@ -112,43 +114,70 @@ def learned(span: Span, config: AuditConfig, seed: int) -> tuple[Codes, Codes]:
     return found.atoms, found.behaviours
 
 
-def spans(data: LabelledSet) -> dict[str, Span]:
+class Spaces:
     """The documents in the space of every preset, from the stored gradients."""
-    curvature = load_curvature(data.bundle / "curvature" / "curvature.safetensors")
-    shards = GradientShards(sorted((data.bundle / "gradients").glob("*.safetensors")), torch.device("cpu"))
-    sizes = shards.sizes
-    gram = accumulate_gram(curvature, shards.shard, sizes)
 
-    def rows(modules: list[ModuleCurvature]) -> Span:
+    def __init__(self, bundle: Path) -> None:
+        self._curvature = load_curvature(bundle / "curvature" / "curvature.safetensors")
+        self._shards = GradientShards(
+            sorted((bundle / "gradients").glob("*.safetensors")), torch.device("cpu")
+        )
+
+    @cached_property
+    def gram(self) -> Span:
+        return unit_gram(accumulate_gram(self._curvature, self._shards.shard, self._shards.sizes))
+
+    def sketch(self, columns: int, seed: int) -> Span:
+        """What stands in for `gram` past `exact_documents`."""
         parts = [
-            project(lambda name, shard=shard: shards.shard(shard, name), modules, size).rows
-            for shard, size in enumerate(sizes)
+            sketch_rows(self._curvature, partial(self._shards.shard, shard), size, columns=columns, seed=seed)
+            for shard, size in enumerate(self._shards.sizes)
+        ]
+        return unit_rows(torch.cat([rows for rows, _ in parts]))
+
+    @cached_property
+    def ekfac(self) -> Span:
+        return self._rows("ekfac", lambda module: module.lambdas)
+
+    @cached_property
+    def kfac(self) -> Span:
+        return self._rows("kfac", lambda module: kronecker_lambda(module.rotation))
+
+    def _rows(
+        self, preconditioner: Preconditioner, lambdas: Callable[[ModuleCurvature], torch.Tensor]
+    ) -> Span:
+        chosen = [
+            choose_components(
+                module.rotation,
+                lambdas(module),
+                preconditioner=preconditioner,
+                components=50,
+                damping=0.01,
+            )
+            for module in self._curvature
+        ]
+        parts = [
+            project(partial(self._shards.shard, shard), chosen, size).rows
+            for shard, size in enumerate(self._shards.sizes)
         ]
         return unit_rows(torch.from_numpy(np.concatenate(parts)))
-
-    measured = [
-        choose_components(m.rotation, m.lambdas, preconditioner="ekfac", components=50, damping=0.01)
-        for m in curvature
-    ]
-    kronecker = [
-        choose_components(
-            m.rotation, kronecker_lambda(m.rotation), preconditioner="kfac", components=50, damping=0.01
-        )
-        for m in curvature
-    ]
-    return {"gram": unit_gram(gram), "ekfac": rows(measured), "kfac": rows(kronecker)}
 
 
 def contenders(data: LabelledSet) -> Iterator[tuple[str, Callable[[int], tuple[Codes, Codes]]]]:
     """Name and what it finds under a seed: codes of atoms, strengths of behaviours."""
-    found = spans(data)
+    spaces = Spaces(data.bundle)
     default = AuditConfig()
     documents = len(data.labels)
-    yield "default", lambda seed: learned(found["gram"], default, seed)
+    yield "default", lambda seed: learned(spaces.gram, default, seed)
+    for columns in (default.sketch_columns, 1024):
+        yield (
+            f"default, sketched in {columns:,}",
+            lambda seed, columns=columns: learned(spaces.sketch(columns, seed), default, seed),
+        )
     top = preset("top-components")
-    yield "top-components", lambda seed: learned(found["ekfac"], top, seed)
+    yield "top-components", lambda seed: learned(spaces.ekfac, top, seed)
     paper = preset("paper", n_atoms=documents // 10)
-    yield "paper", lambda seed: learned(found["kfac"], paper, seed)
+    yield "paper", lambda seed: learned(spaces.kfac, paper, seed)
     text = text_span(data.texts, exact_documents=documents, columns=1, seed=0)
     if text is None:
         raise SystemExit(f"{data.name}: no word is in two texts")
@@ -162,20 +191,18 @@ def contenders(data: LabelledSet) -> Iterator[tuple[str, Callable[[int], tuple[C
         return whole[0], whole[1]
 
     yield "text, own learner", by_text
-    tfidf = TfidfVectorizer(min_df=2, sublinear_tf=True).fit_transform(data.texts)
 
+    @cache
     def nmf(size: int) -> Codes:
+        tfidf = TfidfVectorizer(min_df=2, sublinear_tf=True).fit_transform(data.texts)
         return NMF(n_components=size, init="nndsvd", random_state=0, max_iter=300).fit_transform(tfidf)
 
-    tables = (
-        nmf(dictionary_size("auto", documents)),
-        nmf(behaviour_count("auto", documents)),
-    )
-    yield "text, NMF", lambda seed: tables
+    sizes = dictionary_size("auto", documents), behaviour_count("auto", documents)
+    yield "text, NMF", lambda seed: (nmf(sizes[0]), nmf(sizes[1]))
 
     def shuffled(seed: int) -> tuple[Codes, Codes]:
         random = np.random.default_rng(seed)
-        codes, strength = learned(found["gram"], default, seed)
+        codes, strength = learned(spaces.gram, default, seed)
         return random.permuted(codes, axis=0), random.permuted(strength, axis=0)
 
     yield "random atoms", shuffled
@@ -190,6 +217,7 @@ def main() -> None:
         "--set", nargs=3, action="append", required=True, metavar=("NAME", "BUNDLE", "DATASET")
     )
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", nargs="*", metavar="ROW", help="rows of the table, by name; all by default")
     parser.add_argument("--show", nargs="*", default=[], help="labels whose best AP is printed as well")
     args = parser.parse_args()
     rank_scores = load_scorer(args.score)
@@ -200,6 +228,8 @@ def main() -> None:
         print("| what | atoms | codes a document | behaviours |", *(f"{item} |" for item in args.show))
         print("|---|---|---|---|" + "---|" * len(args.show))
         for title, found in contenders(data):
+            if args.only is not None and title not in args.only:
+                continue
             tables = [found(seed) for seed in range(args.seeds)]
             atoms = [bench.atoms(codes) for codes, _ in tables]
             grouped = [bench.behaviours(strength) for _, strength in tables]

@@ -63,7 +63,7 @@ def test_atoms_of_the_api_equal_those_of_the_bundle(audit: atomscope.Audit, tmp_
         np.testing.assert_array_equal(remote_vector[name], tensor)
 
 
-def test_events_tell_the_story_in_order(audit: atomscope.Audit) -> None:
+def test_events_tell_the_story_in_order(audit: atomscope.Audit, tmp_path: Path) -> None:
     events = list(audit.events())
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
     assert events[0].type == "audit.queued"
@@ -73,6 +73,12 @@ def test_events_tell_the_story_in_order(audit: atomscope.Audit) -> None:
         "validate", "extract", "eigenbases", "lambdas", "curvature", "project", "dictionary",
         "evidence", "combine", "vectors", "characterise", "report",
     ]  # fmt: skip
+    (planned,) = [event for event in events if event.type == "audit.planned"]
+    assert planned.sequence < next(event.sequence for event in events if event.data.get("stage") == "extract")
+    assert (planned.data["n_documents"], planned.data["documents_extracted"]) == (32, 32)
+    stored = (audit.download(tmp_path / "bundle") / "gradients").glob("*.safetensors")
+    written = sum(file.stat().st_size for file in stored)
+    assert 0.9 * written < planned.data["gradient_bytes"] < written  # but for headers
 
 
 def test_steering_through_the_api_equals_steering_the_bundle(audit: atomscope.Audit, tmp_path: Path) -> None:

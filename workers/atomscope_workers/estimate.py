@@ -35,12 +35,11 @@ from atomscope_workers.pipeline.minibatch import BATCH, learner
 from atomscope_workers.pipeline.plan import loss_sample, padded_tokens, padding_facts
 from atomscope_workers.pipeline.products import held_numbers
 from atomscope_workers.pipeline.span import unit_rows
-from atomscope_workers.pipeline.storage import DTYPES, gradient_bytes
 from atomscope_workers.stages import validate
 from atomscope_workers.stages.context import StageContext
 from atomscope_workers.stages.inputs import lora_model, plan_gradient_dtype, read_plan, read_shards
 from atomscope_workers.stages.rows import ROWS
-from atomscope_workers.stages.sizes import Shapes, bundle_bytes, shapes_of, sketch_bytes
+from atomscope_workers.stages.sizes import Shapes, bundle_bytes, gradient_bytes_by_setting, shapes_of
 
 PROBE_TOKENS = 1024
 """Padded tokens of the probe's batch, or one document where all are longer."""
@@ -100,10 +99,7 @@ def estimate_audit(spec: AuditSpec, context: Callable[[AuditSpec, Path], StageCo
         "extract": loading + _extract_seconds(new, lengths, probe),
         **_later_seconds(shapes, spec.config, lora.device),
     }
-    by_setting = {
-        dtype: gradient_bytes(dtype, shapes.documents, shapes.gradient, len(shapes.parameters))
-        for dtype in DTYPES
-    }
+    by_setting = gradient_bytes_by_setting(shapes)
     files = bundle_bytes(shapes) | {"documents": rows_bytes, "adapter": adapter_bytes}
     return Estimate(
         documents=plan.n_documents,
@@ -118,7 +114,7 @@ def estimate_audit(spec: AuditSpec, context: Callable[[AuditSpec, Path], StageCo
             "documents_extracted": sum(len(shard.documents) for shard in new),
             "gradients": shapes.gradients if shapes.keeps_gradients else spec.config.gradients,
             "gradient_bytes": files["gradients"] + files["sketches"],
-            "gradient_bytes_by_setting": {**by_setting, "sketch": sketch_bytes(shapes), "none": 0},
+            "gradient_bytes_by_setting": by_setting,
             # Of a run on one machine; in the service, of the extraction: removed at the end unless kept.
             "gradient_bytes_while_running": by_setting[shapes.gradients],
             "padding": round(padding_facts(plan, lengths)["share"], 4),

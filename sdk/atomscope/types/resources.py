@@ -130,7 +130,7 @@ class Event(msgspec.Struct, kw_only=True, frozen=True):
     sequence: int
     """Rises by one within an audit, from 1; `Last-Event-ID` takes it."""
     type: str
-    """`audit.queued`, `audit.running`, `audit.stage`, `audit.progress`, `audit.warning`,
+    """`audit.queued`, `audit.running`, `audit.planned`, `audit.stage`, `audit.progress`, `audit.warning`,
     `audit.unit_retried`, `audit.canceling`, `audit.succeeded`, `audit.failed`, `audit.canceled`."""
     data: dict[str, Any]
     created_at: str

@@ -15,6 +15,9 @@ MAX_ERRORS = 100
 MAX_WARNINGS = 50
 MAX_EXTRACTIONS = 100
 MAX_COUNT = 2**31 - 1
+MAX_BYTES = 2**53
+"""The largest whole number up to which every JSON reader is exact."""
+MAX_FACTS = 20
 MAX_SHARDS = 100_000
 """Units of one stage: more than any plan needs, few enough to be rows made in one transaction."""
 PROGRESS_UNITS = frozenset({"documents", "shards", "steps"})
@@ -30,6 +33,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     extractions: tuple[str, ...] | None = None
     """Of `validate`: whose stored shards the plan has; an empty one for the audit's own."""
     warnings: tuple[str, ...] = ()
+    plan: dict[str, Any] | None = None
+    """Of `validate`: counts and bytes of what is planned."""
 
 
 def text(value: object, limit: int) -> str:
@@ -87,6 +92,9 @@ def facts(report: UnitSucceeded) -> Facts | str:  # noqa: PLR0911  (one return a
     used = report.summary.get("extractions") if report.stage == "validate" else None
     if used is not None and not _are_ids(used):
         return "the extractions that it uses are not a list of ids"
+    plan = report.summary.get("plan") if report.stage == "validate" else None
+    if plan is not None and not _are_facts(plan):
+        return "the facts of its plan are not counts"
     told = tuple(text(warning, DETAIL) for warning in warnings[:MAX_WARNINGS])
     return Facts(
         shards=shards,
@@ -94,6 +102,21 @@ def facts(report: UnitSucceeded) -> Facts | str:  # noqa: PLR0911  (one return a
         atoms=atoms,
         extractions=None if used is None else tuple(used),
         warnings=told,
+        plan=plan,
+    )
+
+
+def _are_facts(value: object, *, nested: bool = True) -> bool:
+    """Whether it is a few counts by name, some of them by name again."""
+    if not isinstance(value, dict) or len(value) > MAX_FACTS:  # pyright: ignore[reportUnknownArgumentType]
+        return False
+    items: list[tuple[object, object]] = list(value.items())  # pyright: ignore[reportUnknownArgumentType]
+    return all(
+        isinstance(name, str)
+        and name.isidentifier()
+        and len(name) <= NAME
+        and ((type(item) is int and 0 <= item <= MAX_BYTES) or (nested and _are_facts(item, nested=False)))
+        for name, item in items
     )
 
 

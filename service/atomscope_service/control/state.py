@@ -302,7 +302,8 @@ def _record(audit: Audit, facts: bounds.Facts) -> tuple[Audit, tuple[tuple[str, 
         n_documents=audit.n_documents if facts.documents is None else facts.documents,
         n_atoms=audit.n_atoms if facts.atoms is None else facts.atoms,
     )
-    return audit, tuple(("audit.warning", {"message": warning}) for warning in warnings)
+    planned = () if facts.plan is None else (("audit.planned", facts.plan),)
+    return audit, (*planned, *(("audit.warning", {"message": warning}) for warning in warnings))
 
 
 def _failed(

@@ -250,6 +250,14 @@ def test_an_audit_that_has_ended_stays_as_it_is(record: Record) -> None:
         {"shards": 5, "documents": 4},
         {"summary": {"warnings": "one"}},
         {"summary": {"n_atoms": True}},
+        {"summary": {"plan": [1]}},
+        {"summary": {"plan": {"n_tokens": "many"}}},
+        {"summary": {"plan": {"n_tokens": -1}}},
+        {"summary": {"plan": {"n_tokens": True}}},
+        {"summary": {"plan": {"n_tokens": 2**60}}},
+        {"summary": {"plan": {"<b>": 1}}},
+        {"summary": {"plan": {"bytes": {"deep": {"deeper": 1}}}}},
+        {"summary": {"plan": {f"n_{number}": 1 for number in range(99)}}},
     ],
 )
 def test_a_success_that_makes_no_sense_fails_the_audit(record: Record, facts: dict[str, object]) -> None:
@@ -258,6 +266,21 @@ def test_a_success_that_makes_no_sense_fails_the_audit(record: Record, facts: di
     assert record.audit.status == "failed"
     assert record.audit.error is not None
     assert record.audit.error["code"] == "bad_report"
+
+
+def test_what_is_planned_is_told_once_before_anything_is_extracted(record: Record) -> None:
+    plan = {"n_tokens": 2**40, "gradient_bytes_by_setting": {"float32": 2**50, "none": 0}}
+    _succeed(record, summary={"plan": plan, "warnings": ["one"]})
+    assert [kind for kind, _ in record.events] == [
+        "audit.running",
+        "audit.stage",
+        "audit.planned",
+        "audit.warning",
+        "audit.stage",
+    ]
+    assert record.events[2][1] == plan
+    _succeed(record, summary={"plan": plan})  # of another stage: passed over
+    assert [kind for kind, _ in record.events].count("audit.planned") == 1
 
 
 def test_what_a_worker_says_is_cut_to_size(record: Record) -> None:

@@ -77,7 +77,11 @@ def test_dropped_rows_are_listed_with_row_line_and_reason_and_the_others_keep_th
     assert sorted(load_tokens(ctx.read(layout.TOKENS))) == kept
     assert list(read_rows(ctx)) == kept
     assert [row for shard in read_plan(ctx).shards for row in shard.documents] == kept
-    assert (result.summary["n_rows"], result.summary["n_dropped"], result.documents) == (7, 3, 4)
+    assert (result.summary["plan"]["n_rows"], result.summary["plan"]["n_dropped"], result.documents) == (
+        7,
+        3,
+        4,
+    )
 
 
 def test_a_row_whose_turns_a_template_rewrites_is_skipped_where_bad_rows_are(checked: Validate) -> None:
@@ -124,7 +128,7 @@ def test_the_stored_plan_covers_every_token_under_the_budget(checked: Validate) 
     assert (plan.n_rows, plan.n_documents, plan.token_budget) == (8, 8, 128)
     assert plan.n_tokens == sum(len(item.input_ids) for item in tokens.values())
     assert plan.n_target_tokens == sum(int(item.target_mask.sum()) for item in tokens.values())
-    assert (plan.compute_dtype, result.summary["compute_dtype"]) == ("float32", "float32")
+    assert plan.compute_dtype == "float32"
     for shard in plan.shards:
         assert sorted(row for batch in shard.micro_batches for row in batch) == shard.documents
         assert shard.n_tokens == sum(len(tokens[row].input_ids) for row in shard.documents)
@@ -197,16 +201,27 @@ def test_an_adapter_without_a_template_cannot_be_asked_for_it(checked: Validate)
 def test_spec_and_adapter_are_in_the_bundle_as_they_were_asked_for(
     checked: Validate, plain_adapter: Path
 ) -> None:
-    ctx, result = checked(rows(2))
+    ctx, _ = checked(rows(2))
     spec = msgspec.json.decode(ctx.read(layout.SPEC).read_bytes(), type=AuditSpec)
     assert msgspec.structs.replace(spec, versions={}) == ctx.spec
     assert spec.versions.keys() >= {"python", "torch", "transformers", "safetensors"}
     for path in (layout.ADAPTER_CONFIG, layout.ADAPTER_WEIGHTS):
         assert ctx.read(path).read_bytes() == (plain_adapter / Path(path).name).read_bytes()
-    assert result.summary["n_parameters"] == 2 * (
-        4 * 32 + 32 * 4 + 4 * 32 + 16 * 4
-    )  # 2 layers, q and v, rank 4
-    assert result.summary["architecture"] == "LlamaForCausalLM"
+
+
+def test_sizes_are_told_before_anything_is_extracted(checked: Validate) -> None:
+    _, result = checked(rows(3))
+    facts = result.summary["plan"]
+    parameters = 2 * (4 * 32 + 32 * 4 + 4 * 32 + 16 * 4)  # 2 layers, q and v, rank 4
+    assert facts["n_parameters"] == parameters
+    assert (facts["n_documents"], facts["documents_extracted"]) == (3, 3)
+    sizes = facts["gradient_bytes_by_setting"]
+    assert (sizes["float32"], sizes["bfloat16"], sizes["none"]) == (3 * 4 * parameters, 3 * 2 * parameters, 0)
+    assert facts["gradient_bytes"] == facts["gradient_bytes_while_running"] == sizes["float32"]
+    assert sizes.keys() == {"float32", "bfloat16", "float16", "sketch", "none"}
+    _, result = checked(rows(3), msgspec.structs.replace(CONFIG, gradients="none"))
+    facts = result.summary["plan"]
+    assert (facts["gradient_bytes"], facts["gradient_bytes_while_running"]) == (0, sizes["float32"])
 
 
 def test_progress_counts_rows(checked: Validate) -> None:
@@ -298,7 +313,7 @@ def test_targets_are_the_answers_tokens(checked: Validate) -> None:
     masks = [tokens[row].target_mask for row in (0, 1)]
     assert not any(mask[0] for mask in masks)
     assert all(0 < mask.sum() < len(mask) for mask in masks)
-    assert result.summary["n_target_tokens"] == int(np.concatenate(masks).sum())
+    assert result.summary["plan"]["n_target_tokens"] == int(np.concatenate(masks).sum())
 
 
 @dataclass

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from atomscope.types.spec import AuditConfig, Solver
 from atomscope_workers.pipeline.dictionary import dictionary_size, piece_count
 from atomscope_workers.pipeline.sketch import DIRECTIONS
-from atomscope_workers.pipeline.storage import GradientDtype, gradient_bytes
+from atomscope_workers.pipeline.storage import DTYPES, GradientDtype, gradient_bytes
 from atomscope_workers.stages.retention import keeps_gradients
 from atomscope_workers.stages.space import Space, space_of
 
@@ -123,6 +123,15 @@ def sketch_bytes(shapes: Shapes) -> int:
     directions = min(DIRECTIONS, shapes.documents)
     basis = gradient_bytes("float16", directions, shapes.gradient, len(shapes.parameters))
     return columns + basis + 4 * directions * shapes.documents
+
+
+def gradient_bytes_by_setting(shapes: Shapes) -> dict[str, int]:
+    """Bytes kept of the gradients under every value of the setting `gradients` but `auto`."""
+    found: dict[str, int] = {
+        dtype: gradient_bytes(dtype, shapes.documents, shapes.gradient, len(shapes.parameters))
+        for dtype in DTYPES
+    }
+    return {**found, "sketch": sketch_bytes(shapes), "none": 0}
 
 
 def bundle_bytes(shapes: Shapes) -> dict[str, int]:

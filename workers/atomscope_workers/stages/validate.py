@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -40,12 +41,14 @@ from atomscope_workers.models.load import CheckedParts, check_fit
 from atomscope_workers.pipeline.budget import LEAST
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.disk import require_disk
-from atomscope_workers.stages.inputs import kept_model, write_plan
+from atomscope_workers.stages.inputs import kept_model, plan_gradient_dtype, write_plan
 from atomscope_workers.stages.limits import check_vocabulary, length_limit
 from atomscope_workers.stages.planning import PlannedPass, fits_recomputed_alone
 from atomscope_workers.stages.refit import take_over
+from atomscope_workers.stages.retention import keeps_gradients
 from atomscope_workers.stages.rows import ROWS, StoredRow
 from atomscope_workers.stages.shard_keys import extractions_of
+from atomscope_workers.stages.sizes import fewest_groups, gradient_bytes_by_setting, shapes_of
 from atomscope_workers.stages.token_budget import PassSize, found_size
 from atomscope_workers.stages.versions import software_versions
 from atomscope_workers.stages.warned import keep
@@ -119,16 +122,30 @@ def run(ctx: StageContext) -> UnitResult:
         summary={
             "warnings": documents.warnings,
             "extractions": extractions_of(shards),
-            "n_rows": documents.n_rows,
-            "n_dropped": len(documents.dropped),
-            "n_tokens": plan.n_tokens,
-            "n_target_tokens": plan.n_target_tokens,
-            "n_parameters": made.n_parameters,
-            "architecture": base.architecture,
-            "device_kind": plan.device_kind,
-            "compute_dtype": plan.compute_dtype,
+            "plan": _facts(made, documents, plan, shards),
         },
     )
+
+
+def _facts(made: PlannedPass, documents: _Documents, plan: Plan, shards: list[StoredShard]) -> dict[str, Any]:
+    """What is told of the plan before its passes: how much there is to do, and what it will take to keep."""
+    config, dtype = made.ctx.spec.config, plan_gradient_dtype(plan)
+    shapes = shapes_of(config, plan.n_documents, made.parameters, fewest_groups(made.parameters), dtype)
+    by_setting = gradient_bytes_by_setting(shapes)
+    stored = zip(plan.shards, shards, strict=False)
+    taken = sum(len(shard.documents) for shard, at in stored if at.location is not None)
+    return {
+        "n_rows": documents.n_rows,
+        "n_dropped": len(documents.dropped),
+        "n_documents": plan.n_documents,
+        "documents_extracted": plan.n_documents - taken,
+        "n_tokens": plan.n_tokens,
+        "n_target_tokens": plan.n_target_tokens,
+        "n_parameters": made.n_parameters,
+        "gradient_bytes": by_setting[dtype if keeps_gradients(config) else config.gradients],
+        "gradient_bytes_while_running": by_setting[dtype],
+        "gradient_bytes_by_setting": by_setting,
+    }
 
 
 def _read_documents(ctx: StageContext, base: CheckedBase, adapter: CheckedAdapter) -> _Documents:
