@@ -17,6 +17,7 @@ from atomscope.errors import InvalidInput
 from atomscope.types.atoms import Atom
 from atomscope_workers.local import InProcess
 from atomscope_workers.stages import basis, extract, vectors
+from atomscope_workers.stages.sketch_columns import raw_columns
 from tests.fixtures.corpus import write_corpus
 from tests.workers.local_runs import (
     SMALL,
@@ -102,7 +103,7 @@ def test_the_audit_itself_is_that_which_keeps_everything(
     bundle.verify()
     assert bundle.gradients_kept == "sketch"
     told = bundle.report.details["gradients"]
-    assert (told["kept"], told["columns"]) == ("sketch", bundle.spec.config.sketch_columns)
+    assert (told["kept"], told["columns"]) == ("sketch", raw_columns(bundle.spec.config))
     assert "attribution with `exact`" in told["disables"]
     assert all(atom.vector_cosine is None for atom in bundle.report.atoms)
 
@@ -122,7 +123,7 @@ def test_a_refit_finds_what_it_would_with_every_gradient(
     assert child.report.details.get("sketch") == atomscope.open(audits[space, "sketch"]).report.details.get(
         "sketch"
     )
-    error = COHERENCE_ERROR * (4096 / child.spec.config.sketch_columns) ** 0.5
+    error = COHERENCE_ERROR * (4096 / raw_columns(child.spec.config)) ** 0.5
     for atom, other in zip(child.report.atoms, exact.report.atoms, strict=True):
         assert atom.coherence == pytest.approx(other.coherence, abs=error)
         assert atom.null_coherence == pytest.approx(other.null_coherence, abs=error)

@@ -41,6 +41,7 @@ def _show(args: Namespace, output: Output) -> int:
             f"(of {counted(report.n_loss_documents, 'document')})",
         ),
         ("gradients", bundle.gradients_kept),
+        ("sketch", _sketched(report.details.get("sketch"))),
         ("dictionary", _fitted(report.details.get("dictionary"))),
         ("files", f"{len(manifest.files)}, {size_text(sum(entry.size for entry in manifest.files))}"),
         *(("warning", warning) for warning in report.warnings),
@@ -51,6 +52,17 @@ def _show(args: Namespace, output: Output) -> int:
 
 def _passing(count: int | None) -> str:
     return ", compared with no null" if count is None else f", {count} at a false-discovery rate of 5%"
+
+
+def _sketched(facts: Any) -> str | None:  # noqa: ANN401  (free-form in the report)
+    """How near the cosines of sketched documents come; None for a report of exact ones."""
+    if not isinstance(facts, dict):
+        return None
+    told = cast("dict[str, Any]", facts)
+    columns, error = told.get("columns"), told.get("cosine_error")
+    if not isinstance(columns, int) or not isinstance(error, float):
+        return None
+    return f"{columns:,} columns; cosines of documents are off by {error:.4f}"
 
 
 def _fitted(facts: Any) -> str | None:  # noqa: ANN401  (free-form in the report)

@@ -54,8 +54,8 @@ class AuditConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """How gradients are kept: in numbers of this dtype, float16 with a scale a document and parameter. `auto`
     is float32 up to 2^31 numbers in all (8 GiB), float16 past that. Under `sketch` and `none` they are not
     kept past the audit's end: there is no `exact` attribution, and no later audit takes its shards. `sketch`
-    keeps `sketch_columns` numbers a document and sums of gradients along 512 directions, from which refits
-    with the same whitening are made, their vectors approximate; under `none` there are no refits."""
+    keeps 4,096 numbers a document (`sketch_columns`) and sums of gradients along 512 directions, from which
+    refits with the same whitening are made, their vectors approximate; under `none` there are no refits."""
     token_budget: PositiveInt | Literal["auto"] = 2048
     """Tokens of one micro-batch, padding included; a longer document is a micro-batch alone. `auto` tries
     what the device of `validate` takes, and remembers it: results do not depend on it, the plan does."""
@@ -71,8 +71,10 @@ class AuditConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """Damping of `ekfac` and `ekfac-full`, as a share of the module's mean lambda."""
     exact_documents: PositiveInt = 10_000
     """Documents up to which `ekfac-full` keeps every inner product exactly; past it, a seeded sketch."""
-    sketch_columns: Annotated[int, msgspec.Meta(ge=64, le=65_536)] = 4096
-    """Columns of that sketch, and of the one that `gradients: sketch` keeps of raw gradients."""
+    sketch_columns: Annotated[int, msgspec.Meta(ge=64, le=65_536)] | Literal["auto"] = "auto"
+    """Columns of that sketch: more find more, in more memory and time. `auto` is the largest power of two,
+    from 4,096 to 16,384, with which all documents are at most 2^29 numbers (2 GiB). Of raw gradients, which
+    are sketched for coherence and under `gradients: sketch`, as many columns, and 4,096 under `auto`."""
     solver: Solver = "torch"
     """`torch`: full-batch alternating minimisation. `sklearn`: `MiniBatchDictionaryLearning` (the paper)."""
     codes: Codes = "nonnegative"

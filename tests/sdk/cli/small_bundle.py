@@ -53,7 +53,10 @@ def make_bundle(folder: Path) -> Path:
         audit_id=AUDIT_ID, n_documents=4, n_dropped=1, dropped=[], n_atoms=3, n_coherent_05=1,
         n_coherent_01=2, loss_base=2.0, loss_adapter=1.0, n_loss_documents=4,
         warnings=[f"odd {HOSTILE}"], atoms=atoms,
-        details={"dictionary": {"converged": False, "rounds": 60, "last_fall": 0.0015}},
+        details={
+            "dictionary": {"converged": False, "rounds": 60, "last_fall": 0.0015},
+            "sketch": {"columns": 16_384, "cosine_error": 0.00781},
+        },
     )  # fmt: skip
     (folder / layout.REPORT).write_bytes(msgspec.json.encode(report))
     (folder / layout.ADAPTER_CONFIG).write_text(json.dumps({"peft_type": "LORA", "r": 1}))

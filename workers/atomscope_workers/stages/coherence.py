@@ -19,6 +19,7 @@ from atomscope_workers.stages.arrays import load_losses, load_sketch
 from atomscope_workers.stages.context import StageContext
 from atomscope_workers.stages.inputs import gradient_shards, read_plan
 from atomscope_workers.stages.raw_sketch import compares_sketches, sketch_path
+from atomscope_workers.stages.sketch_columns import raw_columns
 
 CPU = torch.device("cpu")
 
@@ -78,7 +79,7 @@ def _sketched(ctx: StageContext, needed: NDArray[np.int64]) -> torch.Tensor:
             parts.append(load_sketch([ctx.read(path)])[own])
             ctx.forget(path)
         start = stop
-    return torch.cat(parts) if parts else torch.zeros(0, ctx.spec.config.sketch_columns)
+    return torch.cat(parts) if parts else torch.zeros(0, raw_columns(ctx.spec.config))
 
 
 def _mean_and_95(random: NDArray[np.float64] | None) -> tuple[float, float]:

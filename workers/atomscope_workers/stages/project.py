@@ -25,6 +25,7 @@ from atomscope_workers.stages.inputs import (
     streamed_gradients,
 )
 from atomscope_workers.stages.raw_sketch import write_sketch
+from atomscope_workers.stages.sketch_columns import whitened_columns
 from atomscope_workers.stages.space import same_whitening, space_of
 
 SKETCH = "work/sketch.json"
@@ -81,19 +82,18 @@ def _shard(ctx: StageContext, plan: Plan, documents: np.ndarray) -> None:
     device = plan_device(plan)
     load = partial(streamed_gradients(ctx, device), ctx.index)
     if config.preconditioner == "ekfac-full":
+        columns = whitened_columns(config, plan.n_documents)
         with deterministic(device):  # coordinates are added up in their columns
-            found, energy = sketch_rows(
-                curvature, load, len(documents), columns=config.sketch_columns, seed=config.seed
-            )
+            found, energy = sketch_rows(curvature, load, len(documents), columns=columns, seed=config.seed)
         rows = ProjectedRows(found.numpy(), energy.numpy(), energy.numpy())
         if ctx.index == 0:
             count = min(len(documents), MEASURED)
             exact = accumulate_gram(curvature, lambda _, name: load(name)[:count], [count])
             facts = {
-                "columns": config.sketch_columns,
+                "columns": columns,
                 "documents_measured": count,
                 "cosine_error": cosine_error(found[:count], exact.cpu()),
-                "cosine_error_expected": config.sketch_columns**-0.5,
+                "cosine_error_expected": columns**-0.5,
             }
             ctx.write_bytes(SKETCH, msgspec.json.encode(facts))
     else:

@@ -15,6 +15,7 @@ from atomscope_workers.stages.context import StageContext
 from atomscope_workers.stages.determinism import deterministic
 from atomscope_workers.stages.gradient_file import GradientShards
 from atomscope_workers.stages.inputs import plan_device
+from atomscope_workers.stages.sketch_columns import raw_columns
 
 
 def compares_sketches(ctx: StageContext, documents: int) -> bool:
@@ -51,7 +52,7 @@ def write_sketch(ctx: StageContext, plan: Plan, documents: NDArray[np.int64]) ->
 
     with deterministic(device):
         rows = sketch_raw(
-            gradients.names, load, len(documents), columns=config.sketch_columns, seed=config.seed
+            gradients.names, load, len(documents), columns=raw_columns(config), seed=config.seed
         )
     scratch = ctx.scratch / "sketch.safetensors"
     save_sketch(documents, rows, scratch)

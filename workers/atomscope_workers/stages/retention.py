@@ -8,6 +8,7 @@ from atomscope.errors import InvalidInput
 from atomscope.types.bundle import Plan
 from atomscope.types.refits import WHITENING_SETTINGS
 from atomscope.types.spec import AuditConfig
+from atomscope_workers.stages.sketch_columns import raw_columns
 
 WITHOUT = ("attribution with `exact`", "later audits that take its shards")
 """What an audit that keeps no gradients does without."""
@@ -41,4 +42,4 @@ def gradient_facts(config: AuditConfig, plan: Plan) -> dict[str, Any]:
     refits = [f"refits with another {settings}"]
     if config.preconditioner == "ekfac-full":
         refits.append("exact vectors in refits")
-    return {"kept": "sketch", "columns": config.sketch_columns, "disables": [*refits, *WITHOUT]}
+    return {"kept": "sketch", "columns": raw_columns(config), "disables": [*refits, *WITHOUT]}

@@ -11,6 +11,7 @@ from atomscope_workers.pipeline.dictionary import dictionary_size, piece_count
 from atomscope_workers.pipeline.sketch import DIRECTIONS
 from atomscope_workers.pipeline.storage import DTYPES, GradientDtype, gradient_bytes
 from atomscope_workers.stages.retention import keeps_gradients
+from atomscope_workers.stages.sketch_columns import raw_columns, whitened_columns
 from atomscope_workers.stages.space import Space, space_of
 
 _LAYER = re.compile(r"\.\d+\.")
@@ -29,6 +30,9 @@ class Shapes:
     components: int
     space: Space = "components"
     sketch_columns: int = 0
+    """Of whitened gradients."""
+    raw_columns: int = 0
+    """Of raw gradients."""
     gradients: GradientDtype = "float32"
     """In what they are stored."""
     keeps_gradients: bool = True
@@ -94,7 +98,8 @@ def shapes_of(
         pieces=piece_count(config, atoms, documents),
         components=config.components,
         space=space_of(config, documents),
-        sketch_columns=config.sketch_columns,
+        sketch_columns=whitened_columns(config, documents),
+        raw_columns=raw_columns(config),
         gradients=dtype,
         keeps_gradients=keeps_gradients(config),
         keeps_sketch=config.gradients == "sketch",
@@ -117,7 +122,7 @@ def fewest_groups(parameters: Mapping[str, tuple[int, int]]) -> dict[str, str]:
 
 def sketch_bytes(shapes: Shapes) -> int:
     """Bytes of what `gradients: sketch` keeps of raw gradients, but for headers."""
-    columns = 4 * shapes.documents * shapes.sketch_columns
+    columns = 4 * shapes.documents * shapes.raw_columns
     if shapes.space == "components":
         return columns
     directions = min(DIRECTIONS, shapes.documents)
