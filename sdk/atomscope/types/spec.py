@@ -69,7 +69,7 @@ class AuditConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """Components kept per module by `ekfac` and `kfac` (k of section 3.2)."""
     damping: Annotated[float, msgspec.Meta(gt=0, le=100)] = 0.01
     """Damping of `ekfac` and `ekfac-full`, as a share of the module's mean lambda."""
-    exact_documents: PositiveInt = 10_000
+    exact_documents: PositiveInt = 16_384
     """Documents up to which `ekfac-full` keeps every inner product exactly; past it, a seeded sketch."""
     sketch_columns: Annotated[int, msgspec.Meta(ge=64, le=65_536)] | Literal["auto"] = "auto"
     """Columns of that sketch: more find more, in more memory and time. `auto` is the largest power of two,

@@ -171,8 +171,8 @@ class GramSpan:
         return self.gram[positions][:, positions]
 
     def principal(self, count: int) -> torch.Tensor:
-        values, vectors = self._decomposed()
-        return (vectors[:, -count:] * values[-count:].rsqrt()).T
+        values, vectors = _above_rounding(self.gram.double(), count)
+        return (vectors * values.rsqrt()).T.float()
 
     def coordinates(self) -> torch.Tensor:
         values, vectors = self._decomposed()
