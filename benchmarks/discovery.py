@@ -169,7 +169,7 @@ def contenders(data: LabelledSet) -> Iterator[tuple[str, Callable[[int], tuple[C
     default = AuditConfig()
     documents = len(data.labels)
     yield "default", lambda seed: learned(spaces.gram, default, seed)
-    for columns in (16_384, 4096):
+    for columns in (65_536, 16_384, 4096, 1024):
         yield (
             f"default, sketched in {columns:,}",
             lambda seed, columns=columns: learned(spaces.sketch(columns, seed), default, seed),

@@ -17,6 +17,7 @@ from atomscope.errors import InvalidInput
 from atomscope.types.atoms import Atom
 from atomscope_workers.local import InProcess
 from atomscope_workers.stages import basis, extract, vectors
+from atomscope_workers.stages.arrays import load_sketch
 from atomscope_workers.stages.sketch_columns import raw_columns
 from tests.fixtures.corpus import write_corpus
 from tests.workers.local_runs import (
@@ -103,7 +104,8 @@ def test_the_audit_itself_is_that_which_keeps_everything(
     bundle.verify()
     assert bundle.gradients_kept == "sketch"
     told = bundle.report.details["gradients"]
-    assert (told["kept"], told["columns"]) == ("sketch", raw_columns(bundle.spec.config))
+    stored = load_sketch([audits[space, "sketch"] / layout.gradient_sketch(0)])
+    assert (told["kept"], told["columns"]) == ("sketch", stored.shape[1])
     assert "attribution with `exact`" in told["disables"]
     assert all(atom.vector_cosine is None for atom in bundle.report.atoms)
 

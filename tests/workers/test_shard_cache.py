@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -15,8 +17,10 @@ from atomscope.cli.registry import LocalRun
 from atomscope.errors import InvalidInput
 from atomscope.types.bundle import StoredShard
 from atomscope.types.spec import AuditConfig, StoredGradients
+from atomscope_workers import held_folders, shard_cache
 from atomscope_workers.local import InProcess
 from atomscope_workers.shard_cache import ShardCache
+from atomscope_workers.stages.context import KnownShard
 from tests.fixtures.corpus import write_corpus
 from tests.fixtures.models import TinyAdapterFactory
 from tests.workers.local_runs import SMALL, Recorder, contents, partial, request, run
@@ -170,6 +174,118 @@ def test_an_audit_that_began_without_a_cache_fills_it_when_it_goes_on(cached: Ca
     assert len(cached.entries()) == SHARDS
 
 
+def test_what_a_stopped_audit_took_is_not_in_the_bundle_of_one_that_goes_on_without_it(
+    own: Cached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(own.asked("grown", 22))
+    assert len(own.entries()) == 4  # of 8, 8, 4 and 2 documents: alone they are 8, 8 and 6
+    asked = own.asked("out", 22, msgspec.structs.replace(CONFIG, n_atoms=3))
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(shard_cache.os, "utime", stopped)  # all is linked by then
+        with pytest.raises(KeyboardInterrupt):
+            run(asked)
+    assert (partial(asked.out) / "files" / layout.gradient_shard(3)).exists()
+    bundle = run(msgspec.structs.replace(asked, shard_cache=None))
+    stored = sorted(path.name for path in (bundle / "gradients").glob("*.safetensors*"))
+    assert stored == ["0000.safetensors", "0001.safetensors", "0002.safetensors"]
+    assert extracted(bundle) == 22
+
+
+def test_on_another_disk_files_are_copied(own: Cached, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    bundle = run(own.asked("out", GROWN))
+    assert extracted(bundle) == GROWN - DOCUMENTS
+    assert len(own.entries()) == SHARDS + 1
+    own_file = own.entries()[0] / "gradients.safetensors"
+    assert own_file.read_bytes() == (bundle / layout.gradient_shard(0)).read_bytes()
+    assert not own_file.samefile(bundle / layout.gradient_shard(0))
+    assert not list(bundle.rglob("*.tmp"))
+
+
+def test_a_cache_whose_files_are_symbolic_links_is_read_through_them(own: Cached) -> None:
+    for entry in own.entries():
+        file = entry / "gradients.safetensors"
+        file.rename(own.folder / f"{entry.name}.safetensors")
+        file.symlink_to(own.folder / f"{entry.name}.safetensors")
+    bundle = run(own.asked("out"))
+    assert extracted(bundle) == 0
+    assert not (bundle / layout.gradient_shard(0)).is_symlink()
+
+
+def test_a_cache_that_may_only_be_read_is_refused_before_anything_is_extracted(
+    own: Cached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(held_folders.tempfile, "mkdtemp", refuse)
+    recorder = Recorder()
+    with pytest.raises(InvalidInput, match="cannot be written to: Permission denied") as refused:
+        run(own.asked("out"), recorder)
+    assert (refused.value.code, recorder.told) == ("bad_path", [])
+    below = msgspec.structs.replace(own.asked("out"), shard_cache=own.entries()[0] / layout.ENTRY / "cache")
+    with pytest.raises(InvalidInput, match="cannot be written to: Not a directory"):
+        run(below)
+
+
+def test_an_entry_of_another_user_is_taken(own: Cached, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(shard_cache.os, "utime", refuse)
+    assert extracted(run(own.asked("out"))) == 0
+
+
+def test_a_full_cache_stops_the_audit_with_what_it_has_and_it_goes_on_without(
+    cached: Cached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(shard_cache, "link", full)
+        with pytest.raises(InvalidInput, match="No space left on device") as refused:
+            run(cached.asked("out"))
+    assert refused.value.code == "cache_unwritable"
+    assert cached.entries() == []
+    assert list(cached.cache.iterdir()) == []
+    recorder = Recorder()
+    run(cached.asked("out", cache=False), recorder)
+    assert recorder.of("extract")[0][0] == 8
+
+
+def test_an_entry_that_was_half_removed_is_made_anew(own: Cached) -> None:
+    entry = own.entries()[0]
+    (entry / layout.ENTRY).unlink()
+    assert extracted(run(own.asked("out"))) == 8
+    assert entry in own.entries()
+    assert extracted(run(own.asked("again"))) == 0
+
+
+def test_an_entry_that_is_removed_while_an_audit_starts_is_told_as_such(
+    own: Cached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = own.entries()[1]
+    known = ShardCache.known
+
+    def listed(cache: ShardCache) -> list[KnownShard]:
+        found = known(cache)
+        shutil.rmtree(gone, ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(ShardCache, "known", listed)
+    with pytest.raises(InvalidInput, match="was removed meanwhile"):
+        run(own.asked("out"))
+    assert extracted(run(own.asked("out"))) == 8
+
+
 @pytest.mark.parametrize("kept", ["sketch", "none"])
 def test_a_cache_beside_gradients_that_are_not_kept_is_refused(cached: Cached, kept: StoredGradients) -> None:
     asked = cached.asked("out", config=msgspec.structs.replace(CONFIG, gradients=kept))
@@ -204,7 +320,8 @@ def test_an_estimate_counts_what_is_left_to_extract_and_writes_nothing(own: Cach
 def test_a_shard_that_another_audit_put_there_meanwhile_stands(own: Cached, tmp_path: Path) -> None:
     entry = own.entries()[0]
     files = tmp_path / "files"
-    ShardCache(own.cache).take(str(entry), 4, files)
+    shards = [StoredShard(name=f"{place}") for place in range(4)]
+    ShardCache(own.cache).take([*shards, StoredShard(name=entry.name, location=str(entry))], files)
     before = (entry / layout.ENTRY).read_bytes()
     assert load_file(files / layout.gradient_shard(4))
     ShardCache(own.cache).put(StoredShard(name=entry.name), 4, files)

@@ -93,6 +93,10 @@ class StoreContext:
         return self._store.local_path(self._own)
 
     @property
+    def shard_cache(self) -> Path | None:
+        return None
+
+    @property
     def copies_outputs(self) -> bool:
         return True
 

@@ -16,7 +16,7 @@ def link(source: Path, target: Path) -> None:
     temporary = target.with_name(f"{target.name}.tmp")
     temporary.unlink(missing_ok=True)
     try:
-        os.link(source, temporary)
+        os.link(source.resolve(), temporary)  # of a symbolic link, what it leads to
     except OSError as error:
         if error.errno not in _NO_LINK:
             raise

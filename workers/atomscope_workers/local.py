@@ -156,7 +156,7 @@ def _audit(work: _Work, out: Path) -> None:
     """Run the units that have not finished, put the bundle together and move it to `out`."""
     spec, shards = work.spec, 0
     if work.cache is not None:
-        work.cache.remove_leftovers()
+        work.cache.open()
     for stage in STAGES:
         units = shards if stage in FAN_OUT else 1
         tally = _Tally()
@@ -207,6 +207,8 @@ def _run_unit(work: _Work, stage: Stage, index: int, shards: int, tally: _Tally)
         marker = msgspec.json.decode(path.read_bytes(), type=_Marker)
         counted.skip(marker.result.documents or 0)
         return marker
+    if stage == STAGES[0] and work.files.exists():
+        shutil.rmtree(work.files)  # shards of a plan that was not finished, and may not be made again
     with tempfile.TemporaryDirectory(prefix="unit-", dir=work.folder) as scratch:
         ctx = LocalContext(
             spec=work.spec,
@@ -221,10 +223,7 @@ def _run_unit(work: _Work, stage: Stage, index: int, shards: int, tally: _Tally)
         )
         result = STAGE_FUNCTIONS[stage](ctx)
     if stage == "validate" and work.cache is not None:
-        # Before its marker: from then on the audit counts on these shards, whatever becomes of the cache.
-        for shard, stored in enumerate(work.stored()):
-            if stored.location is not None:
-                work.cache.take(stored.location, shard, work.files)
+        work.cache.take(work.stored(), work.files)  # before the marker: from then on the audit counts on them
     counted.finish()
     marker = _Marker(paths=ctx.written, result=result)
     path.parent.mkdir(exist_ok=True)

@@ -40,6 +40,10 @@ class LocalContext:
         return self.out or self.work
 
     @property
+    def shard_cache(self) -> Path | None:
+        return None if self.cache is None else self.cache.folder
+
+    @property
     def copies_outputs(self) -> bool:
         return False
 

@@ -30,6 +30,9 @@ WHITENING_SETTINGS: dict[Preconditioner, tuple[str, ...]] = {
 """Settings that decide what is whitened and sketched: of a sketch, a refit has those of its parent."""
 
 
+_DRAWN = ("exact_documents", "sketch_columns")
+
+
 class NeedsExtraction(ValueError):  # noqa: N818
     """A setting that only a whole audit can change, of this parent at least; `setting` names it."""
 
@@ -49,7 +52,9 @@ def refit_config(parent: AuditConfig, settings: Mapping[str, Any], preset: str |
     if preset is None:
         found = msgspec.convert({**own, **settings}, AuditConfig)
     else:
-        found = with_preset(preset, {**extraction, **settings})
+        # A preset's columns are those of a new audit, and mean nothing to a sketch that was drawn already.
+        drawn = {name: own[name] for name in _DRAWN} if parent.gradients == "sketch" else {}
+        found = with_preset(preset, {**extraction, **drawn, **settings})
     for name, value in extraction.items():
         if getattr(found, name) != value:
             shown = value if not isinstance(value, str) or len(value) < 40 else "another text"

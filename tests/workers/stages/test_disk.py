@@ -36,6 +36,7 @@ class Unit:
     scratch: Path = DISKS["scratch"]
     copies_outputs: bool = True
     parent: None = None
+    shard_cache: Path | None = None
 
     @property
     def spec(self) -> Any:
@@ -150,3 +151,21 @@ def test_an_estimate_asks_of_the_bundle_s_disk_and_of_no_other(
     monkeypatch.setattr(shutil, "disk_usage", usage)
     asked = request(tiny_llama, plain_adapter, write_corpus(tmp_path / "a.jsonl", 4), tmp_path / "out")
     assert InProcess().estimate(asked).documents == 4
+
+
+def test_a_shard_cache_on_another_disk_is_copied_from_and_to(free: dict[Path, int]) -> None:
+    unit = Unit(Path("/outputs/here"), copies_outputs=False, shard_cache=Path("/cache/there"))
+    stored: list[str | None] = ["/cache/there/x", None, "/cache/there/y"]
+    free.update({Path("/outputs/here"): 10 * 4 * PARAMETERS, Path("/cache/there"): 4 * 4 * PARAMETERS})
+    check(unit, stored)
+    for folder, documents in (("/outputs/here", 10), ("/cache/there", 4)):
+        free[Path(folder)] -= 1
+        with pytest.raises(InvalidInput, match=f"the gradients of {documents} documents"):
+            check(unit, stored)
+        free[Path(folder)] += 1
+
+
+def test_a_shard_cache_on_the_disk_of_the_outputs_takes_no_room(free: dict[Path, int]) -> None:
+    unit = Unit(Path("/outputs/here"), copies_outputs=False, shard_cache=Path("/outputs/there"))
+    free[Path("/outputs/here")] = 4 * 4 * PARAMETERS
+    check(unit, ["/outputs/there/x", None, "/outputs/there/y"])

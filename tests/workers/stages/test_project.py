@@ -14,6 +14,7 @@ from atomscope.bundle import layout
 from atomscope.types.atoms import AuditReport
 from atomscope.types.spec import AuditConfig
 from atomscope_workers.pipeline.sketch import sketch_raw
+from atomscope_workers.stages.arrays import load_sketch
 from tests.workers.stages.units import Audit, clustered_gradients, extracted
 
 DOCUMENTS = 24
@@ -46,6 +47,15 @@ def test_the_report_tells_the_cosine_error_of_the_sketch(tmp_path: Path) -> None
         np.sqrt(np.square(rows @ rows.T - cosines)[off].mean()), rel=1e-3
     )
     assert told["cosine_error_expected"] == 0.125
+
+
+def test_whitened_and_raw_gradients_have_columns_of_their_own_under_auto(tmp_path: Path) -> None:
+    audit = _projected(tmp_path / "auto", exact_documents=1)
+    assert load_file(audit.file(layout.projected_shard(0)))["rows"].shape[1] == 16_384
+    assert load_sketch([audit.file(layout.raw_sketch(0))]).shape[1] == 4096
+    audit.run("dictionary", "evidence", "combine", "vectors", "characterise", "report")
+    report = msgspec.json.decode(audit.file(layout.REPORT).read_bytes(), type=AuditReport)
+    assert report.details["sketch"]["columns"] == 16_384
 
 
 def test_raw_gradients_are_sketched_for_coherence_where_documents_are_many(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Coherence of the documents of atoms and behaviours, beside that of random ones.
 
 It is of raw gradients; past `exact_documents`, and in refits of `gradients: sketch`, of the sketch of them
-that was made shard by shard: a cosine is then off by one over the root of `sketch_columns`.
+that was made shard by shard: a cosine is then off by one over the root of its columns.
 """
 
 from __future__ import annotations

@@ -95,6 +95,11 @@ class StageContext(Protocol):
         ...
 
     @property
+    def shard_cache(self) -> Path | None:
+        """A folder with which shards are exchanged, by links where it lies on the disk of the outputs."""
+        ...
+
+    @property
     def parent(self) -> Parent | None:
         """Of a refit, the audit that it is a refit of."""
         ...

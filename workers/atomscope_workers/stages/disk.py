@@ -23,14 +23,16 @@ def require_disk(
     """Raise `InvalidInput` (`not_enough_disk`) where gradients certainly do not fit.
 
     Outputs on this machine's disk take all that is not stored yet, and where they are copied there, a unit's
-    scratch a shard beside. Of those that go over a network a unit holds a shard's at a time, or, where
-    documents are compared exactly, all.
+    scratch a shard beside; a shard cache on another disk is copied from, and to. Of those that go over a
+    network a unit holds a shard's at a time, or, where documents are compared exactly, all.
     `stored` are the plan's shards as far as they are kept; `parameters` is d, of so many `modules`.
     """
     there = {shard.index for shard, at in zip(plan.shards, stored, strict=False) if at.location}
     new = [len(shard.documents) for shard in plan.shards if shard.index not in there]
     if ctx.outputs_folder is not None:
         wanted = {ctx.outputs_folder: sum(new)}
+        if ctx.shard_cache is not None and not _one_disk(ctx.shard_cache, ctx.outputs_folder):
+            wanted = {ctx.outputs_folder: plan.n_documents, ctx.shard_cache: sum(new)}
         if new and ctx.copies_outputs and _one_disk(ctx.scratch, ctx.outputs_folder):
             wanted[ctx.outputs_folder] += min(new)  # the last one lies beside all, whichever that is
         elif new and ctx.copies_outputs:

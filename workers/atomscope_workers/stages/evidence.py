@@ -39,7 +39,7 @@ from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.determinism import deterministic
 from atomscope_workers.stages.dictionary import read_dictionary
 from atomscope_workers.stages.inputs import lora_model, plan_device, read_plan, read_rows
-from atomscope_workers.stages.sketch_columns import whitened_columns
+from atomscope_workers.stages.sketch_columns import text_columns
 from atomscope_workers.stages.space import SpannedDocuments, spanned_documents
 
 FOUND = "work/evidence.json"
@@ -179,7 +179,7 @@ def _text_fit(
     rows = read_rows(ctx)
     physical = spanned.documents[spanned.used].tolist()
     texts = ["\n".join(turn["content"] for turn in rows[item].messages) for item in physical]
-    columns = whitened_columns(config, len(spanned.documents))
+    columns = text_columns(config, len(spanned.documents))
     found = text_span(texts, exact_documents=config.exact_documents, columns=columns, seed=config.seed)
     if found is None:
         return None

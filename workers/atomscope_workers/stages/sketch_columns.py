@@ -21,3 +21,12 @@ def whitened_columns(config: AuditConfig, documents: int) -> int:
 def raw_columns(config: AuditConfig) -> int:
     """Columns in which raw gradients are sketched: for means of cosines, which more would hardly change."""
     return FEWEST if config.sketch_columns == "auto" else config.sketch_columns
+
+
+def text_columns(config: AuditConfig, documents: int) -> int:
+    """Columns in which the words of so many documents are sketched, past `exact_documents`.
+
+    As many as of their gradients where these are sketched, so that both lose alike.
+    """
+    whole = config.preconditioner == "ekfac-full"
+    return whitened_columns(config, documents) if whole else raw_columns(config)
