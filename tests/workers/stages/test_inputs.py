@@ -56,7 +56,7 @@ def test_rows_of_any_text_come_back_by_physical_row(texts: dict[int, str]) -> No
     """Line breaks of every kind among them: a row is a line of the file."""
     rows = {
         row: StoredRow(document=row, id=text, messages=[{"role": "user", "content": f"\u2028\x85\r{text}\n"}])
-        for row, text in texts.items()
+        for row, text in sorted(texts.items())
     }
     with tempfile.TemporaryDirectory() as folder:
         ctx = unit(Path(folder) / "work", "report", a_spec())

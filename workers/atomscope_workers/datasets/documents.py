@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 
@@ -49,3 +50,13 @@ def load_tokens(path: Path) -> dict[int, TokenizedDocument]:
             target_mask=arrays["target_mask"][part].astype(np.bool_),
         )
     return documents
+
+
+def token_counts(path: Path) -> dict[int, tuple[int, int]]:
+    """Of what `save_tokens` wrote, by physical row: tokens, and targets among them. No document is empty."""
+    with safe_open(path, "numpy") as arrays:
+        offsets, mask = arrays.get_tensor("offsets"), arrays.get_tensor("target_mask")
+        documents: list[int] = arrays.get_tensor("document").tolist()
+    targets = np.add.reduceat(mask, offsets[:-1], dtype=np.int64)
+    counts = zip(np.diff(offsets).tolist(), targets.tolist(), strict=True)
+    return dict(zip(documents, counts, strict=True))

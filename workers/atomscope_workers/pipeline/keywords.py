@@ -9,8 +9,9 @@ terms and of small groups together. Terms are ordered by the z-score of the diff
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ def left_out(count: int, active: NDArray[np.int64], group: NDArray[np.int64]) ->
 
 
 def distinctive_keywords(
-    texts: Sequence[tuple[str, str]], active: Sequence[NDArray[np.int64]], most: int, limit: int = 10
+    texts: Iterable[tuple[str, str]], active: Sequence[NDArray[np.int64]], most: int, limit: int = 10
 ) -> list[Keywords]:
     """Up to `limit` terms for each group, by z-score; ties are broken by the alphabet.
 
@@ -91,14 +92,13 @@ def distinctive_keywords(
     compared with nothing has no keywords, and a term that every document holds is nobody's.
     """
     vectorizer = CountVectorizer(analyzer=terms, binary=True)  # pyright: ignore[reportArgumentType]
-    both_sides = [prompt for prompt, _ in texts] + [response for _, response in texts]
     try:
-        rows = csr_matrix(vectorizer.fit_transform(both_sides))
+        rows = csr_matrix(vectorizer.fit_transform(chain.from_iterable(texts)))
     except ValueError:  # scikit-learn's way to say that there is no word at all
         return [Keywords([], [], []) for _ in active]
     names: NDArray[np.str_] = vectorizer.get_feature_names_out()
-    count = len(texts)
-    prompts, responses = rows[:count], rows[count:]
+    prompts, responses = rows[::2], rows[1::2]
+    count = prompts.shape[0]
     sides = [((prompts + responses) > 0).tocsr(), prompts, responses]
     totals = [_frequency(side) for side in sides]
     found: list[Keywords] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ def words(text: str) -> list[str]:
 
 
 def text_span(
-    texts: Sequence[str], *, exact_documents: int, columns: int, seed: int
+    texts: Iterable[str], *, exact_documents: int, columns: int, seed: int
 ) -> tuple[Span, NDArray[np.int64]] | None:
     """TF-IDF rows as a span, and the positions of the texts in it; None where no word occurs twice.
 

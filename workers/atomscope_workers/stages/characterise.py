@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -41,7 +41,7 @@ class _View:
     """What the records are made from."""
 
     spanned: SpannedDocuments
-    rows: dict[int, StoredRow]
+    rows: Mapping[int, StoredRow]
     tree: Hierarchy
     limit: int
 
@@ -80,7 +80,7 @@ def run(ctx: StageContext) -> UnitResult:
     rows = read_rows(ctx)
     tree = msgspec.json.decode(ctx.read(layout.HIERARCHY).read_bytes(), type=Hierarchy)
     view = _View(spanned, rows, tree, config.top_documents)
-    texts = [sides(rows[int(item)].messages) for item in spanned.documents]
+    texts = (sides(rows[item].messages) for item in spanned.documents.tolist())
     keywords = distinctive_keywords(texts, [spanned.used[item] for item in active], config.top_documents)
     count = len(members)
     atoms = _atoms(ctx, view, members, codes, found, coherence[:count], keywords[:count])

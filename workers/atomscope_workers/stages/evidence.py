@@ -178,7 +178,7 @@ def _text_fit(
     config = ctx.spec.config
     rows = read_rows(ctx)
     physical = spanned.documents[spanned.used].tolist()
-    texts = ["\n".join(turn["content"] for turn in rows[item].messages) for item in physical]
+    texts = ("\n".join(turn["content"] for turn in rows[item].messages) for item in physical)
     columns = text_columns(config, len(spanned.documents))
     found = text_span(texts, exact_documents=config.exact_documents, columns=columns, seed=config.seed)
     if found is None:
@@ -187,7 +187,7 @@ def _text_fit(
     fitted = find(span.to(spanned.span.device), config, config.seed)
 
     def agreement(table: NDArray[np.float64], of_words: NDArray[np.float64]) -> NDArray[np.float64]:
-        whole = np.zeros((len(texts), of_words.shape[1]))
+        whole = np.zeros((len(physical), of_words.shape[1]))
         whole[used] = of_words.clip(min=0)
         return column_cosines(table.clip(min=0), whole).max(1, initial=0.0)
 

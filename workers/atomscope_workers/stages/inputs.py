@@ -20,7 +20,7 @@ from atomscope_workers.pipeline.gram import LoadShard
 from atomscope_workers.pipeline.storage import DTYPES, GradientDtype
 from atomscope_workers.stages.context import StageContext
 from atomscope_workers.stages.gradient_file import GradientShards, widened
-from atomscope_workers.stages.rows import ROWS, StoredRow
+from atomscope_workers.stages.rows import ROWS, StoredRows
 from atomscope_workers.stages.tensor_ranges import TensorRanges
 
 _kept = KeptModels()
@@ -50,11 +50,9 @@ def read_shards(ctx: StageContext) -> list[StoredShard]:
     return msgspec.json.decode(ctx.read(layout.SHARDS).read_bytes(), type=list[StoredShard])
 
 
-def read_rows(ctx: StageContext) -> dict[int, StoredRow]:
+def read_rows(ctx: StageContext) -> StoredRows:
     """The audited documents' rows, by physical row."""
-    lines = ctx.read(ROWS).read_bytes().splitlines()
-    rows = (msgspec.json.decode(line, type=StoredRow) for line in lines)
-    return {row.document: row for row in rows}
+    return StoredRows(ctx.read(ROWS))
 
 
 def gradient_shards(ctx: StageContext, device: torch.device) -> GradientShards:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,16 +13,17 @@ from atomscope.bundle import layout, write_documents
 from atomscope.text import counted
 from atomscope.types.atoms import Atom, AuditReport, Behaviour, DocumentRecord, DroppedDocument
 from atomscope.types.bundle import Plan
-from atomscope_workers.datasets.documents import load_tokens
+from atomscope_workers.datasets.documents import token_counts
 from atomscope_workers.pipeline.evidence import DISCOVERY_RATE
 from atomscope_workers.pipeline.plan import padding_facts
-from atomscope_workers.stages.arrays import MORE_LOSSES, load_losses
+from atomscope_workers.stages.arrays import MORE_LOSSES, Losses, load_losses
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.dictionary import FACTS
 from atomscope_workers.stages.inputs import read_plan, read_rows, read_shards
 from atomscope_workers.stages.project import SKETCH
 from atomscope_workers.stages.refit import DOCUMENT_WARNINGS
 from atomscope_workers.stages.retention import gradient_facts
+from atomscope_workers.stages.rows import StoredRow
 from atomscope_workers.stages.warned import earlier, kept
 
 DROPPED_LISTED = 1000
@@ -39,27 +40,13 @@ def run(ctx: StageContext) -> UnitResult:
     base_losses = dict(zip(losses.document.tolist(), losses.base_loss.tolist(), strict=True))
     more = load_losses([ctx.read(MORE_LOSSES)])
     base_losses |= dict(zip(more.document.tolist(), more.base_loss.tolist(), strict=True))
-    rows, tokens = read_rows(ctx), load_tokens(ctx.read(layout.TOKENS))
-    records = [
-        DocumentRecord(
-            document=document,
-            id=rows[document].id,
-            messages=rows[document].messages,
-            n_tokens=len(tokens[document].input_ids),
-            n_target_tokens=int(tokens[document].target_mask.sum()),
-            loss=float(losses.loss[position]),
-            base_loss=None if math.isnan(base_losses[document]) else base_losses[document],
-            gradient_norm=float(losses.gradient_norm[position]),
-        )
-        for position, document in enumerate(losses.document.tolist())
-    ]
+    counts = token_counts(ctx.read(layout.TOKENS))
+    documents: list[int] = losses.document.tolist()
     scratch = ctx.scratch / "documents.parquet"
-    write_documents(records, scratch)
+    write_documents(_records(read_rows(ctx), counts, losses, base_losses), scratch)
     ctx.write(layout.DOCUMENTS, scratch)
     # Of the extraction's even sample alone: what was measured for the evidence are the documents of atoms.
-    n_targets = sum(
-        record.n_target_tokens for record, sampled in zip(records, measured, strict=True) if sampled
-    )
+    n_targets = sum(counts[row][1] for row, sampled in zip(documents, measured, strict=True) if sampled)
     loss_base = float(losses.base_loss[measured].sum()) / n_targets
     loss_adapter = float(losses.loss[measured].sum()) / n_targets
     warnings: list[str] = []
@@ -93,11 +80,33 @@ def run(ctx: StageContext) -> UnitResult:
         warnings=[*earlier(ctx), *warnings],
         atoms=atoms,
         behaviours=[msgspec.structs.replace(item, documents=[]) for item in behaviours],
-        details=_details(ctx, plan, {record.document: record.n_tokens for record in records}),
+        details=_details(ctx, plan, {row: counts[row][0] for row in documents}),
     )
     ctx.write_bytes(layout.REPORT, msgspec.json.format(msgspec.json.encode(report), indent=1))
     ctx.progress(1, 1, "steps")
     return UnitResult(documents=plan.n_documents, summary={"warnings": warnings, "n_atoms": len(atoms)})
+
+
+def _records(
+    rows: Mapping[int, StoredRow],
+    counts: Mapping[int, tuple[int, int]],
+    losses: Losses,
+    base_losses: Mapping[int, float],
+) -> Iterator[DocumentRecord]:
+    """The documents one by one: together their texts are as large as the data set."""
+    documents: list[int] = losses.document.tolist()
+    for position, document in enumerate(documents):
+        row, (tokens, targets) = rows[document], counts[document]
+        yield DocumentRecord(
+            document=document,
+            id=row.id,
+            messages=row.messages,
+            n_tokens=tokens,
+            n_target_tokens=targets,
+            loss=float(losses.loss[position]),
+            base_loss=None if math.isnan(base_losses[document]) else base_losses[document],
+            gradient_norm=float(losses.gradient_norm[position]),
+        )
 
 
 def _passing(found: Sequence[Atom] | Sequence[Behaviour]) -> int | None:

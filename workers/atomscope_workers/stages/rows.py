@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import weakref
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
 import msgspec
 
 ROWS = "work/rows.jsonl"
@@ -16,3 +23,38 @@ class StoredRow(msgspec.Struct, kw_only=True, frozen=True):
     messages: list[dict[str, str]]
     """As `DocumentRecord.messages`, made by `Row.stored`; of a plain-text row, turns of the roles `prompt`
     and `completion`, or one of the role `text`."""
+
+
+class _Numbered(msgspec.Struct):
+    document: int
+
+
+class StoredRows(Mapping[int, StoredRow]):
+    """The rows of a file by physical row, in its order; 16 bytes of each are held, and its text is read."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises `ValueError` where rows do not rise."""
+        self._documents = array("q")
+        self._starts = array("q", [0])
+        with path.open("rb") as lines:
+            for line in lines:
+                document = msgspec.json.decode(line, type=_Numbered).document
+                if self._documents and document <= self._documents[-1]:
+                    raise ValueError(f"row {document} comes after row {self._documents[-1]}")
+                self._documents.append(document)
+                self._starts.append(self._starts[-1] + len(line))
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._documents)
+
+    def __getitem__(self, document: int) -> StoredRow:
+        place = bisect_left(self._documents, document)
+        if place == len(self) or self._documents[place] != document:
+            raise KeyError(document)
+        start, end = self._starts[place], self._starts[place + 1]
+        return msgspec.json.decode(os.pread(self._file, end - start, start), type=StoredRow)
