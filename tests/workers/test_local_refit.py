@@ -84,7 +84,7 @@ def found(bundle: Path) -> dict[str, bytes]:
 def test_a_refit_that_cannot_fit_is_refused_before_it_fits(
     parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed = 16 * DOCUMENTS**2
+    needed = 8 * DOCUMENTS**2
     monkeypatch.setattr(planning, "free_bytes", lambda device: needed)
     assert refit(parent, tmp_path / "one", fits=1, surrogates=0).is_dir()
     monkeypatch.setattr(planning, "free_bytes", lambda device: needed - 1)

@@ -62,10 +62,11 @@ def test_a_floor_counts_what_is_certain_by_part() -> None:
     }
     assert found["eigenbases on the host"] == {"curvature sums": 12 * squares}
     assert found["curvature on the host"] == {"eigenvectors": 4 * squares, "lambda": 16 * d}
-    assert found["dictionary on the host"] == {"inner products of the documents": 16 * 9}
+    assert found["dictionary on the host"] == {"inner products of the documents": 8 * 9}
     codes = {"codes of the documents": 8 * 3 * 3}
     assert found["dictionary"] == {"inner products of the documents": 4 * 9} | codes
-    assert found["evidence"] == {"inner products of the documents, and of a surrogate": 4 * 9 * 2} | codes
+    assert found["evidence"] == {"inner products of the documents, while a surrogate is made": 12 * 9}
+    assert found["project"] == {"inner products of the documents": 12 * 9}
     alone = floors(AuditConfig(surrogates=0))
     assert alone["evidence"] == {"inner products of the documents": 4 * 9} | codes
     sketched = floors(AuditConfig(exact_documents=1, sketch_columns=64))
@@ -116,8 +117,8 @@ def test_what_a_gpu_and_its_host_hold_is_compared_with_what_is_free_on_either() 
     host = max(need.bytes for need in wanted if need.on_host)
     device = max(need.bytes for need in wanted if not need.on_host)
     codes = 8 * 3 * 3
-    fitted = {need.stage: need.bytes for need in wanted if not need.on_host}
-    assert (fitted["dictionary"], fitted["evidence"]) == (4 * 9 + codes, 4 * 9 * 2 + codes)
+    fits = [need for need in wanted if not need.on_host and need.stage in ("dictionary", "evidence")]
+    assert [need.bytes for need in fits] == [4 * 9 + codes, 4 * 9 * 2 + codes, 12 * 9]
     require_memory(wanted, Free("cuda", device, host))
     with pytest.raises(InvalidInput, match=r"are free on the host: "):
         require_memory(wanted, Free("cuda", 2**40, host - 1))

@@ -331,6 +331,27 @@ def test_a_shard_that_another_audit_put_there_meanwhile_stands(own: Cached, tmp_
     assert (other.cache / entry.name / layout.ENTRY).read_bytes() == before
 
 
+def test_a_shard_that_another_audit_puts_there_while_one_is_at_it_stands(
+    own: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = own.entries()[0]
+    files = tmp_path / "files"
+    ShardCache(own.cache).take([StoredShard(name=entry.name, location=str(entry))], files)
+    away = entry.rename(tmp_path / "away")
+    link = shard_cache.link
+
+    def meanwhile(source: Path, target: Path) -> None:
+        link(source, target)
+        if away.exists():
+            away.rename(entry)
+
+    monkeypatch.setattr(shard_cache, "link", meanwhile)
+    before = (away / layout.ENTRY).stat().st_ino
+    ShardCache(own.cache).put(StoredShard(name=entry.name), 0, files)
+    assert (entry / layout.ENTRY).stat().st_ino == before
+    assert len(own.entries()) == SHARDS
+
+
 def test_what_a_killed_audit_left_in_the_cache_is_removed_by_the_next(own: Cached) -> None:
     left = own.cache / ".atomscope-held-1"
     (left / "files").mkdir(parents=True)

@@ -15,8 +15,10 @@ from atomscope_workers.pipeline.plan import padded_tokens
 from atomscope_workers.pipeline.products import held_numbers
 from atomscope_workers.stages.sizes import Shapes
 
-GRAM_BYTES = 16
-"""Bytes a pair of documents, while the dictionary's Gram matrix is made: float32 four times."""
+GRAM_BYTES = 8
+"""Bytes a pair of documents, while inner products are scaled: float32 twice."""
+MADE_BYTES, TURNED_BYTES = 12, 12
+"""Bytes a pair, while they are added up and stored (float64 and float32), and while a surrogate is made."""
 ROW_BYTES = 12
 """Bytes a value of the whitened rows, while they are joined and scaled."""
 SKLEARN_BYTES = 24
@@ -84,10 +86,16 @@ def needs(
         "gradients of a micro-batch": 4 * shapes.gradient * max(map(len, batches)),
         "curvature sums": 4 * sums,
     }
+    made = (
+        [Need("project", {"inner products of the documents": MADE_BYTES * shapes.documents**2})]
+        if shapes.space == "gram"
+        else []
+    )
     return [
         Need("extract", extract),
         Need("eigenbases", {"curvature sums": 12 * sums}, on_host=True),
         Need("curvature", {"eigenvectors": 4 * squares, "lambda": 16 * shapes.gradient}, on_host=True),
+        *made,
         *fit_needs(shapes),
     ]
 
@@ -105,10 +113,15 @@ def fit_needs(shapes: Shapes) -> list[Need]:
     at_once = 2 if shapes.surrogates else 1
     fitted = {"codes of the documents": CODE_BYTES * documents * shapes.pieces}
     fits = {f"{span}, and of a surrogate" if at_once > 1 else span: 4 * numbers * at_once} | fitted
+    if shapes.space == "gram" and shapes.surrogates:
+        turned = [Need("evidence", {f"{span}, while a surrogate is made": TURNED_BYTES * numbers})]
+    else:
+        turned = []
     found = [
         Need("dictionary", {span: size * numbers}, on_host=True),
         Need("dictionary", {span: 4 * numbers} | fitted),
         Need("evidence", fits),
+        *turned,
     ]
     if shapes.solver == "sklearn":
         coordinates = SKLEARN_BYTES * documents * min(documents, shapes.whitened)
@@ -120,6 +133,7 @@ _ADVICE = {
     "extract": "a smaller `token_budget` or `max_length`, `dtype: bfloat16`",
     "eigenbases": "an adapter of fewer or narrower layers",
     "curvature": "an adapter of fewer or narrower layers",
+    "project": "a smaller `exact_documents`",
     "dictionary": "a smaller `exact_documents` or `sketch_columns`",
     "evidence": "a smaller `exact_documents` or `sketch_columns`, or no `surrogates`",
 }

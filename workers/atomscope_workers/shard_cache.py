@@ -95,7 +95,7 @@ class ShardCache:
                 found[name] = _facts(files / path(index))
                 link(files / path(index), scratch / name)
             (scratch / layout.ENTRY).write_bytes(msgspec.json.encode(Entry(files=found)))
-            with suppress(FileNotFoundError):
+            if target.exists() and not (target / layout.ENTRY).is_file():
                 target.rename(scratch.with_name("half-removed"))
             try:
                 scratch.rename(target)

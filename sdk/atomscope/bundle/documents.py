@@ -62,24 +62,28 @@ def _groups(records: Iterable[DocumentRecord]) -> Iterator[list[DocumentRecord]]
 def read_documents(path: Path, rows: Collection[int] | None = None) -> list[DocumentRecord]:
     """Read every document, or those of the physical `rows` that are there, by rising row.
 
-    The table is read in batches: memory holds the documents that are asked for and one batch. Raises
-    `BundleError` when the file is damaged.
+    Memory holds the documents that are asked for and one batch. Raises as `iter_documents` does.
     """
+    return list(iter_documents(path, rows))
+
+
+def iter_documents(path: Path, rows: Collection[int] | None = None) -> Iterator[DocumentRecord]:
+    """The same one by one, read in batches. Raises `BundleError` when the file is damaged."""
     wanted = None if rows is None else set(rows)
-    found: list[DocumentRecord] = []
+    found = 0
     try:
         with pq.ParquetFile(path) as file:
             check_columns(path, file.schema_arrow, DOCUMENTS_SCHEMA, {})
             for batch in file.iter_batches(_GROUP, columns=DOCUMENTS_SCHEMA.names):
                 if wanted is None:
                     chosen = batch
-                elif len(found) < len(wanted):
+                elif found < len(wanted):
                     numbers = batch["document"].to_pylist()
                     places = [at for at, number in enumerate(numbers) if number in wanted]
                     chosen = batch.take(pa.array(places, pa.int64()))  # an empty list alone has no type
                 else:
                     break
-                found += msgspec.convert(chosen.to_pylist(), list[DocumentRecord])
+                found += len(chosen)
+                yield from msgspec.convert(chosen.to_pylist(), list[DocumentRecord])
     except (pa.ArrowException, OSError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise BundleError(f"{path.name} is damaged: {error}") from error
-    return found

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 
-from atomscope_workers.datasets.documents import TokenizedDocument, load_tokens, save_tokens, token_counts
+from atomscope_workers.datasets.documents import (
+    TokenizedDocument,
+    load_some,
+    load_tokens,
+    save_tokens,
+    token_counts,
+)
 
 LENGTHS = {2: 3, 5: 1, 9: 300}
 
@@ -25,4 +32,24 @@ def test_counts_are_those_of_the_tokens_that_were_written(tmp_path: Path) -> Non
     assert token_counts(tmp_path / "tokens.safetensors") == {
         item.document: (len(item.input_ids), int(item.target_mask.sum())) for item in documents
     }
+    some = load_some(tmp_path / "tokens.safetensors", [9, 2])
+    assert [item.document for item in some] == [9, 2]
+    for item in some:
+        np.testing.assert_array_equal(item.input_ids, read[item.document].input_ids)
+        np.testing.assert_array_equal(item.target_mask, read[item.document].target_mask)
+        assert item.target_mask.dtype == np.bool_
     assert int(documents[2].target_mask.sum()) > 255  # more than a byte counts
+
+
+def test_counting_holds_a_byte_a_token_and_little_more(tmp_path: Path) -> None:
+    tokens = 3_000_000
+    mask = np.ones(tokens, dtype=np.bool_)
+    document = TokenizedDocument(0, np.zeros(tokens, dtype=np.int32), mask)
+    save_tokens([document], tmp_path / "tokens.safetensors")
+    tracemalloc.start()
+    try:
+        assert token_counts(tmp_path / "tokens.safetensors") == {0: (tokens, tokens)}
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2.5 * tokens

@@ -6,8 +6,13 @@ import tracemalloc
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
+from atomscope.store import StoreError
+from atomscope_workers.pipeline.keywords import distinctive_keywords
+from atomscope_workers.pipeline.sides import sides
+from atomscope_workers.pipeline.text import text_span
 from atomscope_workers.stages.rows import StoredRow, StoredRows
 
 DOCUMENTS = [0, 3, 4, 900]
@@ -41,6 +46,23 @@ def test_a_row_that_is_not_there_is_a_key_error(tmp_path: Path, absent: int) -> 
     assert absent not in rows
     with pytest.raises(KeyError):
         rows[absent]
+
+
+def test_a_damaged_row_is_not_taken_for_one_without_words(tmp_path: Path) -> None:
+    """scikit-learn says with a `ValueError` that there are none."""
+    rows = [row(document) for document in range(1, 9)]
+    written(tmp_path / "rows.jsonl", rows)
+    data = (tmp_path / "rows.jsonl").read_bytes()
+    place = data.index("wörd".encode(), data.index(b"id-5"))
+    (tmp_path / "rows.jsonl").write_bytes(data[: place + 1] + b"\xff" + data[place + 2 :])
+    damaged = StoredRows(tmp_path / "rows.jsonl")
+    assert damaged[4] == row(4)
+    with pytest.raises(StoreError, match="document 5"):
+        distinctive_keywords((sides(item.messages) for item in damaged.values()), [np.arange(3)], 3)
+    with pytest.raises(StoreError, match="document 5"):
+        text_span(
+            (item.messages[0]["content"] for item in damaged.values()), exact_documents=9, columns=9, seed=0
+        )
 
 
 def test_rows_that_do_not_rise_are_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from atomscope.types.spec import AuditConfig
 from atomscope_workers.stages.sizes import shapes_of
-from atomscope_workers.stages.sketch_columns import NUMBERS, raw_columns, text_columns, whitened_columns
+from atomscope_workers.stages.sketch_columns import NUMBERS, raw_columns, whitened_columns
 
 
 @pytest.mark.parametrize(
@@ -26,11 +26,6 @@ def test_auto_narrows_as_documents_grow(documents: int, columns: int) -> None:
     assert whitened_columns(AuditConfig(), documents) == columns
     assert columns == 4096 or documents * columns <= NUMBERS
     assert raw_columns(AuditConfig()) == 4096
-
-
-def test_words_have_the_columns_of_gradients_that_are_sketched() -> None:
-    assert text_columns(AuditConfig(), 20_000) == 16_384
-    assert text_columns(AuditConfig(preconditioner="ekfac"), 20_000) == 4096
 
 
 def test_a_number_is_that_of_both_sketches_whatever_the_documents() -> None:

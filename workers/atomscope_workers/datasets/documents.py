@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +55,23 @@ def load_tokens(path: Path) -> dict[int, TokenizedDocument]:
 
 
 def token_counts(path: Path) -> dict[int, tuple[int, int]]:
-    """Of what `save_tokens` wrote, by physical row: tokens, and targets among them. No document is empty."""
+    """Of what `save_tokens` wrote, by physical row: tokens, and targets among them."""
     with safe_open(path, "numpy") as arrays:
-        offsets, mask = arrays.get_tensor("offsets"), arrays.get_tensor("target_mask")
+        offsets: list[int] = arrays.get_tensor("offsets").tolist()
+        mask = arrays.get_tensor("target_mask")
         documents: list[int] = arrays.get_tensor("document").tolist()
-    targets = np.add.reduceat(mask, offsets[:-1], dtype=np.int64)
-    counts = zip(np.diff(offsets).tolist(), targets.tolist(), strict=True)
+    counts = [(stop - start, int(np.count_nonzero(mask[start:stop]))) for start, stop in pairwise(offsets)]
     return dict(zip(documents, counts, strict=True))
+
+
+def load_some(path: Path, rows: Iterable[int]) -> list[TokenizedDocument]:
+    """The documents at some physical rows, in their order, of what `save_tokens` wrote."""
+    with safe_open(path, "numpy") as arrays:
+        offsets = arrays.get_tensor("offsets")
+        places = {row: place for place, row in enumerate(arrays.get_tensor("document").tolist())}
+        ids, mask = arrays.get_slice("input_ids"), arrays.get_slice("target_mask")
+        found: list[TokenizedDocument] = []
+        for row in rows:
+            start, stop = int(offsets[places[row]]), int(offsets[places[row] + 1])
+            found.append(TokenizedDocument(row, ids[start:stop], mask[start:stop].astype(np.bool_)))
+    return found

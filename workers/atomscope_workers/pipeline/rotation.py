@@ -24,8 +24,8 @@ BLOCK = 1024
 def turned(span: Span, seed: int, purpose: str) -> Span:
     """The surrogates of a span's documents, scaled to unit norm. One seed and purpose give one result."""
     if isinstance(span, GramSpan):
-        half = _turn(span.gram.clone(), seed, purpose)
-        return unit_gram(_turn(half.T.contiguous(), seed, purpose))
+        gram = _turn(span.gram.clone(), seed, purpose).T.contiguous()
+        return unit_gram(_turn(gram, seed, purpose))
     if isinstance(span, RowSpan):
         return unit_rows(_turn(span.rows.clone(), seed, purpose))
     raise TypeError(f"documents of a {type(span).__name__} cannot be turned")

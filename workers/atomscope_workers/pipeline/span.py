@@ -23,6 +23,8 @@ from torch.nn.functional import embedding_bag
 
 _FEW = 0.05
 """Share of weights that are not zero below which they are few."""
+_ROWS = 1024
+"""Rows of a Gram matrix that are scaled at once."""
 _EIGENVALUE_FLOOR = 1e-6
 """Share of the largest eigenvalue below which a direction of a Gram matrix is rounding."""
 
@@ -227,7 +229,10 @@ def unit_rows(rows: torch.Tensor) -> RowSpan:
 def unit_gram(gram: torch.Tensor) -> GramSpan:
     """Documents by their inner products (N, N), none of them zero, scaled to unit norm."""
     scale = gram.diagonal().double().rsqrt()
-    scaled = (gram.double() * scale[:, None] * scale).float()
+    scaled = torch.empty_like(gram, dtype=torch.float32)
+    for start in range(0, len(gram), _ROWS):  # in float64, of which the whole would be twice the matrix
+        part = slice(start, start + _ROWS)
+        scaled[part] = (gram[part].double() * scale[part, None]).mul_(scale)
     scaled.fill_diagonal_(1.0)
     return GramSpan(scaled)
 

@@ -46,4 +46,4 @@ def text_span(
         return unit_rows(torch.from_numpy(rows.toarray())), used
 
     projection: Any = SparseRandomProjection(columns, random_state=seed, dense_output=True)  # pyright: ignore[reportArgumentType]
-    return unit_rows(torch.from_numpy(projection.fit_transform(rows).astype(np.float32))), used
+    return unit_rows(torch.from_numpy(projection.fit_transform(rows).astype(np.float32, copy=False))), used

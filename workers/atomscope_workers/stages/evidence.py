@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from atomscope.bundle import Coefficients, layout, read_coefficients
 from atomscope.types.atoms import Evidence
 from atomscope.types.spec import AuditConfig
-from atomscope_workers.datasets.documents import TokenizedDocument, load_tokens
+from atomscope_workers.datasets.documents import TokenizedDocument, load_some, token_counts
 from atomscope_workers.models.load import adapter_disabled
 from atomscope_workers.pipeline.batches import collate
 from atomscope_workers.pipeline.evidence import (
@@ -39,7 +39,7 @@ from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.determinism import deterministic
 from atomscope_workers.stages.dictionary import read_dictionary
 from atomscope_workers.stages.inputs import lora_model, plan_device, read_plan, read_rows
-from atomscope_workers.stages.sketch_columns import text_columns
+from atomscope_workers.stages.sketch_columns import whitened_columns
 from atomscope_workers.stages.space import SpannedDocuments, spanned_documents
 
 FOUND = "work/evidence.json"
@@ -179,7 +179,7 @@ def _text_fit(
     rows = read_rows(ctx)
     physical = spanned.documents[spanned.used].tolist()
     texts = ("\n".join(turn["content"] for turn in rows[item].messages) for item in physical)
-    columns = text_columns(config, len(spanned.documents))
+    columns = whitened_columns(config, len(spanned.documents))
     found = text_span(texts, exact_documents=config.exact_documents, columns=columns, seed=config.seed)
     if found is None:
         return None
@@ -255,15 +255,16 @@ def _loss_drops(
         base[more] = losses.parent_base_loss[more]
         whole = 0
     missing = _missing(base, sets[:whole], sets[whole:])
-    tokens = load_tokens(ctx.read(layout.TOKENS))
+    tokens = ctx.read(layout.TOKENS)
     documents = spanned.documents
     if len(missing):
-        base[missing] = _base_losses(ctx, [tokens[int(row)] for row in documents[missing]])
+        base[missing] = _base_losses(ctx, load_some(tokens, documents[missing].tolist()))
     more = more[~np.isnan(base[more])]
     scratch = ctx.scratch / "more.safetensors"
     save_losses(Losses(documents[more], losses.loss[more], base[more], losses.gradient_norm[more]), scratch)
     ctx.write(MORE_LOSSES, scratch)
-    targets = np.array([int(tokens[int(document)].target_mask.sum()) for document in documents])
+    counts = token_counts(tokens)
+    targets = np.array([counts[row][1] for row in documents.tolist()])
     found: list[tuple[float | None, int]] = []
     for places in sets:
         measured = places[~np.isnan(base[places])]

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from atomscope.bundle import layout
-from atomscope.bundle.documents import read_documents
+from atomscope.bundle.documents import iter_documents, read_documents
 from atomscope.errors import InvalidInput
 from atomscope.steering.names import parse_lora_name
 from atomscope.types.atoms import AuditReport, DocumentRecord
@@ -162,7 +162,7 @@ def _rows(ctx: StageContext, parent: Parent) -> None:
     encoder = msgspec.json.Encoder()
     scratch = ctx.scratch / "rows.jsonl"
     with scratch.open("wb") as rows:
-        for record in read_documents(parent.read(layout.DOCUMENTS)):
+        for record in iter_documents(parent.read(layout.DOCUMENTS)):
             row = StoredRow(document=record.document, id=record.id, messages=record.messages)
             rows.write(encoder.encode(row) + b"\n")
     ctx.write(ROWS, scratch)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from atomscope.store import StoreError
+
 ROWS = "work/rows.jsonl"
 """One `StoredRow` a line, of the audited documents in physical order."""
 
@@ -30,7 +32,10 @@ class _Numbered(msgspec.Struct):
 
 
 class StoredRows(Mapping[int, StoredRow]):
-    """The rows of a file by physical row, in its order; 16 bytes of each are held, and its text is read."""
+    """The rows of a file by physical row, in its order; 16 bytes of each are held, and its text is read.
+
+    Looking one up raises `StoreError` where it is damaged.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises `ValueError` where rows do not rise."""
@@ -57,4 +62,7 @@ class StoredRows(Mapping[int, StoredRow]):
         if place == len(self) or self._documents[place] != document:
             raise KeyError(document)
         start, end = self._starts[place], self._starts[place + 1]
-        return msgspec.json.decode(os.pread(self._file, end - start, start), type=StoredRow)
+        try:
+            return msgspec.json.decode(os.pread(self._file, end - start, start), type=StoredRow)
+        except ValueError as error:  # of `msgspec`, or of text that is not UTF-8; others mean much by it
+            raise StoreError(f"{ROWS} is damaged: document {document}: {error}") from error

@@ -11,7 +11,7 @@ NUMBERS = 2**29
 
 
 def whitened_columns(config: AuditConfig, documents: int) -> int:
-    """Columns in which so many documents' whitened gradients are sketched, where they are."""
+    """Columns in which so many documents' whitened gradients are sketched, and their words, if they are."""
     if config.sketch_columns != "auto":
         return config.sketch_columns
     room = NUMBERS // max(1, documents)
@@ -21,12 +21,3 @@ def whitened_columns(config: AuditConfig, documents: int) -> int:
 def raw_columns(config: AuditConfig) -> int:
     """Columns in which raw gradients are sketched: for means of cosines, which more would hardly change."""
     return FEWEST if config.sketch_columns == "auto" else config.sketch_columns
-
-
-def text_columns(config: AuditConfig, documents: int) -> int:
-    """Columns in which the words of so many documents are sketched, past `exact_documents`.
-
-    As many as of their gradients where these are sketched, so that both lose alike.
-    """
-    whole = config.preconditioner == "ekfac-full"
-    return whitened_columns(config, documents) if whole else raw_columns(config)

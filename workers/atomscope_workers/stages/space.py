@@ -71,10 +71,10 @@ def spanned_documents(ctx: StageContext, device: torch.device = CPU) -> SpannedD
         documents, gram = load_gram(ctx.read(layout.GRAM))
         norms = gram.diagonal().double().numpy()
         used = np.flatnonzero(norms > 0)
-        positions = torch.from_numpy(used)
-        return SpannedDocuments(
-            space, documents, used, unit_gram(gram[positions][:, positions]).to(device), norms, norms
-        )
+        if len(used) < len(norms):
+            positions = torch.from_numpy(used)
+            gram = gram[positions][:, positions]
+        return SpannedDocuments(space, documents, used, unit_gram(gram).to(device), norms, norms)
     documents, projected = load_projected([ctx.read(layout.projected_shard(i)) for i in range(ctx.shards)])
     norms = np.linalg.norm(projected.rows.astype(np.float64), axis=1)
     if not np.isfinite(norms).all():
