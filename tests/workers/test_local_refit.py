@@ -94,6 +94,18 @@ def test_a_refit_that_cannot_fit_is_refused_before_it_fits(
     assert not (tmp_path / "two").exists()
 
 
+def test_a_refit_that_makes_inner_products_anew_has_room_for_that(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = 12 * DOCUMENTS**2
+    monkeypatch.setattr(planning, "free_bytes", lambda device: needed)
+    assert refit(parent, tmp_path / "one", fits=1, surrogates=0, damping=0.5).is_dir()
+    monkeypatch.setattr(planning, "free_bytes", lambda device: needed - 1)
+    assert refit(parent, tmp_path / "two", fits=1, surrogates=0).is_dir()
+    with pytest.raises(InvalidInput, match="`project` needs at least"):
+        refit(parent, tmp_path / "three", fits=1, surrogates=0, damping=0.5)
+
+
 def test_a_refit_for_which_there_is_no_room_beside_a_kept_model_has_it_let_go(
     parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

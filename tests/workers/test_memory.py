@@ -82,6 +82,14 @@ def test_scikit_learn_s_solver_holds_its_coordinates_in_float64_on_the_host() ->
     shapes = shapes_of(spec, 3, PARAMETERS, fewest_groups(PARAMETERS), "float32")
     wanted = [need.parts for need in fit_needs(shapes) if need.on_host]
     assert {"float64 coordinates": 24 * 3 * 3, "codes of the documents": 8 * 3 * shapes.pieces} in wanted
+    with pytest.raises(InvalidInput, match=r"or `solver: torch`, fewer `components`$"):
+        require_memory(fit_needs(shapes)[-1:], Free("cpu", 0, 0))
+
+
+def test_a_sketch_is_kept_along_directions_of_all_inner_products() -> None:
+    found = floors(AuditConfig(gradients="sketch"))
+    assert found["vectors on the host"] == {"inner products of the documents, decomposed": 12 * 9}
+    assert "vectors on the host" not in floors(AuditConfig())
 
 
 def test_recomputed_layers_hold_their_inputs_and_one_layer() -> None:

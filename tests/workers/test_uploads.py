@@ -14,7 +14,7 @@ from atomscope.store._s3 import S3Store
 from atomscope.store._s3_client import MIB
 from atomscope.types.bundle import StoredShard
 from atomscope_workers.celery_context import UPLOADS_AT_ONCE, UPLOADS_WAITING, StoreContext
-from atomscope_workers.unit_sources import Entry
+from atomscope_workers.stored_entry import Entry
 from tests.fixtures.s3 import S3Server
 from tests.workers.test_stored_shards import OWN, SPEC, WORK, context
 

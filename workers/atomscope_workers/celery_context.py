@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 
 from atomscope.bundle import Bundle, layout
-from atomscope.input_files import file_digest
 from atomscope.store import ObjectStore
 from atomscope.types.bundle import FileEntry, Plan, StoredFile
 from atomscope.types.spec import AuditSpec, InputRef, ParentRef
@@ -22,7 +21,8 @@ from atomscope_workers.background import BackgroundCalls
 from atomscope_workers.fetched_inputs import fetched_input
 from atomscope_workers.opened_audit import ParentAudit
 from atomscope_workers.stages.context import KnownShard, Parent
-from atomscope_workers.unit_sources import Entry, UnitSources
+from atomscope_workers.stored_entry import Entry, stored_file
+from atomscope_workers.unit_sources import UnitSources
 
 MAX_ROWS_VARIABLE = "ATOMSCOPE_MAX_ROWS"
 UPLOADS_AT_ONCE = 2
@@ -192,7 +192,7 @@ class StoreContext:
     def _send(self, key: str, source: Path, name: str | None) -> None:
         self._store.put_file(key, source)
         if name is not None:
-            self._entry[name] = StoredFile(size=source.stat().st_size, sha256=file_digest(source))
+            self._entry[name] = stored_file(source)
         if source.is_relative_to(self._outbox):
             source.unlink()
 

@@ -39,7 +39,8 @@ from atomscope_workers.stages import validate
 from atomscope_workers.stages.context import StageContext
 from atomscope_workers.stages.inputs import lora_model, plan_gradient_dtype, read_plan, read_shards
 from atomscope_workers.stages.rows import ROWS
-from atomscope_workers.stages.sizes import Shapes, bundle_bytes, gradient_bytes_by_setting, shapes_of
+from atomscope_workers.stages.shard_keys import to_extract
+from atomscope_workers.stages.sizes import Shapes, bundle_bytes, shapes_of
 
 PROBE_TOKENS = 1024
 """Padded tokens of the probe's batch, or one document where all are longer."""
@@ -74,7 +75,7 @@ def estimate_audit(spec: AuditSpec, context: Callable[[AuditSpec, Path], StageCo
     with tempfile.TemporaryDirectory(prefix="atomscope-estimate-") as folder:
         ctx = context(spec, Path(folder))
         start = perf_counter()
-        validate.run(ctx)
+        told = validate.run(ctx).summary["plan"]
         validated = perf_counter() - start
         plan = read_plan(ctx)
         tokens = load_tokens(ctx.read(layout.TOKENS))
@@ -84,7 +85,7 @@ def estimate_audit(spec: AuditSpec, context: Callable[[AuditSpec, Path], StageCo
         probe = probe_model(lora, _probe_batch(plan, tokens), recompute=plan.recompute)
         rows_bytes = ctx.read(ROWS).stat().st_size
         adapter_bytes = ctx.read(layout.ADAPTER_WEIGHTS).stat().st_size
-        there = {index for index, at in enumerate(read_shards(ctx)) if at.location is not None}
+        new = to_extract(plan, read_shards(ctx))
     shapes = shapes_of(
         spec.config,
         plan.n_documents,
@@ -93,13 +94,11 @@ def estimate_audit(spec: AuditSpec, context: Callable[[AuditSpec, Path], StageCo
         plan_gradient_dtype(plan),
     )
     lengths = {row: len(item.input_ids) for row, item in tokens.items()}
-    new = [shard for shard in plan.shards if shard.index not in there]
     seconds = {
         "validate": validated,
         "extract": loading + _extract_seconds(new, lengths, probe),
         **_later_seconds(shapes, spec.config, lora.device),
     }
-    by_setting = gradient_bytes_by_setting(shapes)
     files = bundle_bytes(shapes) | {"documents": rows_bytes, "adapter": adapter_bytes}
     return Estimate(
         documents=plan.n_documents,
@@ -111,12 +110,12 @@ def estimate_audit(spec: AuditSpec, context: Callable[[AuditSpec, Path], StageCo
         details={
             "device": plan.device_kind,
             "compute_dtype": plan.compute_dtype,
-            "documents_extracted": sum(len(shard.documents) for shard in new),
+            "documents_extracted": told["documents_extracted"],
             "gradients": shapes.gradients if shapes.keeps_gradients else spec.config.gradients,
-            "gradient_bytes": files["gradients"] + files["sketches"],
-            "gradient_bytes_by_setting": by_setting,
+            "gradient_bytes": told["gradient_bytes"],
+            "gradient_bytes_by_setting": told["gradient_bytes_by_setting"],
             # Of a run on one machine; in the service, of the extraction: removed at the end unless kept.
-            "gradient_bytes_while_running": by_setting[shapes.gradients],
+            "gradient_bytes_while_running": told["gradient_bytes_while_running"],
             "padding": round(padding_facts(plan, lengths)["share"], 4),
             "seconds_by_stage": {stage: round(value, 1) for stage, value in seconds.items()},
         },

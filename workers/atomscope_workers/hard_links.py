@@ -1,13 +1,10 @@
-"""One content under several names."""
+"""Files of one audit in the folders of another."""
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 from pathlib import Path
 
-_NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
+from atomscope.store import link_or_copy
 
 
 def link(source: Path, target: Path) -> None:
@@ -15,11 +12,6 @@ def link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{target.name}.tmp")
     temporary.unlink(missing_ok=True)
-    try:
-        os.link(source.resolve(), temporary)  # of a symbolic link, what it leads to
-    except OSError as error:
-        if error.errno not in _NO_LINK:
-            raise
-        shutil.copyfile(source, temporary)
+    link_or_copy(source.resolve(), temporary)  # of a symbolic link, what it leads to
     temporary.replace(target)
     temporary.unlink(missing_ok=True)  # moving a file onto another name of itself does nothing

@@ -17,6 +17,8 @@ from atomscope_workers.stages.sizes import Shapes
 
 GRAM_BYTES = 8
 """Bytes a pair of documents, while inner products are scaled: float32 twice."""
+DECOMPOSED_BYTES = 12
+"""Bytes a pair, while their principal directions are found: float32 and float64."""
 MADE_BYTES, TURNED_BYTES = 12, 12
 """Bytes a pair, while they are added up and stored (float64 and float32), and while a surrogate is made."""
 ROW_BYTES = 12
@@ -36,6 +38,8 @@ class Need:
     parts: dict[str, int] = field(default_factory=dict[str, int])
     on_host: bool = False
     """Held by the host, whatever the audit's device."""
+    advice: str = ""
+    """What helps, where it is not what helps the stage."""
 
     @property
     def bytes(self) -> int:
@@ -86,18 +90,25 @@ def needs(
         "gradients of a micro-batch": 4 * shapes.gradient * max(map(len, batches)),
         "curvature sums": 4 * sums,
     }
-    made = (
-        [Need("project", {"inner products of the documents": MADE_BYTES * shapes.documents**2})]
-        if shapes.space == "gram"
-        else []
-    )
     return [
         Need("extract", extract),
         Need("eigenbases", {"curvature sums": 12 * sums}, on_host=True),
         Need("curvature", {"eigenvectors": 4 * squares, "lambda": 16 * shapes.gradient}, on_host=True),
-        *made,
+        *product_needs(shapes),
         *fit_needs(shapes),
     ]
+
+
+def product_needs(shapes: Shapes) -> list[Need]:
+    """Floors of inner products, where every one of them is made."""
+    if shapes.space != "gram":
+        return []
+    name, pairs = "inner products of the documents", shapes.documents**2
+    found = [Need("project", {name: MADE_BYTES * pairs})]
+    if shapes.keeps_sketch:
+        parts = {f"{name}, decomposed": DECOMPOSED_BYTES * pairs}
+        found.append(Need("vectors", parts, on_host=True, advice="another setting of `gradients`"))
+    return found
 
 
 def fit_needs(shapes: Shapes) -> list[Need]:
@@ -125,7 +136,8 @@ def fit_needs(shapes: Shapes) -> list[Need]:
     ]
     if shapes.solver == "sklearn":
         coordinates = SKLEARN_BYTES * documents * min(documents, shapes.whitened)
-        found.append(Need("dictionary", {"float64 coordinates": coordinates} | fitted, on_host=True))
+        parts = {"float64 coordinates": coordinates} | fitted
+        found.append(Need("dictionary", parts, on_host=True, advice="`solver: torch`, fewer `components`"))
     return found
 
 
@@ -152,5 +164,5 @@ def require_memory(wanted: list[Need], free: Free) -> None:
             raise InvalidInput(
                 "not_enough_memory",
                 f"`{need.stage}` needs at least {least} and {most} are free on {where}: {parts}. "
-                f"What helps: more memory, or {_ADVICE[need.stage]}",
+                f"What helps: more memory, or {need.advice or _ADVICE[need.stage]}",
             )

@@ -15,12 +15,11 @@ import msgspec
 
 from atomscope.bundle import layout
 from atomscope.errors import InvalidInput
-from atomscope.input_files import file_digest
 from atomscope.types.bundle import StoredFile, StoredShard
 from atomscope_workers.hard_links import link
 from atomscope_workers.held_folders import held_folder, remove_left
 from atomscope_workers.stages.context import KnownShard
-from atomscope_workers.unit_sources import Entry
+from atomscope_workers.stored_entry import Entry, stored_file
 
 
 class ShardCache:
@@ -66,7 +65,7 @@ class ShardCache:
         entries = {folder: _linked(folder, index, files) for folder, index in taken.items()}
         for folder, index in taken.items():
             for name, path in layout.STORED_FILES.items():
-                if _facts(files / path(index)) != entries[folder].files.get(name):
+                if stored_file(files / path(index)) != entries[folder].files.get(name):
                     raise _damaged(folder, f"{name} does not match its digest")
             with suppress(OSError):  # of another user, or gone: it only tells when it was used
                 os.utime(folder)
@@ -92,7 +91,7 @@ class ShardCache:
         with held_folder(self.folder) as scratch:
             found: dict[str, StoredFile] = {}
             for name, path in layout.STORED_FILES.items():
-                found[name] = _facts(files / path(index))
+                found[name] = stored_file(files / path(index))
                 link(files / path(index), scratch / name)
             (scratch / layout.ENTRY).write_bytes(msgspec.json.encode(Entry(files=found)))
             if target.exists() and not (target / layout.ENTRY).is_file():
@@ -122,10 +121,6 @@ def _entry(folder: Path) -> Entry:
         raise _damaged(folder, f"{layout.ENTRY} is missing") from error
     except msgspec.DecodeError as error:
         raise _damaged(folder, f"{layout.ENTRY} cannot be read ({error})") from error
-
-
-def _facts(file: Path) -> StoredFile:
-    return StoredFile(size=file.stat().st_size, sha256=file_digest(file))
 
 
 def _damaged(folder: Path, what: str) -> InvalidInput:

@@ -9,14 +9,9 @@ import msgspec
 
 from atomscope.bundle import layout
 from atomscope.store import ObjectNotFound, ObjectStore
-from atomscope.types.bundle import FileEntry, StoredFile, StoredShard
+from atomscope.types.bundle import FileEntry, StoredShard
 from atomscope.types.work import FAN_OUT, STAGES, Stage, UnitOrder
-
-
-class Entry(msgspec.Struct, kw_only=True):
-    """`entry.json`, written last: the files of a stored shard, by name."""
-
-    files: dict[str, StoredFile]
+from atomscope_workers.stored_entry import Entry
 
 
 class UnitSources:

@@ -158,10 +158,12 @@ def extraction_prefix(project_id: str, audit_id: str) -> str:
     return f"projects/{project_id}/extractions/{audit_id}/"
 
 
-def extraction_of(key: str) -> str | None:
-    """The audit that extracted what lies at a key of the store; None of what lies elsewhere."""
+def extraction_of(key: str) -> str:
+    """The audit that extracted what lies at a key of the store; raises `ValueError` for any other key."""
     parts = key.split("/")
-    return parts[3] if len(parts) > 4 and parts[0] == "projects" and parts[2] == "extractions" else None
+    if len(parts) < 5 or (parts[0], parts[2]) != ("projects", "extractions"):
+        raise ValueError(f"{key} is not the key of an extraction")
+    return parts[3]
 
 
 def attempt_prefix(project_id: str, audit_id: str, attempt: int) -> str:

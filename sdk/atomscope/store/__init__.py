@@ -8,6 +8,7 @@ from atomscope.store._interface import (
     check_key,
     is_key,
 )
+from atomscope.store._links import link_or_copy
 from atomscope.store._local import LocalStore
 from atomscope.store._open import open_store
 
@@ -19,5 +20,6 @@ __all__ = [
     "StoreError",
     "check_key",
     "is_key",
+    "link_or_copy",
     "open_store",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import stat
@@ -21,12 +20,12 @@ from atomscope.store._interface import (
     check_range,
     is_key,
 )
+from atomscope.store._links import copy_synced, link_or_copy
 
 _TEMPORARY = ".tmp-"
 """Begins the names of files being written; no key has such a segment, so no listing shows them."""
 
 _BLOCK = 1 << 20
-_NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES, errno.ENOSYS})
 _RACES = 20
 """Times a write is begun again because a deletion just removed the folder it was going to."""
 
@@ -61,7 +60,7 @@ class LocalStore:
 
     def put_file(self, key: str, path: Path) -> None:
         # Bytes are copied, never linked: the file stays its owner's, who may go on writing to it.
-        self._write(key, lambda temporary: _copy_synced(path, temporary))
+        self._write(key, lambda temporary: copy_synced(path, temporary))
 
     def move_file(self, key: str, path: Path) -> None:
         """The same as `put_file` of a file that its owner gives up: it is gone afterwards."""
@@ -101,7 +100,7 @@ class LocalStore:
         origin = self._existing(source)
         if check_key(target) == source:
             return
-        self._write(target, lambda temporary: _link(origin, temporary))
+        self._write(target, lambda temporary: link_or_copy(origin, temporary))
 
     def exists(self, key: str) -> bool:
         try:
@@ -222,25 +221,10 @@ def _write_synced(path: Path, data: bytes) -> None:
         _sync(sink)
 
 
-def _copy_synced(source: Path, target: Path) -> None:
-    with source.open("rb") as origin, target.open("xb") as sink:
-        shutil.copyfileobj(origin, sink, _BLOCK)
-        _sync(sink)
-
-
 def _link_synced(origin: Path, target: Path) -> None:
     with origin.open("rb") as source:
         os.fsync(source.fileno())
-    _link(origin, target)
-
-
-def _link(origin: Path, target: Path) -> None:
-    try:
-        os.link(origin, target, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in _NO_LINK:
-            raise
-        _copy_synced(origin, target)
+    link_or_copy(origin, target)
 
 
 def _sync(sink: BinaryIO) -> None:

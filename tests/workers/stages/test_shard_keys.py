@@ -88,3 +88,5 @@ def test_known_shards_are_found_by_key_and_odd_names_passed_over() -> None:
     assert extractions_of(found) == ["", "aud_1"]
     on_one_machine = StoredShard(name="n", location="/home/someone/shards/extractions/n")
     assert extractions_of([on_one_machine, *found]) == ["", "aud_1"]
+    with pytest.raises(ValueError, match="is not the key of an extraction"):
+        extractions_of([StoredShard(name="n", location="projects/prj_1/elsewhere/aud_1/x/f1/")])

@@ -125,8 +125,7 @@ class RowSpan:
 
     def principal(self, count: int) -> torch.Tensor:
         values, vectors = _above_rounding((self.rows.T @ self.rows).double(), count)
-        along = vectors[:, -count:] / values[-count:]
-        return (self.rows @ along.float()).T
+        return (self.rows @ (vectors / values).float()).T
 
     def coordinates(self) -> torch.Tensor:
         return self.rows
@@ -173,7 +172,7 @@ class GramSpan:
         return self.gram[positions][:, positions]
 
     def principal(self, count: int) -> torch.Tensor:
-        values, vectors = _above_rounding(self.gram.double(), count)
+        values, vectors = _above_rounding(self.gram.to(torch.float64, copy=True), count)
         return (vectors * values.rsqrt()).T.float()
 
     def coordinates(self) -> torch.Tensor:
@@ -195,14 +194,19 @@ class GramSpan:
 def _above_rounding(matrix: torch.Tensor, most: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Rising eigenvalues (r), eigenvectors (n, r) of a symmetric matrix, but for those that are rounding.
 
-    Of the largest `most` alone where that is given: a CPU finds few of many in less than half of the time.
+    Of the largest `most` alone where that is given: a CPU finds few of many in less than half of the time,
+    and writes over the matrix meanwhile.
     """
     size = len(matrix)
     if most is None or most >= size or matrix.device.type != "cpu":
         values, vectors = torch.linalg.eigh(matrix)
     else:
-        found = eigh(matrix.numpy(), subset_by_index=(size - most, size - 1), check_finite=False)
+        few = (size - most, size - 1)
+        # Turned about, which a symmetric matrix does not show, it is as LAPACK wants it, and not copied.
+        found = eigh(matrix.numpy().T, subset_by_index=few, overwrite_a=True, check_finite=False)
         values, vectors = map(torch.from_numpy, found)
+    if most is not None:
+        values, vectors = values[-most:], vectors[:, -most:]
     kept = values > _EIGENVALUE_FLOOR * values.max().clamp_min(1e-30)
     return values[kept], vectors[:, kept]
 

@@ -15,6 +15,7 @@ from atomscope_workers.stages.context import StageContext
 from atomscope_workers.stages.inputs import plan_gradient_dtype
 from atomscope_workers.stages.raw_sketch import compares_sketches
 from atomscope_workers.stages.retention import keeps_gradients
+from atomscope_workers.stages.shard_keys import to_extract
 
 
 def require_disk(
@@ -27,8 +28,7 @@ def require_disk(
     network a unit holds a shard's at a time, or, where documents are compared exactly, all.
     `stored` are the plan's shards as far as they are kept; `parameters` is d, of so many `modules`.
     """
-    there = {shard.index for shard, at in zip(plan.shards, stored, strict=False) if at.location}
-    new = [len(shard.documents) for shard in plan.shards if shard.index not in there]
+    new = [len(shard.documents) for shard in to_extract(plan, stored)]
     if ctx.outputs_folder is not None:
         wanted = {ctx.outputs_folder: sum(new)}
         if ctx.shard_cache is not None and not _one_disk(ctx.shard_cache, ctx.outputs_folder):

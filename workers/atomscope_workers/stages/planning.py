@@ -19,7 +19,7 @@ from atomscope_workers.pipeline.storage import GradientDtype, gradient_dtypes
 from atomscope_workers.stages.context import StageContext
 from atomscope_workers.stages.inputs import holds_model
 from atomscope_workers.stages.retention import keeps_gradients
-from atomscope_workers.stages.shard_keys import KnownRuns, extraction_context
+from atomscope_workers.stages.shard_keys import KnownRuns, extraction_context, to_extract
 from atomscope_workers.stages.sizes import fewest_groups, shapes_of
 from atomscope_workers.stages.token_budget import PassSize
 
@@ -73,9 +73,8 @@ class PlannedPass:
             plan = self.plan_in(dtype, size, stored)
             shards = [stored.stored(shard.documents, shard.micro_batches) for shard in plan.shards]
             found.append((plan, shards))
-            there = zip(plan.shards, shards, strict=True)
-            count = sum(len(shard.documents) for shard, at in there if at.location is not None)
-            if 2 * count >= len(self.tokens):
+            new = sum(len(shard.documents) for shard in to_extract(plan, shards))
+            if 2 * new <= len(self.tokens):
                 return plan, shards
         return found[0]
 

@@ -16,7 +16,7 @@ from atomscope.steering.names import parse_lora_name
 from atomscope.types.atoms import AuditReport, DocumentRecord
 from atomscope.types.bundle import Plan, ShardPlan, StoredShard
 from atomscope_workers.labels.settings import required_label_settings
-from atomscope_workers.memory import fit_needs, require_memory
+from atomscope_workers.memory import fit_needs, product_needs, require_memory
 from atomscope_workers.models.device import choose_device
 from atomscope_workers.models.headers import read_header
 from atomscope_workers.pipeline.plan import loss_sample
@@ -28,7 +28,7 @@ from atomscope_workers.stages.planning import free_memory
 from atomscope_workers.stages.retention import require_kept
 from atomscope_workers.stages.rows import ROWS, StoredRow
 from atomscope_workers.stages.sizes import fewest_groups, shapes_of
-from atomscope_workers.stages.space import space_of
+from atomscope_workers.stages.space import same_whitening, space_of
 from atomscope_workers.stages.versions import software_versions
 from atomscope_workers.stages.warned import keep, kept
 
@@ -101,6 +101,9 @@ def _require_room(ctx: StageContext, parent: Parent, plan: Plan) -> None:
     groups = fewest_groups(parameters)
     shapes = shapes_of(ctx.spec.config, plan.n_documents, parameters, groups, plan_gradient_dtype(plan))
     wanted, device = fit_needs(shapes), choose_device()
+    adopts = ctx.spec.config.gradients == "sketch" or same_whitening(ctx.spec, parent, plan.n_documents)
+    if not adopts:
+        wanted += product_needs(shapes)
     if not all(map(free_memory(device).holds, wanted)):
         release_models()
     require_memory(wanted, free_memory(device))

@@ -24,6 +24,7 @@ from atomscope_workers.stages.project import SKETCH
 from atomscope_workers.stages.refit import DOCUMENT_WARNINGS
 from atomscope_workers.stages.retention import gradient_facts
 from atomscope_workers.stages.rows import StoredRow
+from atomscope_workers.stages.shard_keys import to_extract
 from atomscope_workers.stages.warned import earlier, kept
 
 DROPPED_LISTED = 1000
@@ -124,9 +125,8 @@ def _details(ctx: StageContext, plan: Plan, lengths: Mapping[int, int]) -> dict[
     if told in ctx.outputs():
         found[DOCUMENT_WARNINGS] = msgspec.json.decode(ctx.read(told).read_bytes())
     if layout.SHARDS in ctx.outputs():
-        stored = enumerate(read_shards(ctx))
-        taken = sum(len(plan.shards[index].documents) for index, at in stored if at.location is not None)
-        found["documents_extracted"] = 0 if ctx.parent is not None else plan.n_documents - taken
+        new = [] if ctx.parent is not None else to_extract(plan, read_shards(ctx))
+        found["documents_extracted"] = sum(len(shard.documents) for shard in new)
     found["gradients"] = gradient_facts(ctx.spec.config, plan)
     found["padding"] = padding_facts(plan, lengths)
     return found

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from atomscope.bundle import layout
-from atomscope.types.bundle import StoredShard
+from atomscope.types.bundle import Plan, ShardPlan, StoredShard
 from atomscope.types.spec import AuditSpec
 from atomscope_workers.datasets.documents import TokenizedDocument
 from atomscope_workers.pipeline.storage import GradientDtype
@@ -93,6 +93,20 @@ class KnownRuns:
 
 
 def extractions_of(shards: Iterable[StoredShard]) -> list[str]:
-    """Ids of the audits whose extractions hold these shards; an empty one for the audit itself."""
-    found = {"" if shard.location is None else layout.extraction_of(shard.location) for shard in shards}
-    return sorted(audit for audit in found if audit is not None)
+    """Ids of the audits whose extractions hold these shards; an empty one for the audit itself.
+
+    Folders of a cache on this machine, which no key of a store looks like, are no audit's.
+    """
+    locations = {shard.location for shard in shards if not (shard.location or "").startswith("/")}
+    return sorted({"" if at is None else layout.extraction_of(at) for at in locations})
+
+
+def to_extract(plan: Plan, stored: Sequence[StoredShard]) -> list[ShardPlan]:
+    """The shards of a plan that are not stored; all where `stored` is empty, as gradients are not kept then.
+
+    Raises `ValueError` where it is of another plan.
+    """
+    if not stored:
+        return list(plan.shards)
+    pairs = zip(plan.shards, stored, strict=True)
+    return [shard for shard, at in pairs if at.location is None]

@@ -47,7 +47,7 @@ from atomscope_workers.stages.planning import PlannedPass, fits_recomputed_alone
 from atomscope_workers.stages.refit import take_over
 from atomscope_workers.stages.retention import keeps_gradients
 from atomscope_workers.stages.rows import ROWS, StoredRow
-from atomscope_workers.stages.shard_keys import extractions_of
+from atomscope_workers.stages.shard_keys import extractions_of, to_extract
 from atomscope_workers.stages.sizes import fewest_groups, gradient_bytes_by_setting, shapes_of
 from atomscope_workers.stages.token_budget import PassSize, found_size
 from atomscope_workers.stages.versions import software_versions
@@ -122,23 +122,23 @@ def run(ctx: StageContext) -> UnitResult:
         summary={
             "warnings": documents.warnings,
             "extractions": extractions_of(shards),
-            "plan": _facts(made, documents, plan, shards),
+            "plan": _plan_facts(made, documents, plan, shards),
         },
     )
 
 
-def _facts(made: PlannedPass, documents: _Documents, plan: Plan, shards: list[StoredShard]) -> dict[str, Any]:
+def _plan_facts(
+    made: PlannedPass, documents: _Documents, plan: Plan, shards: list[StoredShard]
+) -> dict[str, Any]:
     """What is told of the plan before its passes: how much there is to do, and what it will take to keep."""
     config, dtype = made.ctx.spec.config, plan_gradient_dtype(plan)
     shapes = shapes_of(config, plan.n_documents, made.parameters, fewest_groups(made.parameters), dtype)
     by_setting = gradient_bytes_by_setting(shapes)
-    stored = zip(plan.shards, shards, strict=False)
-    taken = sum(len(shard.documents) for shard, at in stored if at.location is not None)
     return {
         "n_rows": documents.n_rows,
         "n_dropped": len(documents.dropped),
         "n_documents": plan.n_documents,
-        "documents_extracted": plan.n_documents - taken,
+        "documents_extracted": sum(len(shard.documents) for shard in to_extract(plan, shards)),
         "n_tokens": plan.n_tokens,
         "n_target_tokens": plan.n_target_tokens,
         "n_parameters": made.n_parameters,
@@ -274,11 +274,10 @@ def _write_shards(
     ctx: StageContext, plan: Plan, stored: list[StoredShard], tokens: dict[int, TokenizedDocument]
 ) -> None:
     """The tokens of every shard that is to be extracted, so that its worker reads no others."""
-    for shard in plan.shards:
-        if not stored or stored[shard.index].location is None:
-            path = ctx.scratch / "shard.safetensors"
-            save_tokens([tokens[row] for row in shard.documents], path)
-            ctx.write(layout.shard_tokens(shard.index), path)
+    for shard in to_extract(plan, stored):
+        path = ctx.scratch / "shard.safetensors"
+        save_tokens([tokens[row] for row in shard.documents], path)
+        ctx.write(layout.shard_tokens(shard.index), path)
 
 
 def _json(value: object) -> bytes:
