@@ -55,15 +55,35 @@ def test_sums_of_shards_are_added_up_in_float64(columns: int) -> None:
     assert torch.equal(OuterSum.of(total.matrix()).matrix(), total.matrix())
 
 
-def test_float32_products_on_a_cpu_take_few_columns_at_a_time() -> None:
+@pytest.mark.parametrize(
+    ("dtype", "amx", "blocks"),
+    [
+        (torch.float32, False, 3),
+        (torch.float32, True, 3),
+        (torch.bfloat16, False, 3),
+        (torch.bfloat16, True, 1),
+    ],
+)
+def test_a_cpu_takes_few_columns_at_a_time_but_where_it_multiplies_in_tiles(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, amx: bool, blocks: int
+) -> None:
     """A third fewer multiplications at the width of a small model."""
-    rows = rows_of(3 * NARROW)
-    total = summed(rows)
-    held = sum(block.numel() for block in total._blocks)  # pyright: ignore[reportPrivateUsage]
-    assert held == NARROW**2 * (1 + 2 + 3)
-    whole = OuterSum.zeros(3 * NARROW, CPU)
-    whole.add(rows)
-    assert torch.allclose(total.matrix(), whole.matrix(), rtol=0, atol=1e-6 * float(whole.matrix().max()))
+    monkeypatch.setattr(products, "_has_amx", lambda: amx)
+    rows = rows_of(3 * NARROW).to(dtype)
+    total = OuterSum.zeros(3 * NARROW, CPU, dtype)
+    total.add(rows)
+    held = [block.numel() for block in total._blocks]  # pyright: ignore[reportPrivateUsage]
+    assert held == [NARROW**2 * count for count in (1, 2, 3)] if blocks == 3 else held == [9 * NARROW**2]
+    exact = rows.double().T @ rows.double()
+    assert torch.allclose(total.matrix().double(), exact, rtol=0, atol=1e-6 * float(exact.max()))
+
+
+def test_whether_there_are_tiles_is_what_torch_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"amx_bf16": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    assert products._has_amx.__wrapped__()  # pyright: ignore[reportPrivateUsage]
+    told.clear()
+    assert not products._has_amx.__wrapped__()  # pyright: ignore[reportPrivateUsage]
 
 
 def test_of_a_wide_matrix_about_half_is_held() -> None:

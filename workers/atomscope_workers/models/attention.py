@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 
-import torch
 from transformers import PretrainedConfig
 
+from atomscope_workers.models.causal_attention import CAUSAL
 from atomscope_workers.models.lora import LoraModel
-
-SHORT = 128
-"""Tokens, padding included, up to which a CPU's plain matrix products pass its fused kernel in bfloat16.
-
-On longer batches the scores that plain products write out cost more than what they save.
-"""
 
 
 def attention_of(config: PretrainedConfig) -> str:
@@ -27,17 +21,19 @@ def attention_of(config: PretrainedConfig) -> str:
 
 
 @contextmanager
-def fastest_attention(lora: LoraModel, width: int) -> Generator[None]:
-    """Within it, a forward pass of batches `width` tokens wide takes the fastest attention of its dtype.
+def fastest_attention(lora: LoraModel) -> Generator[None]:
+    """Within it, forward passes over documents padded on the right take the fastest attention there is.
 
-    A pass takes the same one in every worker, whatever it ran before.
+    On a CPU that is our own (`causal_attention`), for every model that takes attention from outside. A pass
+    takes the same one in every worker, whatever it ran before.
     """
     base = lora.base
     usual = base.config._attn_implementation  # pyright: ignore[reportPrivateUsage]
-    if usual != "sdpa" or lora.device.type != "cpu" or lora.dtype != torch.bfloat16 or width > SHORT:
+    outside: bool = base._supports_attention_backend  # pyright: ignore[reportPrivateUsage]
+    if usual != "sdpa" or lora.device.type != "cpu" or not outside:
         yield
         return
-    base.set_attn_implementation("eager")
+    base.set_attn_implementation(CAUSAL)
     try:
         yield
     finally:

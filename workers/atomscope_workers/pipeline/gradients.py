@@ -93,7 +93,7 @@ def gradient_pass(
             state.append(capture)
             try:
                 # The backward pass runs layers again where they are recomputed.
-                with torch.enable_grad(), fastest_attention(lora, batch.input_ids.shape[1]):
+                with torch.enable_grad(), fastest_attention(lora):
                     logits = target_logits(lora, batch)
                     token_losses, gradient = target_losses_and_gradient(logits.detach(), batch.targets)
                     logits.backward(gradient)
@@ -153,7 +153,7 @@ def target_logits(lora: LoraModel, batch: Batch) -> torch.Tensor:
 
     handle = head.register_forward_pre_hook(pick)
     try:
-        with fastest_attention(lora, batch.input_ids.shape[1]):
+        with fastest_attention(lora):
             output = lora.base(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
