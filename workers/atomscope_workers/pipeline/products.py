@@ -1,9 +1,10 @@
 """Sums of outer products in float32, at the speed of the numbers that they are made of.
 
 What a model computes in bfloat16 is exact in bfloat16, so its products may be multiplied in it: the products
-of two such numbers are exact in float32, and are added up in it. A CPU with bfloat16 arithmetic takes about a
-third of the time, a GPU less; the sum is that of a float32 product but for the order of its additions. On
-CUDA it is TF32 that multiplies: it has the range of float32, and holds every bit of a bfloat16 number.
+of two such numbers are exact in float32, and are added up in it. A CPU with AMX takes about a third of the
+time, a GPU less, and oneDNN multiplies float32 as it is where there is neither; the sum is that of a float32
+product but for the order of its additions. On CUDA it is TF32 that multiplies: it has the range of float32,
+and holds every bit of a bfloat16 number.
 """
 
 from __future__ import annotations
