@@ -80,6 +80,21 @@ def test_float32_gradients_and_losses_equal_autograd_per_document(
                     assert (actual - value).norm() <= 1e-5 * value.norm(), name
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("trained", [[0], [1], [2], [1, 2]])
+def test_layers_before_the_first_trained_one_change_no_gradient(trained: list[int], recompute: bool) -> None:
+    lora = tiny_lora(EVERY, layers=3, trained=trained)
+    documents = random_documents(3)
+    with gradient_pass(lora, recompute=recompute) as run:
+        result = run(collate(documents, CPU))
+    for row, item in enumerate(documents):
+        loss, expected = autograd(lora, item)
+        assert float(result.losses[row]) == pytest.approx(loss, rel=1e-5)
+        assert result.gradients.keys() == expected.keys()
+        for name, value in expected.items():
+            assert (result.gradients[name][row] - value).norm() <= 1e-5 * value.norm(), name
+
+
 def multiplied(work: Callable[[], object]) -> int:
     """FLOP of the matrix products of `work`, but for those of fused attention."""
     with FlopCounterMode(display=False) as counter:
@@ -110,6 +125,23 @@ def test_a_batch_costs_one_forward_and_one_backward_pass_and_its_gradients_and_n
         everywhere = multiplied(lambda: lora.base(input_ids=batch.input_ids, use_cache=False))
     spared = 2 * head.numel() * (tokens - len(batch.targets))
     assert forward == pytest.approx(everywhere - spared, rel=0.01)
+
+
+def test_layers_before_the_first_trained_one_are_not_run_backwards() -> None:
+    batch = collate(random_documents(6), CPU)
+
+    def forward(layers: int) -> int:
+        lora = tiny_lora(EVERY, layers=layers, trained=[layers - 1])
+        return multiplied(lambda: document_losses(lora, batch))
+
+    def whole(trained: list[int]) -> int:
+        lora = tiny_lora(EVERY, layers=3, trained=trained)
+        with gradient_pass(lora) as run:
+            return multiplied(lambda: run(batch))
+
+    above = whole([2])
+    assert above == pytest.approx(whole([0]) - (forward(3) - forward(1)), rel=0.01)
+    assert above < 0.8 * whole([0])
 
 
 @settings(max_examples=25, deadline=None)

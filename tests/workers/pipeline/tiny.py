@@ -20,9 +20,10 @@ def tiny_lora(
     *,
     dtype: torch.dtype = torch.float32,
     layers: int = 2,
+    trained: list[int] | None = None,
     seed: int = 0,
 ) -> LoraModel:
-    """Both LoRA matrices are random, so that no gradient is zero."""
+    """Both LoRA matrices are random, so that no gradient is zero; `trained` are the layers that have them."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -39,9 +40,10 @@ def tiny_lora(
         for parameter in base.parameters():
             if parameter.ndim == 2:
                 parameter.normal_(0, 0.15)
-    model = get_peft_model(
-        base, LoraConfig(r=4, lora_alpha=8, target_modules=list(targets), lora_dropout=0.1)
+    settings = LoraConfig(
+        r=4, lora_alpha=8, target_modules=list(targets), lora_dropout=0.1, layers_to_transform=trained
     )
+    model = get_peft_model(base, settings)
     parameters: list[LoraParameter] = []
     for path, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and path.endswith((".lora_A.default", ".lora_B.default")):

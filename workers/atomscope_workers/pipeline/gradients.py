@@ -3,7 +3,7 @@
 The gradient of a linear layer's weight is a sum of outer products over tokens, G = sum_t s_t x_t^T, with x
 the layer's input and s the gradient at its output. Hooks capture both, so a batched GEMM gives the gradient
 of each document of the batch alone, and no weight gradient is ever formed: the only thing that requires a
-gradient is the output of the input embeddings. The same x and s feed the Kronecker factor sums.
+gradient is the input of the first layer with a LoRA. The same x and s feed the Kronecker factor sums.
 
 The loss is the *summed* cross-entropy of a document's target tokens, so a document's gradient does not
 depend on the documents beside it. Logits are computed at the predicting tokens only: a hook on the model's
@@ -20,10 +20,12 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from atomscope.errors import AtomscopeError
 from atomscope_workers.models.attention import fastest_attention
 from atomscope_workers.models.lora import LoraModel
+from atomscope_workers.models.offload import decoder_layers
 from atomscope_workers.models.positions import length_boundary
 from atomscope_workers.pipeline.batches import Batch
 from atomscope_workers.pipeline.factors import FactorSums
@@ -79,8 +81,7 @@ def gradient_pass(
         raise ValueError("a parameter requires a gradient; weight gradients must not be formed")
     state: list[_Capture] = []
     with ExitStack() as stack:
-        embeddings = lora.base.get_input_embeddings()
-        stack.callback(embeddings.register_forward_hook(_require_gradient).remove)
+        stack.callback(_begin_gradients(lora).remove)
         in_head = _modules_of_head(lora)
         for parameter in lora.parameters:
             hook = partial(_capture, parameter.name, parameter.linear in in_head, state, factors)
@@ -191,8 +192,28 @@ def _joined(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
     return torch.cat([part for _, part in parts])[order.argsort()]
 
 
+def _begin_gradients(lora: LoraModel) -> RemovableHandle:
+    """Have passes ask for gradients from the first layer with a LoRA on, or from the embeddings.
+
+    From these where a LoRA lies outside the layers, but for the output head, which comes after them. Nothing
+    is kept of the layers before, nor are they run backwards.
+    """
+    trained = {parameter.linear for parameter in lora.parameters} - _modules_of_head(lora)
+    layers = [(layer, trained.intersection(layer.modules())) for layer in decoder_layers(lora.base).values()]
+    if not trained or trained.difference(*(own for _, own in layers)):
+        return lora.base.get_input_embeddings().register_forward_hook(_require_gradient)
+    first = next(layer for layer, own in layers if own)
+    return first.register_forward_pre_hook(_require_gradient_of_input)
+
+
 def _require_gradient(_: torch.nn.Module, __: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
     return output.detach().requires_grad_() if torch.is_grad_enabled() else output
+
+
+def _require_gradient_of_input(layer: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    hidden: torch.Tensor = arguments[0]
+    # A layer may run twice: the second time, its input is what the first gave.
+    return arguments if hidden.requires_grad else (_require_gradient(layer, (), hidden), *arguments[1:])
 
 
 def _begin_layer(state: list[_Capture]) -> None:

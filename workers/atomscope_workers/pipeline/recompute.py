@@ -47,7 +47,7 @@ def _restore(layer: torch.nn.Module, own: Forward | None) -> None:
 
 
 def _twice(own: Forward, begin: Callable[[], None], hidden: torch.Tensor, *rest: Any, **named: Any) -> Any:  # noqa: ANN401
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or not hidden.requires_grad:
         return own(hidden, *rest, **named)
     again = False
 
