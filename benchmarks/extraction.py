@@ -54,7 +54,7 @@ from atomscope_workers.stages.gradient_file import GradientShards, GradientWrite
 
 BUDGETS = {"cpu": (512, 1024, 2048, 4096), "cuda": (4096, 8192, 16384, 32768)}
 """Token budgets tried by the bare pass."""
-PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm"}
+PRODUCTS = {f"aten::{name}" for name in ("mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_")}
 """Operators that multiply matrices."""
 PEERS = Path(__file__).parent / "peers"
 

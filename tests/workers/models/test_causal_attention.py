@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import AttentionInterface, MistralConfig, MistralForCausalLM
+from transformers import AttentionInterface, AttentionMaskInterface, MistralConfig, MistralForCausalLM
 
+from atomscope_workers.models import causal_attention
 from atomscope_workers.models.causal_attention import BLOCK, CAUSAL, KEPT
 
-LENGTHS = [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7, KEPT, KEPT + 1]
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
+LENGTHS = [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7, KEPT, KEPT + 1, 2048]
+TOLERANCE = {torch.float64: 1e-14, torch.float32: 2e-6, torch.bfloat16: 7e-3}
 """Of a tensor's norm."""
 
 
@@ -76,6 +78,28 @@ def test_forward_and_backward_are_those_of_the_definition(length: int, dtype: to
         assert float((own.double() - expected).norm()) <= close
 
 
+@pytest.mark.parametrize(("times", "offset"), [(10.0, 0.0), (1.0, 100.0)])
+def test_large_scores_in_bfloat16_are_told_apart_as_finely_as_in_float32(times: float, offset: float) -> None:
+    """Scores rounded to bfloat16, in steps of a half at 100, would be five to thirty times as far off."""
+    query, key, value = states(150)
+    query[..., 0] = key[..., 0] = (4 * offset) ** 0.5 / times**0.5
+    given = [item.bfloat16() for item in (query * times**0.5, key * times**0.5, value)]
+    gradient = torch.randn(2, 150, 6, 8, generator=torch.Generator().manual_seed(3)).bfloat16()
+    found = with_gradients(lambda *own: attend(Layer(3), *own), given, gradient)
+    exact = with_gradients(
+        lambda *own: definition(*own, 0.25), [item.double() for item in given], gradient.double()
+    )
+    for own, expected in zip(found, exact, strict=True):
+        assert float((own.double() - expected).norm()) <= 2e-2 * float(expected.norm())
+
+
+def test_a_second_derivative_is_refused() -> None:
+    leaves = [item.requires_grad_() for item in states(5)]
+    (first,) = torch.autograd.grad(attend(Layer(3), *leaves).square().sum(), leaves[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
 @pytest.mark.parametrize("length", [BLOCK + 1, KEPT + 1])
 def test_a_document_is_attended_to_as_if_alone_and_what_pads_it_gets_no_gradient(length: int) -> None:
     wide = states(length)
@@ -119,12 +143,62 @@ def test_a_mask_a_bias_and_attention_both_ways_are_left_to_transformers() -> Non
     given = states(4, groups=6)
     both = torch.nn.functional.scaled_dot_product_attention(*given).transpose(1, 2)
     assert torch.allclose(attend(Layer(is_causal=False), *given), both, atol=1e-6)
+    assert torch.allclose(attend(Layer(), *given, is_causal=False), both, atol=1e-6)
     everything = torch.ones(1, 1, 4, 4, dtype=torch.bool)
     assert torch.allclose(attend(Layer(), *given, mask=everything), both, atol=1e-6)
     bias = torch.zeros(1, 1, 4, 4)
     bias[..., 0] = 50.0
     first = given[2][:, :, :1].transpose(1, 2).expand(-1, 4, -1, -1)
     assert torch.allclose(attend(Layer(), *given, position_bias=bias), first, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"dropout": 0.5}, {"position_bias": 0}, {"cache": 0}, {"softcap": 0}, {"s_aux": 0}, {}]
+)
+def test_what_is_more_than_plain_attention_is_handed_on_as_it_was_asked(
+    monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> None:
+    """The last case is a query that meets more keys than there are queries."""
+    query, key, value = states(4, groups=6)
+    query = query if asked else query[:, :, :2]
+    handed: list[Any] = []
+
+    def recorded(*given: Any, **more: Any) -> tuple[str, None]:
+        handed.extend((given, more))
+        return "handed on", None
+
+    monkeypatch.setattr(causal_attention, "sdpa_attention_forward", recorded)
+    assert attend(Layer(), query, key, value, **asked) == "handed on"
+    (_, *tensors, mask, dropout, scaling, is_causal), more = handed
+    assert all(own is given for own, given in zip(tensors, (query, key, value), strict=True))
+    assert (mask, scaling, is_causal) == (None, None, None)
+    assert {"dropout": dropout, **more} == {"dropout": 0.0, **asked}
+
+
+@pytest.mark.parametrize(
+    ("skip", "facts", "masked"),
+    [
+        (True, {}, False),
+        (False, {}, True),
+        (True, {"is_causal": False}, True),
+        (True, {"use_bidirectional_attention": True}, True),
+    ],
+)
+def test_padding_is_masked_but_where_attention_is_causal_and_may_go_without(
+    skip: bool, facts: dict[str, bool], masked: bool
+) -> None:
+    padding = torch.ones(2, 6, dtype=torch.bool)
+    padding[1, 4:] = False
+    mask = AttentionMaskInterface()[CAUSAL](
+        batch_size=2,
+        q_length=6,
+        kv_length=6,
+        attention_mask=padding,
+        allow_is_causal_skip=skip,
+        config=SimpleNamespace(**facts),
+    )
+    assert (mask is not None) is masked
+    assert mask is None or not mask[1, :, :, 4:].any()
 
 
 @pytest.mark.parametrize("window", [3, BLOCK, 200])

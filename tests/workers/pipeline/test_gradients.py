@@ -80,6 +80,23 @@ def test_float32_gradients_and_losses_equal_autograd_per_document(
                     assert (actual - value).norm() <= 1e-5 * value.norm(), name
 
 
+@pytest.mark.parametrize(("shortest", "longest"), [(50, 150), (400, 700)])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_gradients_of_long_documents_equal_autograd(shortest: int, longest: int, recompute: bool) -> None:
+    """Of more queries than attention takes at once, and of more tokens than whose weights it keeps."""
+    lora = tiny_lora(EVERY)
+    documents = random_documents(4, shortest=shortest, longest=longest)
+    lengths = sorted(len(item.input_ids) for item in documents)
+    assert lengths[0] < lengths[-1] - 20
+    with gradient_pass(lora, recompute=recompute) as run:
+        result = run(collate(documents, CPU))
+    for row, item in enumerate(documents):
+        loss, expected = autograd(lora, item)
+        assert float(result.losses[row]) == pytest.approx(loss, rel=1e-5)
+        for name, value in expected.items():
+            assert (result.gradients[name][row] - value).norm() <= 2e-5 * value.norm(), name
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("trained", [[0], [1], [2], [1, 2]])
 def test_layers_before_the_first_trained_one_change_no_gradient(trained: list[int], recompute: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from atomscope_workers.models.precision import bfloat16_products
 from atomscope_workers.pipeline import products
 from atomscope_workers.pipeline.products import BLOCK, NARROW, SMALLEST, OuterSum, held_numbers
 
@@ -100,7 +101,7 @@ def test_exact_products_ask_their_device_and_leave_others_as_precise_as_before(
     backend: Any = {"cpu": torch.backends.mkldnn, "cuda": torch.backends.cuda}[kind].matmul
     before = backend.fp32_precision
     assert before != wanted
-    with products._bfloat16_products(torch.device(kind)):  # pyright: ignore[reportPrivateUsage]
+    with bfloat16_products(torch.device(kind)):
         assert backend.fp32_precision == wanted
     assert backend.fp32_precision == before
     left = rows_of(200)

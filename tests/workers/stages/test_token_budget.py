@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from atomscope.errors import InvalidInput
+from atomscope_workers.datasets.documents import TokenizedDocument
+from atomscope_workers.models.causal_attention import KEPT
 from atomscope_workers.models.lora import LoraModel
+from atomscope_workers.pipeline.budget import probe_documents
 from atomscope_workers.stages import token_budget
 from atomscope_workers.stages.token_budget import MOST, PassSize, found_size
 from atomscope_workers.worker_cache import CACHE_VARIABLE
@@ -155,6 +158,30 @@ def test_a_budget_that_is_given_is_taken_as_it_is_where_nothing_would_say_no(
     assert found_size(split, 512, BASE, [9], 8, lambda: None, device) == PassSize(512, True)
     assert device.asked == 0
     assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "tried"),
+    [
+        ([9, 20, 1000], {8, KEPT, 1024}),
+        ([9, 20, KEPT], {8, KEPT}),
+        ([600, 1000], {512, 1024}),
+        ([9], {8, 16}),
+    ],
+)
+def test_documents_whose_attention_weights_are_kept_are_tried_where_longer_ones_are_among_them(
+    lora: LoraModel, monkeypatch: pytest.MonkeyPatch, lengths: list[int], tried: set[int]
+) -> None:
+    asked: set[int] = set()
+
+    def recorded(tokens: int, length: int, vocabulary: int, most: int) -> list[TokenizedDocument]:
+        asked.add(length)
+        return probe_documents(tokens, min(length, 16), vocabulary, most)
+
+    monkeypatch.setattr(token_budget, "probe_documents", recorded)
+    monkeypatch.setitem(MOST, "cpu", 256)
+    found_size(lora, "auto", BASE, lengths, 8, lambda: None)
+    assert asked == tried
 
 
 def _less_than_nothing(device: torch.device) -> int:

@@ -15,19 +15,23 @@ the layer, and without a mask where documents are long and in float32, in which 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from atomscope_workers.models.precision import bfloat16_products
 
 CAUSAL = "atomscope_causal"
 """Name under which transformers knows this attention."""
 BLOCK = 64
 """Queries of a block."""
 KEPT = 512
-"""Tokens up to which weights are kept for the backward pass: they are a fifth of what a layer holds there."""
+"""Tokens up to which weights are kept for the backward pass: a fifth to a half of what a layer holds."""
 
 
 class _CausalAttention(torch.autograd.Function):
@@ -43,36 +47,38 @@ class _CausalAttention(torch.autograd.Function):
     ) -> torch.Tensor:
         kept: list[torch.Tensor] = []
         documents, heads, length, _ = query.shape
-        keys, values = key.flatten(0, 1), value.flatten(0, 1)
+        keep = length <= KEPT and any(ctx.needs_input_grad)
+        keys, values = _wide(key.flatten(0, 1)), value.flatten(0, 1)
         found = query.new_empty(documents, length, heads, value.shape[-1])
         for rows in _blocks(length):
             weights = _weights(query, keys, rows, scale)
             _put(found, rows, torch.bmm(weights, values[:, : rows.stop]))
-            if length <= KEPT:
+            if keep:
                 kept.append(weights)
         ctx.save_for_backward(query, key, value, *kept)
         ctx.scale = scale
         return found
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401  # pyright: ignore[reportIncompatibleMethodOverride]
         query, key, value, *kept = ctx.saved_tensors
         scale: float = ctx.scale
         documents, heads, length, features = query.shape
         keys, values = key.flatten(0, 1), value.flatten(0, 1)
+        wide = _wide(keys)
         # What later blocks add to a key is summed in float32: there are as many parts as blocks.
-        of_keys = torch.zeros_like(keys, dtype=torch.float32)
-        of_values = torch.zeros_like(values, dtype=torch.float32)
+        of_keys, of_values = torch.zeros_like(wide), torch.zeros_like(_wide(values))
         of_queries = query.new_empty(documents, length, heads, features)
         by_head = gradient.transpose(1, 2)
         for index, rows in enumerate(_blocks(length)):
             seen = slice(rows.stop)
-            weights = kept[index] if kept else _weights(query, keys, rows, scale)
+            weights = kept[index] if kept else _weights(query, wide, rows, scale)
             given = _rows_of_keys(by_head, keys, rows)
             _add_product(of_values[:, seen], weights, given, 1.0)
             of_weights = torch.bmm(given, values[:, seen].transpose(1, 2))
             of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-            product = torch.empty_like(given[..., :1].expand(-1, -1, features))
+            product = query.new_empty(*given.shape[:2], features)
             product.baddbmm_(of_scores, keys[:, seen], beta=0, alpha=scale)
             _put(of_queries, rows, product)
             _add_product(of_keys[:, seen], of_scores, _rows_of_keys(query, keys, rows), scale)
@@ -103,17 +109,26 @@ def _put(whole: torch.Tensor, rows: slice, block: torch.Tensor) -> None:
 
 
 def _weights(query: torch.Tensor, keys: torch.Tensor, rows: slice, scale: float) -> torch.Tensor:
-    """Attention of the queries `rows` over the keys up to the last of them, (B G, H / G n, keys)."""
-    queries, count = _rows_of_keys(query, keys, rows), rows.stop - rows.start
-    scores = query.new_empty(*queries.shape[:2], rows.stop)
-    scores.baddbmm_(queries, keys[:, : rows.stop].transpose(1, 2), beta=0, alpha=scale)
-    later = query.new_full((count, count), float("-inf")).triu_(1)
+    """Attention of the queries `rows` over the keys up to the last of them, (B G, H / G n, keys).
+
+    Keys are `_wide`, and so are scores: in bfloat16 those of 100 would be told apart by halves.
+    """
+    queries, count = _wide(_rows_of_keys(query, keys, rows)), rows.stop - rows.start
+    scores = queries.new_empty(*queries.shape[:2], rows.stop)
+    with bfloat16_products(query.device) if query.dtype == torch.bfloat16 else nullcontext():
+        scores.baddbmm_(queries, keys[:, : rows.stop].transpose(1, 2), beta=0, alpha=scale)
+    later = scores.new_full((count, count), float("-inf")).triu_(1)
     scores.view(keys.shape[0], -1, count, rows.stop)[..., rows] += later
-    return torch.softmax(scores, -1)
+    return torch.softmax(scores, -1).to(query.dtype)
+
+
+def _wide(states: torch.Tensor) -> torch.Tensor:
+    """In float32, or what is wider."""
+    return states.to(torch.promote_types(states.dtype, torch.float32))
 
 
 def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float) -> None:
-    """Add left^T right * scale, product by product in their own dtype, to a float32 total."""
+    """Add left^T right * scale, multiplied in their own dtype, to a total that is `_wide`."""
     if left.dtype == total.dtype:
         total.baddbmm_(left.transpose(1, 2), right, alpha=scale)
     else:
@@ -148,7 +163,11 @@ def _attend(
 
 def _mask(*arguments: Any, **named: Any) -> torch.Tensor | None:  # noqa: ANN401
     """The mask of `sdpa`, where padding on the right is no reason for one in causal attention."""
-    if named.get("allow_is_causal_skip"):
+    config = named.get("config")
+    both_ways = getattr(config, "use_bidirectional_attention", False) or not getattr(
+        config, "is_causal", True
+    )
+    if named.get("allow_is_causal_skip") and not both_ways:
         named["attention_mask"] = None
     return sdpa_mask(*arguments, **named)
 

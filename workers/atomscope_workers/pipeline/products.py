@@ -9,12 +9,14 @@ and holds every bit of a bfloat16 number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import cache
-from typing import Any, Self
+from typing import Self
 
 import torch
+
+from atomscope_workers.models.precision import bfloat16_products
 
 SMALLEST = 64
 """Columns from which multiplying in bfloat16 repays the conversion."""
@@ -53,7 +55,7 @@ class OuterSum:
         """Add rows (tokens, d) of any float dtype, on the device of the sum."""
         exact = rows.dtype == torch.bfloat16 and rows.shape[1] >= SMALLEST
         whole = rows.float()
-        with _bfloat16_products(rows.device) if exact else nullcontext():
+        with bfloat16_products(rows.device) if exact else nullcontext():
             for own, block in self._own():
                 block.addmm_(whole[:, own].T, whole[:, : own.stop])
 
@@ -94,22 +96,3 @@ def _has_amx() -> bool:
 
 def _cuts(size: int, step: int) -> list[slice]:
     return [slice(start, min(start + step, size)) for start in range(0, size, step)]
-
-
-@contextmanager
-def _bfloat16_products(device: torch.device) -> Generator[None]:
-    """Within it, float32 matrices are multiplied in bfloat16, or TF32, where `device` can.
-
-    By oneDNN and cuBLAS, from torch 2.9 on.
-    """
-    backend: Any = {"cpu": torch.backends.mkldnn, "cuda": torch.backends.cuda}.get(device.type)
-    matmul: Any = getattr(backend, "matmul", None)
-    if not hasattr(matmul, "fp32_precision"):
-        yield
-        return
-    before = matmul.fp32_precision
-    matmul.fp32_precision = "bf16" if device.type == "cpu" else "tf32"
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = before

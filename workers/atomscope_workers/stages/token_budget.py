@@ -24,6 +24,7 @@ import psutil
 import torch
 
 from atomscope.errors import InvalidInput
+from atomscope_workers.models.causal_attention import KEPT
 from atomscope_workers.models.device_memory import free_bytes, measured_peak, size_text
 from atomscope_workers.models.lora import LoraModel
 from atomscope_workers.pipeline.batches import collate
@@ -39,7 +40,7 @@ MOST = {"cpu": 4096, "cuda": 131_072}
 """Largest budget that is tried; on a CPU larger batches are no faster."""
 SHARE = {"cpu": 0.5, "cuda": 0.8}
 """Of what is free on a host, others may want the rest; of what a GPU took, its memory breaks into pieces."""
-_VERSION = 3
+_VERSION = 4
 
 Attempt = Callable[[int, bool], int]
 """Runs batches of so many tokens, layers recomputed or not; as `pipeline.budget.Attempt`."""
@@ -168,16 +169,22 @@ def _facts(
 
 
 def _on_device(lora: LoraModel, facts: _Facts, checkpoint: Callable[[], None]) -> Attempt:
-    """Runs a budget's batches of the longest and of the shortest documents, as extraction does."""
+    """Runs a budget's batches of the longest and of the shortest documents, as extraction does.
+
+    And on a CPU of the longest whose attention weights are kept, where longer ones are among them.
+    """
     embeddings: Any = lora.base.get_input_embeddings()
     vocabulary: int = embeddings.weight.shape[0]
     positions = getattr(lora.base.config, "max_position_embeddings", facts.longest)
     longest = min(facts.longest, positions) if isinstance(positions, int) else facts.longest
+    lengths = {longest, max(2, facts.shortest)}
+    if lora.device.type == "cpu" and min(lengths) < KEPT < longest:
+        lengths.add(KEPT)
     factors = FactorSums()
 
     def attempt(tokens: int, recompute: bool) -> int:
         taken = 0
-        for length in sorted({longest, max(2, facts.shortest)}):
+        for length in sorted(lengths):
             checkpoint()
             documents = probe_documents(tokens, length, vocabulary, facts.shard_documents)
             try:
