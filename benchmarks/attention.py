@@ -1,6 +1,6 @@
 """What causal attention costs on a CPU, forward and backward: our own beside PyTorch's kernel and operators.
 
-    python benchmarks/attention.py [--heads 9] [--groups 3] [--width 64] [--tokens 800]
+    python benchmarks/attention.py [--heads 9] [--groups 3] [--width 64] [--tokens 800] [--scores 1]
 
 Batches of random queries, keys and values, laid out as a model's projections leave them, each as many
 documents of one length as hold some `--tokens`. *Operators* is transformers' `eager` attention, *fused* its
@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=3, help="key heads")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=800)
+    parser.add_argument("--scores", type=float, default=1.0, help="their standard deviation")
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
     layer = Layer(args.heads // args.groups)
@@ -73,7 +74,9 @@ def main() -> None:
             torch.manual_seed(length)
             documents = max(1, args.tokens // length)
             shapes = ((args.heads, args.width), (args.groups, args.width), (args.groups, args.width))
-            given = [torch.randn(documents, length, *shape).to(dtype).transpose(1, 2) for shape in shapes]
+            states = [torch.randn(documents, length, *shape) for shape in shapes]
+            states[0] *= args.scores
+            given = [item.to(dtype).transpose(1, 2) for item in states]
             gradient = torch.randn(documents, length, args.heads, args.width).to(dtype)
             ways = {
                 name: partial(

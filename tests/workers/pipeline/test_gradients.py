@@ -112,6 +112,21 @@ def test_layers_before_the_first_trained_one_change_no_gradient(trained: list[in
             assert (result.gradients[name][row] - value).norm() <= 1e-5 * value.norm(), name
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings:UserWarning")
+def test_a_lora_on_the_head_alone_runs_no_layer_backwards() -> None:
+    lora = tiny_lora(("lm_head",), layers=3)
+    documents = random_documents(3)
+    batch = collate(documents, CPU)
+    with gradient_pass(lora) as run:
+        result = run(batch)
+        whole = multiplied(lambda: run(batch))
+    for row, item in enumerate(documents):
+        for name, value in autograd(lora, item)[1].items():
+            assert (result.gradients[name][row] - value).norm() <= 1e-5 * value.norm(), name
+    head = 2 * lora.base.get_output_embeddings().weight.numel() * len(batch.targets)
+    assert whole < multiplied(lambda: document_losses(lora, batch)) + 3 * head
+
+
 def multiplied(work: Callable[[], object]) -> int:
     """FLOP of the matrix products of `work`, but for those of fused attention."""
     with FlopCounterMode(display=False) as counter:

@@ -82,9 +82,9 @@ def test_a_cpu_takes_few_columns_at_a_time_but_where_it_multiplies_in_tiles(
 def test_whether_there_are_tiles_is_what_torch_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     told = {"amx_bf16": True}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
-    assert products._has_amx.__wrapped__()  # pyright: ignore[reportPrivateUsage]
+    assert products._has_amx()  # pyright: ignore[reportPrivateUsage]
     told.clear()
-    assert not products._has_amx.__wrapped__()  # pyright: ignore[reportPrivateUsage]
+    assert not products._has_amx()  # pyright: ignore[reportPrivateUsage]
 
 
 def test_of_a_wide_matrix_about_half_is_held() -> None:

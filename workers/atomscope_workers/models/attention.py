@@ -1,4 +1,4 @@
-"""Which of transformers' attention kernels runs a model, and which runs it fastest."""
+"""Which attention runs a model, and which one its gradient passes take."""
 
 from __future__ import annotations
 

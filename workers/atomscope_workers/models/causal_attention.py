@@ -66,9 +66,9 @@ class _CausalAttention(torch.autograd.Function):
         scale: float = ctx.scale
         documents, heads, length, features = query.shape
         keys, values = key.flatten(0, 1), value.flatten(0, 1)
-        wide = _wide(keys)
+        wide = keys if kept else _wide(keys)
         # What later blocks add to a key is summed in float32: there are as many parts as blocks.
-        of_keys, of_values = torch.zeros_like(wide), torch.zeros_like(_wide(values))
+        of_keys, of_values = (torch.zeros_like(item, dtype=_sum_dtype(item)) for item in (keys, values))
         of_queries = query.new_empty(documents, length, heads, features)
         by_head = gradient.transpose(1, 2)
         for index, rows in enumerate(_blocks(length)):
@@ -123,8 +123,12 @@ def _weights(query: torch.Tensor, keys: torch.Tensor, rows: slice, scale: float)
 
 
 def _wide(states: torch.Tensor) -> torch.Tensor:
-    """In float32, or what is wider."""
-    return states.to(torch.promote_types(states.dtype, torch.float32))
+    return states.to(_sum_dtype(states))
+
+
+def _sum_dtype(states: torch.Tensor) -> torch.dtype:
+    """float32, or what is wider."""
+    return torch.promote_types(states.dtype, torch.float32)
 
 
 def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float) -> None:

@@ -1,8 +1,7 @@
 """How many padded tokens a micro-batch may have: found by trying, doubling up and bisecting down.
 
 What a batch takes is not only its tokens: many short documents hold a gradient each, few long ones attend
-over many tokens. So a budget is tried on both, documents of the longest and of the shortest length, and on
-those between that hold more than either.
+over many tokens. So a budget is tried on documents of more than one length (`stages/token_budget.py`).
 """
 
 from __future__ import annotations

@@ -82,6 +82,7 @@ def gradient_pass(
     state: list[_Capture] = []
     with ExitStack() as stack:
         stack.callback(_begin_gradients(lora).remove)
+        stack.enter_context(fastest_attention(lora))
         in_head = _modules_of_head(lora)
         for parameter in lora.parameters:
             hook = partial(_capture, parameter.name, parameter.linear in in_head, state, factors)
@@ -93,8 +94,7 @@ def gradient_pass(
             capture = _Capture(batch)
             state.append(capture)
             try:
-                # The backward pass runs layers again where they are recomputed.
-                with torch.enable_grad(), fastest_attention(lora):
+                with torch.enable_grad():
                     logits = target_logits(lora, batch)
                     token_losses, gradient = target_losses_and_gradient(logits.detach(), batch.targets)
                     logits.backward(gradient)
@@ -193,27 +193,34 @@ def _joined(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
 
 
 def _begin_gradients(lora: LoraModel) -> RemovableHandle:
-    """Have passes ask for gradients from the first layer with a LoRA on, or from the embeddings.
+    """Have passes ask for gradients from the first layer with a LoRA on, the output head being the last one.
 
-    From these where a LoRA lies outside the layers, but for the output head, which comes after them. Nothing
-    is kept of the layers before, nor are they run backwards.
+    Nothing is kept of what comes before, nor is it run backwards. Where a LoRA lies in no layer they begin at
+    the embeddings.
     """
-    trained = {parameter.linear for parameter in lora.parameters} - _modules_of_head(lora)
-    layers = [(layer, trained.intersection(layer.modules())) for layer in decoder_layers(lora.base).values()]
-    if not trained or trained.difference(*(own for _, own in layers)):
-        return lora.base.get_input_embeddings().register_forward_hook(_require_gradient)
-    first = next(layer for layer, own in layers if own)
-    return first.register_forward_pre_hook(_require_gradient_of_input)
+    trained = {parameter.linear for parameter in lora.parameters}
+    head: torch.nn.Module | None = lora.base.get_output_embeddings()  # type: ignore[assignment]
+    places = [*decoder_layers(lora.base).values(), *([] if head is None else [head])]
+    own = [trained.intersection(place.modules()) for place in places]
+    if trained.difference(*own):
+        return lora.base.get_input_embeddings().register_forward_hook(_begin_at_output)
+    first = next(place for place, found in zip(places, own, strict=True) if found)
+    return first.register_forward_pre_hook(_begin_at_input)
 
 
-def _require_gradient(_: torch.nn.Module, __: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-    return output.detach().requires_grad_() if torch.is_grad_enabled() else output
+def _begin_at_output(_: torch.nn.Module, __: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+    return _leaf(output)
 
 
-def _require_gradient_of_input(layer: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    hidden: torch.Tensor = arguments[0]
+def _begin_at_input(_: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return _leaf(arguments[0]), *arguments[1:]
+
+
+def _leaf(states: torch.Tensor) -> torch.Tensor:
+    """The states, their gradients asked for from here on, unless they are already or none are to be taken."""
     # A layer may run twice: the second time, its input is what the first gave.
-    return arguments if hidden.requires_grad else (_require_gradient(layer, (), hidden), *arguments[1:])
+    begun = states.requires_grad or not torch.is_grad_enabled()
+    return states if begun else states.detach().requires_grad_()
 
 
 def _begin_layer(state: list[_Capture]) -> None:
@@ -238,7 +245,7 @@ def _capture(
     if inputs.shape[:-1] != ((1, len(batch.targets)) if in_head else batch.input_ids.shape):
         raise UnsupportedModel(f"{name} was given {tuple(inputs.shape)}, not (documents, tokens, features)")
     if not output.requires_grad:
-        raise UnsupportedModel(f"{name} does not depend on the input embeddings: it has no gradient")
+        raise UnsupportedModel(f"{name} does not depend on the first layer with a LoRA: it has no gradient")
     inputs = inputs.detach()
     if factors is not None:
         group = _input_group(name, inputs, capture, factors)

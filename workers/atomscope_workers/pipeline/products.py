@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from functools import cache
 from typing import Self
 
 import torch
@@ -24,7 +23,7 @@ BLOCK = 768
 """Columns of a block: of wider matrices only the blocks on and below the diagonal are multiplied and held."""
 NARROW = 192
 """Of a block on a CPU, whose products are as fast in strips this narrow; but for bfloat16 under AMX, where a
-product takes less than its numbers do to get there."""
+product takes less than its numbers do to get there. A torch that does not tell is one without AMX."""
 
 
 class OuterSum:
@@ -87,9 +86,8 @@ def held_numbers(size: int) -> int:
     return sum((own.stop - own.start) * own.stop for own in _cuts(size, BLOCK))
 
 
-@cache
 def _has_amx() -> bool:
-    """Whether the CPU multiplies bfloat16 in tiles; an older torch does not tell."""
+    """Whether the CPU multiplies bfloat16 in tiles."""
     capabilities: Callable[[], Mapping[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
     return bool(capabilities().get("amx_bf16"))
 
