@@ -11,6 +11,7 @@ import argparse
 from dataclasses import dataclass
 
 from atomscope_workers.pipeline.products import held_numbers
+from atomscope_workers.stages.along import MOST_UNITS, NUMBERS
 
 PART = 64 * 2**20
 """Bytes of one request of a multipart upload or download."""
@@ -102,6 +103,7 @@ def main() -> None:
     parser.add_argument("--sums", type=float, default=395, help="TFLOP/s of the sums' products (TF32)")
     parser.add_argument("--store", type=float, default=1.0, help="GB/s of one worker to or from the store")
     parser.add_argument("--shard", type=int, default=256)
+    parser.add_argument("--directions", type=int, default=2048)
     parser.add_argument("--atoms", type=int, default=500, help="of which vectors are made")
     args = parser.parse_args()
     count, shards = args.documents, -(-args.documents // args.shard)
@@ -114,6 +116,9 @@ def main() -> None:
         writing = once + stored_sums / (args.store * 1e9)
         # Read once by parameters; then every vector is put together of its parts.
         vectors = once + 3 * args.atoms * 4 * shape.gradient / (args.store * 1e9)
+        # Twice: sums along directions, and products with them, which one worker then adds up.
+        units = min(shards, MOST_UNITS, max(1, shape.gradient // (NUMBERS * args.directions)))
+        products = 2 * units * count * args.directions * 4 / (args.store * 1e9)
         requests = 2 * shards * -(-int(size / shards) // PART) + 12 * shards
         print(
             f"\n{shape.name}: d = {shape.gradient / 1e6:.1f} M, sums {4 * shape.factor_numbers / 1e9:.0f} GB"
@@ -128,8 +133,8 @@ def main() -> None:
             "| GPUs | passes and sums, h | writing, h | extraction, h | reading for lambda and sketch, h | ",
             end="",
         )
-        print("for vectors, h |")
-        print("|---|---|---|---|---|---|")
+        print("for directions, h | for vectors, h |")
+        print("|---|---|---|---|---|---|---|")
         for gpus in args.gpus:
             each = (
                 computing / gpus,
@@ -137,6 +142,7 @@ def main() -> None:
                 # A worker sends a shard when its passes are done, and takes the next when it is sent.
                 (computing + writing) / gpus,
                 2 * turning / gpus,
+                4 * once / min(gpus, units) + products,
                 vectors / gpus,
             )
             print(f"| {gpus} | " + " | ".join(hours(item) for item in each) + " |")

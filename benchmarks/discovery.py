@@ -35,11 +35,18 @@ from atomscope.types.spec import AuditConfig, Preconditioner
 from atomscope_workers.pipeline.behaviours import behaviour_count
 from atomscope_workers.pipeline.curvature import ModuleCurvature, choose_components, kronecker_lambda
 from atomscope_workers.pipeline.dictionary import dictionary_size
+from atomscope_workers.pipeline.direction_span import direction_span
+from atomscope_workers.pipeline.directions import (
+    coordinates,
+    module_products,
+    sharpened_directions,
+    sketched_directions,
+)
 from atomscope_workers.pipeline.findings import find
 from atomscope_workers.pipeline.gram import accumulate_gram
 from atomscope_workers.pipeline.projection import project
 from atomscope_workers.pipeline.sketch import sketch_rows
-from atomscope_workers.pipeline.span import Span, unit_gram, unit_rows
+from atomscope_workers.pipeline.span import RowSpan, Span, unit_gram, unit_rows
 from atomscope_workers.pipeline.text import text_span
 from atomscope_workers.stages.arrays import load_curvature
 from atomscope_workers.stages.gradient_file import GradientShards
@@ -127,13 +134,32 @@ class Spaces:
     def gram(self) -> Span:
         return unit_gram(accumulate_gram(self._curvature, self._shards.shard, self._shards.sizes))
 
-    def sketch(self, columns: int, seed: int) -> Span:
+    def directions(self, count: int, columns: int, seed: int) -> Span:
         """What stands in for `gram` past `exact_documents`."""
+        rows = self.sketch(columns, seed)
+        found = sharpened_directions(self._products(sketched_directions(rows.rows, count, seed)))
+        return direction_span(coordinates(found, self._products(found)))
+
+    def sketch(self, columns: int, seed: int) -> RowSpan:
+        """Where directions are first looked for."""
         parts = [
             sketch_rows(self._curvature, partial(self._shards.shard, shard), size, columns=columns, seed=seed)
             for shard, size in enumerate(self._shards.sizes)
         ]
+        self._norms = torch.cat([energy for _, energy in parts]).sqrt().float()
         return unit_rows(torch.cat([rows for rows, _ in parts]))
+
+    def _products(self, weights: torch.Tensor) -> torch.Tensor:
+        raw = weights / self._norms
+        parts = (
+            module_products(raw, module, self._shards.shard, self._shards.sizes)
+            for module in self._curvature
+            if module.has_energy
+        )
+        total = next(parts)
+        for part in parts:
+            total += part
+        return total / self._norms[:, None]
 
     @cached_property
     def ekfac(self) -> Span:
@@ -169,9 +195,16 @@ def contenders(data: LabelledSet) -> Iterator[tuple[str, Callable[[int], tuple[C
     default = AuditConfig()
     documents = len(data.labels)
     yield "default", lambda seed: learned(spaces.gram, default, seed)
-    for columns in (65_536, 16_384, 4096, 1024):
+    for count, columns in ((600, 16_384), (300, 16_384), (600, 1024), (300, 1024), (300, 256)):
         yield (
-            f"default, sketched in {columns:,}",
+            f"default, {count} directions of {columns:,} columns",
+            lambda seed, count=count, columns=columns: learned(
+                spaces.directions(count, columns, seed), default, seed
+            ),
+        )
+    for columns in (16_384, 1024, 256):
+        yield (
+            f"default, {columns:,} columns alone",
             lambda seed, columns=columns: learned(spaces.sketch(columns, seed), default, seed),
         )
     top = preset("top-components")

@@ -32,7 +32,7 @@ DOCUMENTS = 18
 QUICK = msgspec.structs.replace(SMALL, fits=1, surrogates=0, n_atoms=5, alpha=0.1)
 SPACES: dict[str, dict[str, Any]] = {
     "gram": {},
-    "sketch": {"exact_documents": 1},
+    "directions": {"exact_documents": 1},
     "components": {"preconditioner": "ekfac", "components": 12},
     "paper": {
         "preconditioner": "kfac", "components": 12, "solver": "sklearn", "codes": "signed", "alpha": 0.05,
@@ -147,9 +147,9 @@ def test_exact_cosines_are_those_of_the_gram_matrix(gram: Audited) -> None:
         assert found[row] == pytest.approx(products[7, row] / lengths[7] / lengths[row], abs=1e-4)
 
 
-def test_a_sketch_and_the_gram_matrix_give_the_same_exact_cosines(gram: Audited, make: Make) -> None:
+def test_directions_and_the_gram_matrix_give_the_same_exact_cosines(gram: Audited, make: Make) -> None:
     exact = by_document(gram.ask_row(4, exact=True))
-    sketched = by_document(make(**SPACES["sketch"]).ask_row(4, exact=True))
+    sketched = by_document(make(**SPACES["directions"]).ask_row(4, exact=True))
     assert sketched == pytest.approx(exact, abs=1e-5)
 
 

@@ -122,9 +122,9 @@ def test_a_refit_for_which_there_is_no_room_beside_a_kept_model_has_it_let_go(
         {"n_atoms": 6, "alpha": 0.2, "seed": 3},
         {"preconditioner": "ekfac"},
         {"preconditioner": "kfac", "damping": 0.1},
-        {"exact_documents": 4, "sketch_columns": 64},
+        {"exact_documents": 4, "sketch_columns": 64, "directions": 6},
     ],
-    ids=["atoms, alpha and seed", "components", "kfac", "sketch"],
+    ids=["atoms, alpha and seed", "components", "kfac", "directions"],
 )
 def test_a_refit_is_to_the_byte_a_whole_audit_with_its_settings(
     site: Path,

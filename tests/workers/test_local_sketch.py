@@ -34,12 +34,12 @@ from tests.workers.local_runs import (
 DOCUMENTS = 14
 SPACES: dict[str, dict[str, Any]] = {
     "gram": {},
-    "sketch": {"exact_documents": 4, "sketch_columns": 512},
+    "directions": {"exact_documents": 4, "sketch_columns": 512, "directions": 8},
     "components": {"preconditioner": "ekfac"},
 }
 OTHER: dict[str, Any] = {"n_atoms": 6, "alpha": 0.2}
-SEED = {"gram": 3, "components": 3, "sketch": SMALL.seed}
-"""Of refits: a sketch's columns are those of the first audit's seed, which another one would not draw."""
+SEED = {"gram": 3, "components": 3, "directions": SMALL.seed}
+"""Of refits: directions are those of the first audit's seed, which another one would not find."""
 COHERENCE_ERROR = 0.02
 """Most that 4,096 columns put the mean cosine of a few documents off by: one over their root is 0.016."""
 
@@ -122,9 +122,9 @@ def test_a_refit_finds_what_it_would_with_every_gradient(
     child.verify()
     assert child.gradients_kept == "sketch"
     assert list(map(but_for_vectors, child.report.atoms)) == list(map(but_for_vectors, exact.report.atoms))
-    assert child.report.details.get("sketch") == atomscope.open(audits[space, "sketch"]).report.details.get(
-        "sketch"
-    )
+    assert child.report.details.get("directions") == atomscope.open(
+        audits[space, "sketch"]
+    ).report.details.get("directions")
     error = COHERENCE_ERROR * (4096 / raw_columns(child.spec.config)) ** 0.5
     for atom, other in zip(child.report.atoms, exact.report.atoms, strict=True):
         assert atom.coherence == pytest.approx(other.coherence, abs=error)
@@ -139,7 +139,7 @@ def test_a_refit_finds_what_it_would_with_every_gradient(
         if space == "gram":
             assert near == pytest.approx(atom.vector_cosine, abs=1e-4)
             assert atom.vector_norm == pytest.approx(1, abs=1e-3)
-        else:  # known by its columns alone
+        else:  # known along the directions alone
             assert near == pytest.approx(atom.vector_cosine, abs=0.1)
 
 
@@ -178,7 +178,7 @@ def test_refits_of_refits_and_other_powers_of_the_vectors_are_made_of_the_same_s
         assert cosine(atomscope.open(again), atomscope.open(exact), atom.index) == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize(("space", "error"), [("gram", 1e-3), ("sketch", 0.1)])
+@pytest.mark.parametrize(("space", "error"), [("gram", 1e-3), ("directions", 0.1)])
 def test_of_fewer_directions_the_cosine_that_is_told_is_that_of_the_vectors(
     audits: dict[tuple[str, str], Path],
     folder: Path,
@@ -229,6 +229,7 @@ def test_what_needs_more_than_a_sketch_is_refused_by_name(
         "damping": 0.1,
         "exact_documents": 4,
         "sketch_columns": 64,
+        "directions": 9,
         "gradients": "float32",
     }.items():
         with pytest.raises(InvalidInput, match=f"`{name}`") as refused:

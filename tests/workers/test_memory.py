@@ -69,9 +69,14 @@ def test_a_floor_counts_what_is_certain_by_part() -> None:
     assert found["project"] == {"inner products of the documents": 12 * 9}
     alone = floors(AuditConfig(surrogates=0))
     assert alone["evidence"] == {"inner products of the documents": 4 * 9} | codes
-    sketched = floors(AuditConfig(exact_documents=1, sketch_columns=64))
-    assert sketched["dictionary on the host"] == {"the sketch": 12 * 3 * 64}
-    assert sketched["evidence"] == {"the sketch, and of a surrogate": 4 * 3 * 64 * 2} | codes
+    along = floors(AuditConfig(exact_documents=1, sketch_columns=64, directions=2))
+    assert along["directions on the host"] == {"the sketch": 12 * 3 * 64}
+    assert along["directions"] == {"the sketch": 4 * 3 * 64, "directions": 8 * 3 * 2}
+    assert along["along on the host"] == {"products with directions": 12 * 3 * 2}
+    assert along["dictionary on the host"] == {"coordinates along directions": 12 * 3 * 2}
+    weights = {"weights of the documents in atoms": 8 * 3 * 3}
+    of_both = {"coordinates along directions, and of a surrogate": 4 * 3 * 2 * 2}
+    assert along["evidence"] == of_both | codes | weights
     cut = floors(AuditConfig(preconditioner="ekfac", components=3))
     assert cut["dictionary on the host"] == {"whitened rows": 12 * 3 * 15}
     assert cut["evidence"] == {"whitened rows, and of a surrogate": 4 * 3 * 15 * 2} | codes

@@ -191,17 +191,20 @@ def _later_seconds(shapes: Shapes, config: AuditConfig, device: torch.device) ->
             rotate()
             timed[rows, columns] = _timed(rotate, device) / 8
         rotation += timed[rows, columns] * shapes.documents
-    gram = 0.0
-    if shapes.space == "gram":
-        # Products of a few rows over many coordinates, as the Gram matrix's blocks are.
-        probe = torch.rand(256, 8192, device=device)
-        gram = _timed(partial(torch.matmul, probe, probe.T), device) / (256 * 256 * 8192)
-        gram *= shapes.documents**2 * shapes.gradient
+    # Products of a few rows over many coordinates, as the Gram matrix's blocks are.
+    probe = torch.rand(256, 8192, device=device)
+    product = _timed(partial(torch.matmul, probe, probe.T), device) / (256 * 256 * 8192)
+    numbers = shapes.documents * shapes.gradient
+    gram = product * numbers * shapes.documents * (shapes.space == "gram")
+    # Sums of gradients along directions, and products with them.
+    along = product * numbers * shapes.directions * 2 * (shapes.space == "directions")
     fitting = _fit_seconds(shapes, config)
     return {
         "eigenbases": eigenbases,
         "lambdas": 0.0 if config.preconditioner == "kfac" else rotation,
         "project": rotation + gram,
+        "along": along,
+        "along_again": along,
         "dictionary": fitting,
         "evidence": fitting * (config.fits + config.surrogates),
         # The gradients once more, where atoms are sums of documents.

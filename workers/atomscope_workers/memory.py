@@ -23,11 +23,15 @@ MADE_BYTES, TURNED_BYTES = 12, 12
 """Bytes a pair, while they are added up and stored (float64 and float32), and while a surrogate is made."""
 ROW_BYTES = 12
 """Bytes a value of the whitened rows, while they are joined and scaled."""
+ALONG_BYTES = 12
+"""Bytes a document and direction: float32 weights of whitened and of raw gradients, and products."""
 SKLEARN_BYTES = 24
 """Bytes a coordinate of a document in the span of all, with scikit-learn's solver: float64 coordinates, what
 the codes rebuild of them, and what is left. There are no more coordinates than documents."""
 CODE_BYTES = 8
 """Bytes a document and atom of a fit: float32 codes, and products with the atoms."""
+VECTOR_BYTES = 8
+"""Bytes a document and atom known by weights: float32 ones of the atoms, and of the sums that they fit."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,14 @@ def needs(
 
 
 def product_needs(shapes: Shapes) -> list[Need]:
-    """Floors of inner products, where every one of them is made."""
+    """Floors of inner products, where every one of them is made, and of those with directions."""
+    if shapes.space == "directions":
+        rows, along = shapes.documents * shapes.sketch_columns, shapes.documents * shapes.directions
+        return [
+            Need("directions", {"the sketch": ROW_BYTES * rows}, on_host=True),
+            Need("directions", {"the sketch": 4 * rows, "directions": 8 * along}),
+            Need("along", {"products with directions": ALONG_BYTES * along}, on_host=True),
+        ]
     if shapes.space != "gram":
         return []
     name, pairs = "inner products of the documents", shapes.documents**2
@@ -116,13 +127,15 @@ def fit_needs(shapes: Shapes) -> list[Need]:
     documents = shapes.documents
     whitened = {
         "gram": ("inner products of the documents", GRAM_BYTES, documents**2),
-        "sketch": ("the sketch", ROW_BYTES, documents * shapes.whitened),
+        "directions": ("coordinates along directions", ROW_BYTES, documents * shapes.whitened),
         "components": ("whitened rows", ROW_BYTES, documents * shapes.whitened),
     }
     span, size, numbers = whitened[shapes.space]
     # What the host has made of the documents goes to the device, and is fitted there.
     at_once = 2 if shapes.surrogates else 1
     fitted = {"codes of the documents": CODE_BYTES * documents * shapes.pieces}
+    if shapes.space == "directions":
+        fitted["weights of the documents in atoms"] = VECTOR_BYTES * documents * shapes.pieces
     fits = {f"{span}, and of a surrogate" if at_once > 1 else span: 4 * numbers * at_once} | fitted
     if shapes.space == "gram" and shapes.surrogates:
         turned = [Need("evidence", {f"{span}, while a surrogate is made": TURNED_BYTES * numbers})]
@@ -146,8 +159,10 @@ _ADVICE = {
     "eigenbases": "an adapter of fewer or narrower layers",
     "curvature": "an adapter of fewer or narrower layers",
     "project": "a smaller `exact_documents`",
-    "dictionary": "a smaller `exact_documents` or `sketch_columns`",
-    "evidence": "a smaller `exact_documents` or `sketch_columns`, or no `surrogates`",
+    "directions": "a smaller `sketch_columns` or fewer `directions`",
+    "along": "fewer `directions`",
+    "dictionary": "a smaller `exact_documents` or fewer `directions`",
+    "evidence": "a smaller `exact_documents`, fewer `directions`, or no `surrogates`",
 }
 
 

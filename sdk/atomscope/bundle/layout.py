@@ -49,6 +49,8 @@ EIGENBASES = "work/eigenbases.safetensors"
 """Eigenvectors and eigenvalues of the Kronecker factors, of all shards' sums."""
 GRAM = "projected/gram.safetensors"
 """Inner products of the whitened gradients, where every one of them is kept."""
+DIRECTIONS = "projected/directions.safetensors"
+"""Coordinates of the documents along the directions in which they vary most, where these are kept."""
 BASIS = "sketches/basis.safetensors"
 """Sums of raw gradients along some directions of the documents, under `gradients: sketch`."""
 BASIS_WEIGHTS = "sketches/basis_weights.safetensors"
@@ -114,6 +116,21 @@ def vector_part(parameter: int) -> str:
 def raw_sketch(index: int) -> str:
     """Work path of the sketched raw gradients of shard `index`, where the bundle is not to keep them."""
     return f"work/sketches/{index:04d}.safetensors"
+
+
+def whitened_sketch(index: int) -> str:
+    """Work path of the sketched whitened gradients of shard `index`, in which directions are looked for."""
+    return f"work/whitened/{index:04d}.safetensors"
+
+
+def direction_weights(stage: Stage) -> str:
+    """Work path of the documents' weights in the directions that `stage` found."""
+    return f"work/{stage}.safetensors"
+
+
+def products_along(stage: Stage, index: int) -> str:
+    """Work path of the documents' products with directions, over the parameters of unit `index`."""
+    return f"work/{stage}/{index:04d}.safetensors"
 
 
 def shard_facts(index: int) -> str:

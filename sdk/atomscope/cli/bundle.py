@@ -41,7 +41,7 @@ def _show(args: Namespace, output: Output) -> int:
             f"(of {counted(report.n_loss_documents, 'document')})",
         ),
         ("gradients", bundle.gradients_kept),
-        ("sketch", _sketched(report.details.get("sketch"))),
+        ("directions", _along(report.details.get("directions"))),
         ("dictionary", _fitted(report.details.get("dictionary"))),
         ("files", f"{len(manifest.files)}, {size_text(sum(entry.size for entry in manifest.files))}"),
         *(("warning", warning) for warning in report.warnings),
@@ -54,15 +54,15 @@ def _passing(count: int | None) -> str:
     return ", compared with no null" if count is None else f", {count} at a false-discovery rate of 5%"
 
 
-def _sketched(facts: Any) -> str | None:  # noqa: ANN401  (free-form in the report)
-    """How near the cosines of sketched documents come; None for a report of exact ones."""
+def _along(facts: Any) -> str | None:  # noqa: ANN401  (free-form in the report)
+    """How near the cosines of documents along directions come; None for a report of exact ones."""
     if not isinstance(facts, dict):
         return None
     told = cast("dict[str, Any]", facts)
-    columns, error = told.get("columns"), told.get("cosine_error")
-    if not isinstance(columns, int) or not isinstance(error, float):
+    count, share, error = (told.get(name) for name in ("directions", "share_along", "cosine_error"))
+    if not isinstance(count, int) or not isinstance(share, float) or not isinstance(error, float):
         return None
-    return f"{columns:,} columns; cosines of documents are off by {error:.4f}"
+    return f"{count:,}, along which {share:.0%} of the documents lies; their cosines are off by {error:.4f}"
 
 
 def _fitted(facts: Any) -> str | None:  # noqa: ANN401  (free-form in the report)

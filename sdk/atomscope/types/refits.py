@@ -23,14 +23,14 @@ EXTRACTION_SETTINGS = (
 """Settings that decide what is extracted: a refit has those of its parent."""
 
 WHITENING_SETTINGS: dict[Preconditioner, tuple[str, ...]] = {
-    "ekfac-full": ("preconditioner", "damping", "exact_documents", "sketch_columns"),
+    "ekfac-full": ("preconditioner", "damping", "exact_documents", "directions", "sketch_columns"),
     "ekfac": ("preconditioner", "damping", "components", "sketch_columns"),
     "kfac": ("preconditioner", "components", "sketch_columns"),
 }
 """Settings that decide what is whitened and sketched: of a sketch, a refit has those of its parent."""
 
 
-_DRAWN = ("exact_documents", "sketch_columns")
+_DRAWN = ("exact_documents", "directions", "sketch_columns")
 
 
 class NeedsExtraction(ValueError):  # noqa: N818

@@ -70,11 +70,16 @@ class AuditConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     damping: Annotated[float, msgspec.Meta(gt=0, le=100)] = 0.01
     """Damping of `ekfac` and `ekfac-full`, as a share of the module's mean lambda."""
     exact_documents: PositiveInt = 16_384
-    """Documents up to which `ekfac-full` keeps every inner product exactly; past it, a seeded sketch."""
+    """Documents up to which `ekfac-full` keeps every inner product exactly; past it, each has coordinates
+    along the directions in which all vary most."""
+    directions: Annotated[int, msgspec.Meta(ge=1, le=16_384)] = 2048
+    """Those directions: more tell more apart, in more memory and time. Never more than columns of the sketch
+    that they are first looked for in."""
     sketch_columns: Annotated[int, msgspec.Meta(ge=64, le=65_536)] | Literal["auto"] = "auto"
-    """Columns of that sketch: more find more, in more memory and time. `auto` is the largest power of two,
-    from 4,096 to 16,384, with which all documents are at most 2^29 numbers (2 GiB). Of raw gradients, which
-    are sketched for coherence and under `gradients: sketch`, as many columns, and 4,096 under `auto`."""
+    """Columns of the sketch in which directions are first looked for: more find them better. `auto` is the
+    largest power of two, from 4,096 to 16,384, with which all documents are at most 2^29 numbers (2 GiB). Of
+    raw gradients, which are sketched for coherence and under `gradients: sketch`, as many columns, and 4,096
+    under `auto`."""
     solver: Solver = "torch"
     """`torch`: full-batch alternating minimisation. `sklearn`: `MiniBatchDictionaryLearning` (the paper)."""
     codes: Codes = "nonnegative"

@@ -26,6 +26,10 @@ Stage = Literal[
     "lambdas",
     "curvature",
     "project",
+    "directions",
+    "along",
+    "directions_again",
+    "along_again",
     "dictionary",
     "evidence",
     "combine",
@@ -40,6 +44,10 @@ STAGES: tuple[Stage, ...] = (
     "lambdas",
     "curvature",
     "project",
+    "directions",
+    "along",
+    "directions_again",
+    "along_again",
     "dictionary",
     "evidence",
     "combine",
@@ -49,7 +57,9 @@ STAGES: tuple[Stage, ...] = (
 )
 """Stages in order; a stage starts when every unit of the one before it has succeeded."""
 
-FAN_OUT: frozenset[Stage] = frozenset({"extract", "lambdas", "project", "combine", "vectors"})
+FAN_OUT: frozenset[Stage] = frozenset(
+    {"extract", "lambdas", "project", "along", "along_again", "combine", "vectors"}
+)
 """Stages with as many units as there are shards; the others have one unit."""
 
 

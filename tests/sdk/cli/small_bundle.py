@@ -55,7 +55,7 @@ def make_bundle(folder: Path) -> Path:
         warnings=[f"odd {HOSTILE}"], atoms=atoms,
         details={
             "dictionary": {"converged": False, "rounds": 60, "last_fall": 0.0015},
-            "sketch": {"columns": 16_384, "cosine_error": 0.00781},
+            "directions": {"directions": 2048, "share_along": 0.31, "cosine_error": 0.00781},
         },
     )  # fmt: skip
     (folder / layout.REPORT).write_bytes(msgspec.json.encode(report))

@@ -7,12 +7,20 @@ import pytest
 import torch
 
 from atomscope_workers.pipeline import gram as gram_module
+from atomscope_workers.pipeline.directions import cosine_error
 from atomscope_workers.pipeline.gram import accumulate_gram, blocks
-from atomscope_workers.pipeline.sketch import cosine_error, sketch_raw, sketch_rows
+from atomscope_workers.pipeline.sketch import sketch_raw, sketch_rows
 from atomscope_workers.pipeline.vectors import combined, nearest_combinations
 from tests.workers.pipeline.spans import SHAPES, curvature_of, gradients, in_shards, whitened
 
 SIZES = [5, 5, 3]
+
+
+def _cosines(rows: torch.Tensor) -> torch.Tensor:
+    unit = rows.double() / rows.double().norm(dim=1, keepdim=True)
+    return unit @ unit.T
+
+
 DIMENSION = sum(rows * columns for rows, columns in SHAPES.values())
 
 
@@ -66,7 +74,7 @@ def test_the_sketch_keeps_cosines_within_its_stated_error(columns: int) -> None:
         unit = rows.double() / rows.double().norm(dim=1, keepdim=True)
         off = ~torch.eye(40, dtype=torch.bool)
         errors.append(float((unit @ unit.T - gram)[off].square().mean().sqrt()))
-        assert cosine_error(rows, 9 * gram) == pytest.approx(errors[-1], rel=1e-6)
+        assert cosine_error(unit @ unit.T, 9 * gram) == pytest.approx(errors[-1], rel=1e-6)
     assert np.mean(errors) < 1.3 / columns**0.5
 
 
@@ -83,7 +91,7 @@ def test_the_error_of_the_sketch_falls_as_one_over_the_root_of_its_columns() -> 
             sketch_rows(curvature, lambda name: found[name], 40, columns=columns, seed=seed)[0]
             for seed in range(20)
         )
-        return float(np.sqrt(np.mean([cosine_error(item, dense @ dense.T) ** 2 for item in rows])))
+        return float(np.sqrt(np.mean([cosine_error(_cosines(item), dense @ dense.T) ** 2 for item in rows])))
 
     errors = [error(columns) for columns in widths]
     slope = np.polyfit(np.log(widths), np.log(errors), 1)[0]
@@ -95,7 +103,7 @@ def test_a_sketch_of_raw_gradients_keeps_their_cosines_whatever_the_shards() -> 
     raw = torch.cat([part.flatten(1) for part in found.values()], dim=1).double()
     rows = sketch_raw(found, lambda name: found[name], 40, columns=4096, seed=2)
     assert rows.shape == (40, 4096)
-    assert cosine_error(rows, raw @ raw.T) < 1.5 / 4096**0.5
+    assert cosine_error(_cosines(rows), raw @ raw.T) < 1.5 / 4096**0.5
     last = sketch_raw(found, lambda name: found[name][30:], 10, columns=4096, seed=2)
     torch.testing.assert_close(last, rows[30:], atol=1e-5, rtol=1e-5)
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atomscope_workers.pipeline import rotation
+from atomscope_workers.pipeline.direction_span import DirectionSpan, direction_span
 from atomscope_workers.pipeline.rotation import mean_keeping_rotation, turned
 from atomscope_workers.pipeline.seeds import seeded
 from atomscope_workers.pipeline.span import GramSpan, RowSpan, unit_gram
@@ -55,3 +56,18 @@ def test_groups_do_not_survive() -> None:
     inside = found.cosines(torch.arange(10))
     apart = found.cosines(torch.arange(30))[:10, 10:]
     assert abs(float(inside[~torch.eye(10, dtype=torch.bool)].mean() - apart.mean())) < 0.1
+
+
+def test_along_directions_documents_are_turned_as_their_rows_are_and_own_parts_add_up() -> None:
+    rows = noise_rows(50, 9)
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    span = direction_span(rows[:, :6].contiguous())
+    found = turned(span, 3, "test")
+    assert isinstance(found, DirectionSpan)
+    torch.testing.assert_close(found.cosines(torch.arange(50)).diagonal(), torch.ones(50), atol=1e-5, rtol=0)
+    # Scaled back to what they were before each became one long, they are the turned rows.
+    again = rotation._turn(span.rows.clone(), 3, "test")
+    lengths = (again.square().sum(1) / found.rows.square().sum(1)).sqrt()
+    torch.testing.assert_close(found.rows * lengths[:, None], again, atol=1e-5, rtol=1e-5)
+    # An orthogonal matrix leaves the sum of squares as it is.
+    torch.testing.assert_close((found.own * lengths.square()).sum(), span.own.sum(), atol=1e-4, rtol=1e-5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from atomscope_workers.pipeline.span import unit_gram, unit_rows, weights_of_codes
+from atomscope_workers.pipeline.span import unit_gram, unit_rows
 from tests.workers.pipeline.spans import noise_rows
 
 
@@ -42,15 +42,6 @@ def test_coordinates_of_a_gram_matrix_have_its_products_and_lead_back() -> None:
     vectors = noise_rows(3, 5, seed=2)
     lifted = span.from_coordinates(vectors)
     torch.testing.assert_close(span.products(lifted), coordinates @ vectors.T, atol=1e-4, rtol=1e-4)
-
-
-def test_weights_of_codes_give_back_the_atoms_that_made_the_documents() -> None:
-    atoms = unit_rows(noise_rows(3, 40)).rows
-    codes = noise_rows(30, 3, seed=1).abs()
-    span = unit_rows(codes @ atoms)
-    exact = (codes @ atoms).norm(dim=1, keepdim=True)
-    weights = weights_of_codes(codes / exact, span)
-    torch.testing.assert_close(span.combine(weights), atoms, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["rows", "gram"])

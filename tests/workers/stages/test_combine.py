@@ -28,7 +28,7 @@ def _to_evidence(work: Path, config: AuditConfig = CONFIG) -> Audit:
     return audit
 
 
-@pytest.mark.parametrize("space", [{}, {"exact_documents": 1, "sketch_columns": 256}])
+@pytest.mark.parametrize("space", [{}, {"exact_documents": 1, "sketch_columns": 256, "directions": 6}])
 def test_parts_are_the_sums_of_the_documents_taken_back(tmp_path: Path, space: dict[str, Any]) -> None:
     """v = -Q_S (sum of w_i R_i / (lambda + damping)^(1/2)) Q_A^T under power 0, in float64."""
     audit = _to_evidence(tmp_path / "work", msgspec.structs.replace(CONFIG, **space))

@@ -17,13 +17,14 @@ from tests.workers.pipeline.elsewhere import DEVICE, elsewhere
 from tests.workers.stages.units import SHAPES, Audit, extracted
 
 STAGES: tuple[Stage, ...] = (
-    "eigenbases", "lambdas", "curvature", "project", "dictionary", "evidence", "combine",
+    "eigenbases", "lambdas", "curvature", "project", "directions", "along", "directions_again",
+    "along_again", "dictionary", "evidence", "combine",
     "vectors",
 )  # fmt: skip
 SMALL = AuditConfig(shard_documents=12, n_atoms=4, alpha=0.2, min_active=2, fits=2, surrogates=1)
 CONFIGS = {
     "gram": SMALL,
-    "sketch": msgspec.structs.replace(SMALL, exact_documents=1, sketch_columns=64),
+    "directions": msgspec.structs.replace(SMALL, exact_documents=1, sketch_columns=64, directions=10),
     "components": msgspec.structs.replace(SMALL, preconditioner="ekfac", components=8),
 }
 
@@ -62,4 +63,6 @@ def test_what_is_stored_does_not_depend_on_where_the_work_was_done(
     assert differing == {f"files/{path}" for path in plans}
     assert ran["lambdas"] > 0
     assert ran["project"] > 0
+    along = [ran[stage] > 0 for stage in ("directions", "along", "along_again")]
+    assert along == [config is CONFIGS["directions"]] * 3
     assert ran["evidence"] > ran["dictionary"] > 0

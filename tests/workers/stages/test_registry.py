@@ -11,7 +11,8 @@ from atomscope_workers.stages.registry import STAGE_FUNCTIONS
 def test_every_stage_is_run_by_the_module_of_its_name() -> None:
     assert tuple(STAGE_FUNCTIONS) == STAGES
     for stage, function in STAGE_FUNCTIONS.items():
-        assert function.__module__ == f"atomscope_workers.stages.{stage}"
+        # What is done twice has one module.
+        assert function.__module__ == f"atomscope_workers.stages.{stage.removesuffix('_again')}"
         assert function.__name__ == "run"
         assert list(inspect.signature(function).parameters) == ["ctx"]
 

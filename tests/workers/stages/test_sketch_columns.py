@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from atomscope.types.spec import AuditConfig
@@ -36,4 +38,15 @@ def test_a_number_is_that_of_both_sketches_whatever_the_documents() -> None:
 
 def test_estimates_count_the_columns_of_each_sketch() -> None:
     shapes = shapes_of(AuditConfig(), 20_000, {"a": (4, 8)}, {"a": "a"}, "float32")
-    assert (shapes.whitened, shapes.raw_columns) == (16_384, 4096)
+    assert (shapes.sketch_columns, shapes.raw_columns) == (16_384, 4096)
+
+
+@pytest.mark.parametrize(
+    ("asked", "columns", "documents", "found"),
+    [(2048, "auto", 20_000, 2048), (9000, 4096, 20_000, 4096), (2048, "auto", 900, 900)],
+)
+def test_directions_are_as_many_as_were_asked_for_unless_columns_or_documents_are_fewer(
+    asked: int, columns: int | Literal["auto"], documents: int, found: int
+) -> None:
+    config = AuditConfig(directions=asked, sketch_columns=columns, exact_documents=1)
+    assert shapes_of(config, documents, {"a": (4, 8)}, {"a": "a"}, "float32").whitened == found

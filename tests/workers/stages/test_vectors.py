@@ -31,7 +31,7 @@ from tests.workers.stages.units import (
 
 SPACES: dict[str, dict[str, Any]] = {
     "gram": {},
-    "sketch": {"exact_documents": 1, "sketch_columns": 256},
+    "directions": {"exact_documents": 1, "sketch_columns": 256, "directions": 6},
     "components": {"preconditioner": "ekfac", "solver": "sklearn", "codes": "signed"},
 }
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import torch
 
+from atomscope_workers.pipeline.direction_span import DirectionSpan
 from atomscope_workers.pipeline.seeds import seeded
 from atomscope_workers.pipeline.span import GramSpan, RowSpan, Span, unit_gram, unit_rows
 
@@ -28,11 +29,20 @@ def turned(span: Span, seed: int, purpose: str) -> Span:
         return unit_gram(_turn(gram, seed, purpose))
     if isinstance(span, RowSpan):
         return unit_rows(_turn(span.rows.clone(), seed, purpose))
+    if isinstance(span, DirectionSpan):
+        # Own parts, turned, have next to nothing in common still, where a block's are about as large.
+        rows, own = span.rows.clone(), span.own.clone()
+        _turn(rows, seed, purpose, own)
+        squares = rows.square().sum(1) + own
+        return DirectionSpan(rows * squares.rsqrt()[:, None], own / squares)
     raise TypeError(f"documents of a {type(span).__name__} cannot be turned")
 
 
-def _turn(rows: torch.Tensor, seed: int, purpose: str) -> torch.Tensor:
-    """Turn `rows` (N, any) in place, block by block; the same blocks and matrices each time."""
+def _turn(rows: torch.Tensor, seed: int, purpose: str, squares: torch.Tensor | None = None) -> torch.Tensor:
+    """Turn `rows` (N, any) in place, block by block; the same blocks and matrices each time.
+
+    `squares` (N,), of parts that lie at right angles, become those of the sums that are made of them.
+    """
     generator = seeded(seed, purpose)
     count = len(rows)
     order = torch.randperm(count, generator=generator)
@@ -40,6 +50,8 @@ def _turn(rows: torch.Tensor, seed: int, purpose: str) -> torch.Tensor:
         matrix = mean_keeping_rotation(len(block), generator).to(rows.device)
         places = block.to(rows.device)
         rows[places] = matrix @ rows[places]
+        if squares is not None:
+            squares[places] = matrix.square() @ squares[places]
     return rows
 
 

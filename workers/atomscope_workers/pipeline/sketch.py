@@ -64,15 +64,6 @@ def sketch_raw(
     return rows.cpu()
 
 
-def cosine_error(rows: torch.Tensor, gram: torch.Tensor) -> float:
-    """Root mean square error of the cosines of sketched rows (n, columns), against inner products (n, n)."""
-    off = ~torch.eye(len(rows), dtype=torch.bool)
-    left = rows.double() / torch.linalg.vector_norm(rows.double(), dim=1, keepdim=True).clamp_min(1e-30)
-    scale = gram.double().diagonal().clamp_min(1e-30).rsqrt()
-    exact = gram.double() * scale[:, None] * scale
-    return float((left @ left.T - exact)[off].square().mean().sqrt()) if len(rows) > 1 else 0.0
-
-
 def _hashes(name: str, shape: Sequence[int], columns: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Column int64 and sign float32 of every coordinate of a parameter, (d_out, d_in) each."""
     generator = seeded(seed, f"sketch/{name}")

@@ -109,7 +109,7 @@ class RowSpan:
         return self.rows.shape[1]
 
     def combine(self, weights: torch.Tensor) -> torch.Tensor:
-        return _weighted_sums(weights, self.rows)
+        return weighted_sums(weights, self.rows)
 
     def products(self, vectors: torch.Tensor) -> torch.Tensor:
         return self.rows @ vectors.T
@@ -124,7 +124,7 @@ class RowSpan:
         return self.rows[positions] @ self.rows[positions].T
 
     def principal(self, count: int) -> torch.Tensor:
-        values, vectors = _above_rounding((self.rows.T @ self.rows).double(), count)
+        values, vectors = above_rounding((self.rows.T @ self.rows).double(), count)
         return (self.rows @ (vectors / values).float()).T
 
     def coordinates(self) -> torch.Tensor:
@@ -157,7 +157,7 @@ class GramSpan:
         return 2 * self.gram.shape[0]
 
     def combine(self, weights: torch.Tensor) -> torch.Tensor:
-        return torch.cat([weights, _weighted_sums(weights, self.gram)], dim=1)
+        return torch.cat([weights, weighted_sums(weights, self.gram)], dim=1)
 
     def products(self, vectors: torch.Tensor) -> torch.Tensor:
         return vectors[:, self.documents :].T
@@ -172,7 +172,7 @@ class GramSpan:
         return self.gram[positions][:, positions]
 
     def principal(self, count: int) -> torch.Tensor:
-        values, vectors = _above_rounding(self.gram.to(torch.float64, copy=True), count)
+        values, vectors = above_rounding(self.gram.to(torch.float64, copy=True), count)
         return (vectors * values.rsqrt()).T.float()
 
     def coordinates(self) -> torch.Tensor:
@@ -186,12 +186,12 @@ class GramSpan:
     def _decomposed(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Eigenvalues (r) above rounding and eigenvectors (N, r)."""
         if self._eigen is None:
-            values, vectors = _above_rounding(self.gram.double())
+            values, vectors = above_rounding(self.gram.double())
             self._eigen = values.float(), vectors.float()
         return self._eigen
 
 
-def _above_rounding(matrix: torch.Tensor, most: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def above_rounding(matrix: torch.Tensor, most: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Rising eigenvalues (r), eigenvectors (n, r) of a symmetric matrix, but for those that are rounding.
 
     Of the largest `most` alone where that is given: a CPU finds few of many in less than half of the time,
@@ -211,7 +211,7 @@ def _above_rounding(matrix: torch.Tensor, most: int | None = None) -> tuple[torc
     return values[kept], vectors[:, kept]
 
 
-def _weighted_sums(weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def weighted_sums(weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """`weights` (K, N) times `rows` (N, p); on a CPU few weights are added up, not multiplied out."""
     if rows.device.type != "cpu" or int(weights.count_nonzero()) > _FEW * weights.numel():
         return weights @ rows
@@ -239,15 +239,3 @@ def unit_gram(gram: torch.Tensor) -> GramSpan:
         scaled[part] = (gram[part].double() * scale[part, None]).mul_(scale)
     scaled.fill_diagonal_(1.0)
     return GramSpan(scaled)
-
-
-def weights_of_codes(codes: torch.Tensor, span: Span) -> torch.Tensor:
-    """Document weights (K, N) float32 of the unit atoms that fit codes (N, K) best, by ridge regression."""
-    codes = codes.to(span.device).double()
-    gathered = codes.T @ codes
-    ridge = 1e-6 * float(gathered.diagonal().mean()) + 1e-30
-    gathered.diagonal().add_(ridge)
-    weights = torch.linalg.solve(gathered, codes.T)
-    vectors = span.combine(weights.float())
-    norms = torch.stack([span.inner(vector[None], vector[None])[0, 0] for vector in vectors])
-    return (weights / norms.double().clamp_min(1e-30).sqrt()[:, None]).float()

@@ -15,11 +15,12 @@ from atomscope.text import counted
 from atomscope_workers.pipeline.dictionary import Dictionary, dictionary_size, fit, resolve_signs
 from atomscope_workers.pipeline.findings import atom_strengths
 from atomscope_workers.pipeline.fit import ACTIVE
-from atomscope_workers.pipeline.span import GramSpan, weights_of_codes
+from atomscope_workers.pipeline.span import GramSpan
 from atomscope_workers.stages.context import StageContext, UnitResult
+from atomscope_workers.stages.coordinates import adopt_coordinates, make_coordinates
 from atomscope_workers.stages.determinism import deterministic
 from atomscope_workers.stages.inputs import plan_device, read_plan
-from atomscope_workers.stages.space import SpannedDocuments, spanned_documents
+from atomscope_workers.stages.space import SpannedDocuments, finds_directions, space_of, spanned_documents
 from atomscope_workers.stages.warned import finish
 
 FACTS = "work/dictionary.json"
@@ -37,13 +38,22 @@ def run(ctx: StageContext) -> UnitResult:
     ctx.progress(0, 1, "steps")
     device = plan_device(read_plan(ctx))
     with deterministic(device):
-        spanned = spanned_documents(ctx, device)
+        spanned = _spanned(ctx, device)
         size = dictionary_size(config.n_atoms, len(spanned.used))
         found = resolve_signs(fit(spanned.span, size, config, config.seed), config.solver) if size else None
         ctx.checkpoint()
         _write(ctx, spanned, found)
     ctx.progress(1, 1, "steps")
     return finish(ctx, _warnings(spanned, found))
+
+
+def _spanned(ctx: StageContext, device: torch.device) -> SpannedDocuments:
+    documents = read_plan(ctx).n_documents
+    if space_of(ctx.spec.config, documents) != "directions":
+        return spanned_documents(ctx, device)
+    if finds_directions(ctx, documents) or ctx.parent is None:
+        return make_coordinates(ctx, device)
+    return adopt_coordinates(ctx, ctx.parent, device)
 
 
 def read_dictionary(ctx: StageContext) -> dict[str, NDArray[Any]]:
@@ -92,8 +102,7 @@ def _weights(spanned: SpannedDocuments, found: Dictionary) -> torch.Tensor:
     """Document weights (K, n) of the atoms."""
     if isinstance(spanned.span, GramSpan):
         return found.atoms[:, : spanned.span.documents]
-    # The sketch's columns are no coordinates; the atoms that fit the codes best are sums of documents.
-    return weights_of_codes(torch.from_numpy(found.codes), spanned.span)
+    return found.atoms[:, -spanned.span.documents :]
 
 
 def _warnings(spanned: SpannedDocuments, found: Dictionary | None) -> list[str]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 
-import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from atomscope.bundle import layout
-from atomscope.types.atoms import AuditReport
 from atomscope.types.bundle import Plan
 from atomscope_workers.pipeline.gram import accumulate_gram
 from atomscope_workers.pipeline.projection import ProjectedRows, project
-from atomscope_workers.pipeline.sketch import cosine_error, sketch_rows
+from atomscope_workers.pipeline.sketch import sketch_rows
 from atomscope_workers.stages.arrays import load_curvature, save_gram, save_projected
-from atomscope_workers.stages.context import Parent, StageContext, UnitResult
+from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.determinism import deterministic
 from atomscope_workers.stages.inputs import (
     gradient_shards,
@@ -26,81 +25,70 @@ from atomscope_workers.stages.inputs import (
 )
 from atomscope_workers.stages.raw_sketch import write_sketch
 from atomscope_workers.stages.sketch_columns import whitened_columns
-from atomscope_workers.stages.space import same_whitening, space_of
+from atomscope_workers.stages.space import finds_directions, held_by_parent, space_of
 
-SKETCH = "work/sketch.json"
-"""How far the sketch's cosines are from the exact ones, where documents are sketched."""
+COSINES = "work/cosines.safetensors"
+"""Exact inner products `gram` (n, n) of the first documents, where not all are kept: what is compared."""
 
 MEASURED = 64
-"""Documents, of the first shard, over which that is measured."""
+"""Those documents."""
 
 
 def run(ctx: StageContext) -> UnitResult:
     """Write `projected/NNNN.safetensors` of the shard; or, by the first unit, `projected/gram.safetensors`.
 
-    The Gram matrix is one unit's work, since its blocks are coordinates of all the documents. Where raw
-    gradients are sketched, every unit sketches its shard's as well.
+    The Gram matrix is one unit's work, since its blocks are coordinates of all the documents. Where
+    directions are to be found, every unit sketches its shard (`work/whitened/NNNN.safetensors`); where raw
+    gradients are sketched, these as well.
     """
     plan, own = read_shard_plan(ctx)
     documents = np.array(own.documents, dtype=np.int64)
     ctx.progress(0, len(documents), "documents")
     space = space_of(ctx.spec.config, plan.n_documents)
-    whole = space == "gram"
-    path = layout.GRAM if whole else layout.projected_shard(ctx.index)
+    path = layout.GRAM if space == "gram" else layout.projected_shard(ctx.index)
     write_sketch(ctx, plan, documents)
-    if whole and ctx.index:
+    if space == "directions":
+        if finds_directions(ctx, plan.n_documents):
+            _sketch(ctx, plan, documents)
+    elif space == "gram" and ctx.index:
         pass
-    elif ctx.parent is not None and ctx.spec.config.gradients == "sketch":
+    elif held_by_parent(ctx, path, plan.n_documents):
         ctx.adopt(path)
-        if space == "sketch" and ctx.index == 0:
-            _adopt_facts(ctx, ctx.parent)
-    elif _is_the_parents(ctx, path, plan.n_documents) and (space != "sketch" or ctx.index):
-        ctx.adopt(path)  # but for the sketch's first shard, by which its error is measured
-    elif whole:
+    elif space == "gram":
         _gram(ctx)
     else:
-        _shard(ctx, plan, documents)
+        _components(ctx, plan, documents)
     ctx.progress(len(documents), len(documents), "documents")
     return UnitResult(documents=len(documents))
 
 
-def _is_the_parents(ctx: StageContext, path: str, documents: int) -> bool:
-    """Whether a refit's parent holds the same at `path`."""
-    parent = ctx.parent
-    return parent is not None and same_whitening(ctx.spec, parent, documents) and parent.holds(path)
+def _components(ctx: StageContext, plan: Plan, documents: NDArray[np.int64]) -> None:
+    load = partial(streamed_gradients(ctx, plan_device(plan)), ctx.index)
+    rows = project(load, load_curvature(ctx.read(layout.CURVATURE)), len(documents))
+    _save(ctx, layout.projected_shard(ctx.index), documents, rows)
 
 
-def _adopt_facts(ctx: StageContext, parent: Parent) -> None:
-    """What the parent told of how well its documents were sketched."""
-    report = msgspec.json.decode(parent.read(layout.REPORT).read_bytes(), type=AuditReport)
-    ctx.write_bytes(SKETCH, msgspec.json.encode(report.details["sketch"]))
-
-
-def _shard(ctx: StageContext, plan: Plan, documents: np.ndarray) -> None:
-    config = ctx.spec.config
+def _sketch(ctx: StageContext, plan: Plan, documents: NDArray[np.int64]) -> None:
+    config, device = ctx.spec.config, plan_device(plan)
     curvature = load_curvature(ctx.read(layout.CURVATURE))
-    device = plan_device(plan)
     load = partial(streamed_gradients(ctx, device), ctx.index)
-    if config.preconditioner == "ekfac-full":
-        columns = whitened_columns(config, plan.n_documents)
-        with deterministic(device):  # coordinates are added up in their columns
-            found, energy = sketch_rows(curvature, load, len(documents), columns=columns, seed=config.seed)
-        rows = ProjectedRows(found.numpy(), energy.numpy(), energy.numpy())
-        if ctx.index == 0:
-            count = min(len(documents), MEASURED)
-            exact = accumulate_gram(curvature, lambda _, name: load(name)[:count], [count])
-            facts = {
-                "columns": columns,
-                "documents_measured": count,
-                "cosine_error": cosine_error(found[:count], exact.cpu()),
-                "cosine_error_expected": columns**-0.5,
-            }
-            ctx.write_bytes(SKETCH, msgspec.json.encode(facts))
-    else:
-        rows = project(load, curvature, len(documents))
+    columns = whitened_columns(config, plan.n_documents)
+    with deterministic(device):  # coordinates are added up in their columns
+        found, energy = sketch_rows(curvature, load, len(documents), columns=columns, seed=config.seed)
+    rows = ProjectedRows(found.numpy(), energy.numpy(), energy.numpy())
+    _save(ctx, layout.whitened_sketch(ctx.index), documents, rows)
+    if ctx.index == 0:
+        count = min(len(documents), MEASURED)
+        exact = accumulate_gram(curvature, lambda _, name: load(name)[:count], [count])
+        scratch = ctx.scratch / "cosines.safetensors"
+        save_gram(documents[:count], exact, scratch)
+        ctx.write(COSINES, scratch)
+
+
+def _save(ctx: StageContext, path: str, documents: NDArray[np.int64], rows: ProjectedRows) -> None:
     scratch = ctx.scratch / "projected.safetensors"
     save_projected(documents, rows, scratch)
-    ctx.write(layout.projected_shard(ctx.index), scratch)
+    ctx.write(path, scratch)
 
 
 def _gram(ctx: StageContext) -> None:

@@ -118,7 +118,11 @@ def _read_later(ctx: StageContext, plan: Plan) -> list[str]:
     if ctx.spec.config.gradients != "sketch":
         return [layout.gradient_shard(index) for index in indices]
     space = space_of(ctx.spec.config, plan.n_documents)
-    projected = [layout.GRAM] if space == "gram" else [*map(layout.projected_shard, indices)]
+    projected = {
+        "gram": [layout.GRAM],
+        "directions": [layout.DIRECTIONS],
+        "components": [*map(layout.projected_shard, indices)],
+    }[space]
     basis = [] if space == "components" else [layout.BASIS, layout.BASIS_WEIGHTS]
     return [layout.CURVATURE, *projected, *map(layout.gradient_sketch, indices), *basis]
 

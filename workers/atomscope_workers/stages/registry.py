@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from atomscope.types.work import Stage
 from atomscope_workers.stages import (
+    along,
     characterise,
     combine,
     curvature,
     dictionary,
+    directions,
     eigenbases,
     evidence,
     extract,
@@ -26,6 +28,10 @@ STAGE_FUNCTIONS: dict[Stage, StageFunction] = {
     "lambdas": lambdas.run,
     "curvature": curvature.run,
     "project": project.run,
+    "directions": directions.run,
+    "along": along.run,
+    "directions_again": directions.run,
+    "along_again": along.run,
     "dictionary": dictionary.run,
     "evidence": evidence.run,
     "combine": combine.run,

@@ -18,9 +18,9 @@ from atomscope_workers.pipeline.evidence import DISCOVERY_RATE
 from atomscope_workers.pipeline.plan import padding_facts
 from atomscope_workers.stages.arrays import MORE_LOSSES, Losses, load_losses
 from atomscope_workers.stages.context import StageContext, UnitResult
+from atomscope_workers.stages.coordinates import DIRECTION_FACTS
 from atomscope_workers.stages.dictionary import FACTS
 from atomscope_workers.stages.inputs import read_plan, read_rows, read_shards
-from atomscope_workers.stages.project import SKETCH
 from atomscope_workers.stages.refit import DOCUMENT_WARNINGS
 from atomscope_workers.stages.retention import gradient_facts
 from atomscope_workers.stages.rows import StoredRow
@@ -117,10 +117,10 @@ def _passing(found: Sequence[Atom] | Sequence[Behaviour]) -> int | None:
 
 
 def _details(ctx: StageContext, plan: Plan, lengths: Mapping[int, int]) -> dict[str, Any]:
-    """How the fit went, how well documents were sketched, what was kept, and what padding cost."""
+    """How the fit went, how much of the documents directions hold, what was kept, what padding cost."""
     found: dict[str, Any] = {"dictionary": msgspec.json.decode(ctx.read(FACTS).read_bytes())}
-    if SKETCH in ctx.outputs():
-        found["sketch"] = msgspec.json.decode(ctx.read(SKETCH).read_bytes())
+    if DIRECTION_FACTS in ctx.outputs():
+        found["directions"] = msgspec.json.decode(ctx.read(DIRECTION_FACTS).read_bytes())
     told = kept("validate")
     if told in ctx.outputs():
         found[DOCUMENT_WARNINGS] = msgspec.json.decode(ctx.read(told).read_bytes())

@@ -29,8 +29,10 @@ class Shapes:
     atoms: int
     components: int
     space: Space = "components"
+    directions: int = 0
+    """Along which documents have coordinates."""
     sketch_columns: int = 0
-    """Of whitened gradients."""
+    """Of whitened gradients, in which directions are looked for."""
     raw_columns: int = 0
     """Of raw gradients."""
     gradients: GradientDtype = "float32"
@@ -58,7 +60,7 @@ class Shapes:
     @property
     def whitened(self) -> int:
         """Columns of the matrix in which the documents are compared."""
-        return {"components": self.kept, "gram": self.documents, "sketch": self.sketch_columns}[self.space]
+        return {"components": self.kept, "gram": self.documents, "directions": self.directions}[self.space]
 
     @property
     def inputs(self) -> dict[str, int]:
@@ -89,7 +91,7 @@ def shapes_of(
     dtype: GradientDtype,
 ) -> Shapes:
     """Shapes of an audit under these settings."""
-    atoms = dictionary_size(config.n_atoms, documents)
+    atoms, columns = dictionary_size(config.n_atoms, documents), whitened_columns(config, documents)
     return Shapes(
         documents=documents,
         parameters=dict(parameters),
@@ -98,7 +100,8 @@ def shapes_of(
         pieces=piece_count(config, atoms, documents),
         components=config.components,
         space=space_of(config, documents),
-        sketch_columns=whitened_columns(config, documents),
+        directions=min(config.directions, columns, documents),
+        sketch_columns=columns,
         raw_columns=raw_columns(config),
         gradients=dtype,
         keeps_gradients=keeps_gradients(config),

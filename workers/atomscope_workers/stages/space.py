@@ -1,7 +1,7 @@
 """The space in which documents are compared, and its documents as a span.
 
 - `gram`: `ekfac-full` with every inner product kept, up to `exact_documents` documents.
-- `sketch`: `ekfac-full` past that, in seeded columns.
+- `directions`: `ekfac-full` past that, by coordinates along the directions in which documents vary most.
 - `components`: `ekfac` and `kfac`, in the components kept.
 """
 
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from atomscope.bundle import layout
 from atomscope.types.spec import AuditConfig, AuditSpec
+from atomscope_workers.pipeline.direction_span import direction_span
+from atomscope_workers.pipeline.projection import ProjectedRows
 from atomscope_workers.pipeline.span import Span, unit_gram, unit_rows
 from atomscope_workers.stages.arrays import load_gram, load_projected
 from atomscope_workers.stages.context import Parent, StageContext
@@ -23,7 +25,7 @@ from atomscope_workers.stages.inputs import read_plan
 from atomscope_workers.stages.sketch_columns import whitened_columns
 from atomscope_workers.stages.versions import software_versions
 
-Space = Literal["gram", "sketch", "components"]
+Space = Literal["gram", "directions", "components"]
 
 CPU = torch.device("cpu")
 
@@ -32,7 +34,7 @@ def space_of(config: AuditConfig, documents: int) -> Space:
     """Which space an audit of so many documents works in."""
     if config.preconditioner != "ekfac-full":
         return "components"
-    return "gram" if documents <= config.exact_documents else "sketch"
+    return "gram" if documents <= config.exact_documents else "directions"
 
 
 def same_whitening(spec: AuditSpec, parent: Parent, documents: int) -> bool:
@@ -44,11 +46,31 @@ def same_whitening(spec: AuditSpec, parent: Parent, documents: int) -> bool:
     decisive = {
         "gram": ("preconditioner", "damping"),
         "components": ("preconditioner", "damping", "components"),
-        "sketch": ("preconditioner", "damping", "seed"),
+        "directions": ("preconditioner", "damping", "directions", "seed"),
     }[space]
-    if space == "sketch" and whitened_columns(own, documents) != whitened_columns(other, documents):
+    if space == "directions" and whitened_columns(own, documents) != whitened_columns(other, documents):
         return False
     return all(getattr(own, name) == getattr(other, name) for name in decisive)
+
+
+def held_by_parent(ctx: StageContext, path: str, documents: int) -> bool:
+    """Whether a refit's parent holds at `path` what the refit would compute of the whitened documents.
+
+    Of `gradients: sketch` it does, or there would be no refit.
+    """
+    parent = ctx.parent
+    if parent is None:
+        return False
+    if ctx.spec.config.gradients == "sketch":
+        return True
+    return same_whitening(ctx.spec, parent, documents) and parent.holds(path)
+
+
+def finds_directions(ctx: StageContext, documents: int) -> bool:
+    """Whether the directions of so many documents are to be found."""
+    if space_of(ctx.spec.config, documents) != "directions":
+        return False
+    return not held_by_parent(ctx, layout.DIRECTIONS, documents)
 
 
 @dataclass(frozen=True)
@@ -78,6 +100,8 @@ def spanned_documents(ctx: StageContext, device: torch.device = CPU) -> SpannedD
             positions = torch.from_numpy(used)
             gram = gram[positions][:, positions]
         return SpannedDocuments(space, documents, used, unit_gram(gram).to(device), norms, norms)
+    if space == "directions":
+        return spanned_along(*load_projected([ctx.read(layout.DIRECTIONS)]), device)
     documents, projected = load_projected([ctx.read(layout.projected_shard(i)) for i in range(ctx.shards)])
     norms = np.linalg.norm(projected.rows.astype(np.float64), axis=1)
     if not np.isfinite(norms).all():
@@ -87,3 +111,13 @@ def spanned_documents(ctx: StageContext, device: torch.device = CPU) -> SpannedD
     return SpannedDocuments(
         space, documents, used, unit_rows(rows).to(device), projected.energy_kept, projected.energy_total
     )
+
+
+def spanned_along(
+    documents: NDArray[np.int64], projected: ProjectedRows, device: torch.device
+) -> SpannedDocuments:
+    """The same of the coordinates of unit documents along directions."""
+    energy = projected.energy_total
+    used = np.flatnonzero(energy > 0)
+    span = direction_span(torch.from_numpy(projected.rows[used]).to(device))
+    return SpannedDocuments("directions", documents, used, span, energy, energy)

@@ -1,0 +1,84 @@
+"""Many documents as a span: what they have in common along some directions, and a part of their own.
+
+A unit document x is its coordinates p along R orthonormal directions and what is left, of squared norm 1 -
+|p|^2. What is left of different documents is taken to have nothing in common: inner products are p . q, and 1
+of a document with itself. That is a factor model of the N x N inner products, of N R numbers.
+
+A vector of the span is stored in R + N columns: its coordinates along the directions, and the documents'
+weights, by which its own parts are known.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from atomscope_workers.pipeline.span import above_rounding, weighted_sums
+
+
+class DirectionSpan:
+    """Documents by coordinates (N, R) along directions, and squared norms (N,) of their own parts."""
+
+    def __init__(self, rows: torch.Tensor, own: torch.Tensor) -> None:
+        self.rows = rows
+        self.own = own
+
+    @property
+    def documents(self) -> int:
+        return self.rows.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.rows.device
+
+    def to(self, device: torch.device) -> DirectionSpan:
+        return DirectionSpan(self.rows.to(device), self.own.to(device))
+
+    @property
+    def width(self) -> int:
+        return sum(self.rows.shape)
+
+    def combine(self, weights: torch.Tensor) -> torch.Tensor:
+        return torch.cat([weighted_sums(weights, self.rows), weights], dim=1)
+
+    def products(self, vectors: torch.Tensor) -> torch.Tensor:
+        along, weights = self._parts(vectors)
+        return torch.addcmul(self.rows @ along.T, self.own[:, None], weights.T)
+
+    def inner(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        (along, weights), (other, others) = self._parts(left), self._parts(right)
+        return torch.addmm(along @ other.T, weights * self.own, others.T)
+
+    def row(self, position: int) -> torch.Tensor:
+        found = self.rows @ self.rows[position]
+        found[position] += self.own[position]
+        return found
+
+    def cosines(self, positions: torch.Tensor) -> torch.Tensor:
+        some = self.rows[positions]
+        return some @ some.T + (positions[:, None] == positions) * self.own[positions]
+
+    def principal(self, count: int) -> torch.Tensor:
+        """Of what documents have in common; but for the documents' own parts they are orthonormal."""
+        values, vectors = above_rounding((self.rows.T @ self.rows).double(), count)
+        return (self.rows @ (vectors / values).float()).T
+
+    def coordinates(self) -> torch.Tensor:
+        """Along the directions alone: own parts are left out, and no row is longer than one."""
+        return self.rows
+
+    def from_coordinates(self, vectors: torch.Tensor) -> torch.Tensor:
+        values, basis = above_rounding((self.rows.T @ self.rows).double())
+        along = (vectors.double() @ basis / values).float()
+        return self.combine(along @ (self.rows @ basis.float()).T)
+
+    def _parts(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        count = self.rows.shape[1]
+        return vectors[:, :count], vectors[:, count:]
+
+
+def direction_span(rows: torch.Tensor) -> DirectionSpan:
+    """Unit documents by their coordinates (N, R) float32 along orthonormal directions."""
+    squares = rows.double().square().sum(1)
+    # By rounding a row may be longer than the document that it is a part of.
+    scale = squares.clamp_min(1).rsqrt().float()
+    return DirectionSpan(rows * scale[:, None], (1 - squares).clamp_min(0).float())
