@@ -11,7 +11,7 @@ import argparse
 from dataclasses import dataclass
 
 from atomscope_workers.pipeline.products import held_numbers
-from atomscope_workers.stages.along import MOST_UNITS, NUMBERS
+from atomscope_workers.stages.along import units_along
 
 PART = 64 * 2**20
 """Bytes of one request of a multipart upload or download."""
@@ -116,8 +116,9 @@ def main() -> None:
         writing = once + stored_sums / (args.store * 1e9)
         # Read once by parameters; then every vector is put together of its parts.
         vectors = once + 3 * args.atoms * 4 * shape.gradient / (args.store * 1e9)
-        # Twice: sums along directions, and products with them, which one worker then adds up.
-        units = min(shards, MOST_UNITS, max(1, shape.gradient // (NUMBERS * args.directions)))
+        # Twice: sums along directions, and products with them, which units write and one worker adds up.
+        parameters = 2 * shape.layers * len(shape.targets)
+        units = units_along(shards, parameters, shape.gradient, args.directions)
         products = 2 * units * count * args.directions * 4 / (args.store * 1e9)
         requests = 2 * shards * -(-int(size / shards) // PART) + 12 * shards
         print(
@@ -142,7 +143,7 @@ def main() -> None:
                 # A worker sends a shard when its passes are done, and takes the next when it is sent.
                 (computing + writing) / gpus,
                 2 * turning / gpus,
-                4 * once / min(gpus, units) + products,
+                (4 * once + products) / min(gpus, units) + products,
                 vectors / gpus,
             )
             print(f"| {gpus} | " + " | ".join(hours(item) for item in each) + " |")

@@ -38,16 +38,17 @@ from atomscope_workers.pipeline.dictionary import dictionary_size
 from atomscope_workers.pipeline.direction_span import direction_span
 from atomscope_workers.pipeline.directions import (
     coordinates,
-    module_products,
+    probes,
     sharpened_directions,
     sketched_directions,
 )
 from atomscope_workers.pipeline.findings import find
-from atomscope_workers.pipeline.gram import accumulate_gram
+from atomscope_workers.pipeline.gram import accumulate_gram, blocks, whitened_block
 from atomscope_workers.pipeline.projection import project
 from atomscope_workers.pipeline.sketch import sketch_rows
 from atomscope_workers.pipeline.span import RowSpan, Span, unit_gram, unit_rows
 from atomscope_workers.pipeline.text import text_span
+from atomscope_workers.pipeline.vectors import weighted_sums
 from atomscope_workers.stages.arrays import load_curvature
 from atomscope_workers.stages.gradient_file import GradientShards
 
@@ -141,24 +142,30 @@ class Spaces:
         return direction_span(coordinates(found, self._products(found)))
 
     def sketch(self, columns: int, seed: int) -> RowSpan:
-        """Where directions are first looked for."""
+        """Documents in seeded columns, in which directions are first looked for."""
         parts = [
             sketch_rows(self._curvature, partial(self._shards.shard, shard), size, columns=columns, seed=seed)
             for shard, size in enumerate(self._shards.sizes)
         ]
-        self._norms = torch.cat([energy for _, energy in parts]).sqrt().float()
         return unit_rows(torch.cat([rows for rows, _ in parts]))
 
+    @cached_property
+    def _norms(self) -> torch.Tensor:
+        """Lengths (N,) of the whitened gradients."""
+        squares = torch.zeros(sum(self._shards.sizes), dtype=torch.float64)
+        for block in blocks(self._curvature, len(squares)):
+            squares += whitened_block(block, self._shards.shard, self._shards.sizes).double().square().sum(1)
+        return squares.sqrt().float()
+
     def _products(self, weights: torch.Tensor) -> torch.Tensor:
-        raw = weights / self._norms
-        parts = (
-            module_products(raw, module, self._shards.shard, self._shards.sizes)
-            for module in self._curvature
-            if module.has_energy
-        )
-        total = next(parts)
-        for part in parts:
-            total += part
+        raw = (weights / self._norms[:, None]).T.contiguous()
+        total, load, sizes = torch.zeros(weights.shape), self._shards.shard, self._shards.sizes
+        for module in self._curvature:
+            if module.has_energy:
+                summed = weighted_sums(raw, load, sizes, [module.name])[module.name]
+                probe = probes(module, summed).flatten(1).T
+                parts = [load(shard, module.name).flatten(1) @ probe for shard in range(len(sizes))]
+                total += torch.cat(parts)
         return total / self._norms[:, None]
 
     @cached_property

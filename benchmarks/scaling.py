@@ -4,8 +4,8 @@
 
 A tiny Llama of random weights, a LoRA and documents of random words. Inputs and outputs lie in SeaweedFS,
 started for the occasion, and every unit sees them as a worker's does. The plan is made in one process;
-extraction and what follows it, up to the sketch, run in another one, whose seconds a document and peak
-memory are printed for every size, with the slope of log seconds over log documents. Then an audit of
+extraction and what follows it, up to products along directions, run in others, whose seconds a document and
+peak memory are printed for every size, with the slope of log seconds over log documents. Then an audit of
 `--shared` documents, its artifacts in a folder, is extracted by one process of one thread, and by two at
 once, in turn.
 """
@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -44,9 +45,18 @@ from atomscope.types.work import FAN_OUT, Stage, UnitOrder
 from atomscope_workers.celery_context import StoreContext
 from atomscope_workers.stages.registry import STAGE_FUNCTIONS
 
-CONFIG = AuditConfig(exact_documents=100, sketch_columns=512, dtype="float32")
-"""The sketch route at every size."""
-AFTER_EXTRACTION: tuple[Stage, ...] = ("eigenbases", "lambdas", "curvature", "project")
+CONFIG = AuditConfig(exact_documents=100, sketch_columns=512, directions=8, dtype="float32")
+"""Directions are found at every size; so few that several units share the parameters."""
+AFTER_EXTRACTION: tuple[Stage, ...] = (
+    "eigenbases", "lambdas", "curvature", "project", "directions", "along", "directions_again", "along_again",
+)  # fmt: skip
+ROUTE: tuple[Stage, ...] = ("extract", "project", "directions", "along", "directions_again", "along_again")
+"""Extraction and the sketch route, whose slope is told."""
+PROCESSES: tuple[tuple[Stage, ...], ...] = (
+    ("extract", "eigenbases", "lambdas", "curvature", "project"), ("directions",), ("along",),
+    ("directions_again",), ("along_again",),
+)  # fmt: skip
+"""What a process runs. Who finds directions holds the sketches, or the products, of all documents."""
 PROJECT, TARGETS = "prj_bench", ("q_proj", "v_proj")
 
 
@@ -145,27 +155,31 @@ def shards_of(store: ObjectStore, audit: str) -> int:
 
 
 def child(store: ObjectStore, audit: str, what: str, fence: int) -> None:
-    """`plan`, `worker`, or shares of the extraction such as `0/2`; prints what it took as JSON."""
+    """`plan`, stages parted by commas, or shares of the extraction such as `0/2`; prints what it took."""
     if what == "plan":
         run_unit(store, audit, "validate", 0, 1, {})
         return
     shards = shards_of(store, audit)
     planned = {"validate": [1]}
     seconds: dict[str, float] = {}
-    if what == "worker":
-        first = time.time()
-        run_unit(store, audit, "extract", 0, 1, planned)  # loads the model, which is then kept
-        start = time.time()
-        for index in range(shards):
-            run_unit(store, audit, "extract", index, 2, planned)
-        seconds["extract"] = time.time() - start
-        seconds["loading"] = start - first - seconds["extract"] / shards
+    if "/" not in what:
+        stages = what.split(",")
+        if "extract" in stages:
+            first = time.time()
+            run_unit(store, audit, "extract", 0, 1, planned)  # loads the model, which is then kept
+            start = time.time()
+            for index in range(shards):
+                run_unit(store, audit, "extract", index, 2, planned)
+            seconds["extract"] = time.time() - start
+            seconds["loading"] = start - first - seconds["extract"] / shards
         winners = {**planned, "extract": [2] * shards}
         for stage in AFTER_EXTRACTION:
             start, units = time.time(), shards if stage in FAN_OUT else 1
-            for index in range(units):
-                run_unit(store, audit, stage, index, 1, winners)
-            seconds[stage], winners[stage] = time.time() - start, [1] * units
+            if stage in stages:
+                for index in range(units):
+                    run_unit(store, audit, stage, index, 1, winners)
+                seconds[stage] = time.time() - start
+            winners[stage] = [1] * units
     else:
         part, parts = (int(item) for item in what.split("/"))
         run_unit(store, audit, "extract", part, fence, planned)
@@ -187,7 +201,7 @@ def start_child(
     )
 
 
-def finished(process: subprocess.Popen[str]) -> dict[str, dict[str, float]]:
+def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
     out, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"{process.args} failed")
@@ -225,22 +239,28 @@ def print_sizes(sizes: Sequence[int]) -> None:
         base, adapter = model_folders(Path(folder))
         refs = put_folder(store, "base", base), put_folder(store, "adapter", adapter)
         after = " | ".join(AFTER_EXTRACTION)
-        print(f"| documents | loading s | ms a document: extract | {after} | peak MiB |")
-        print(f"|---|---|---|{'---|' * len(AFTER_EXTRACTION)}---|")
+        print(f"| documents | loading s | ms a document: extract | {after} | peak MiB | of directions |")
+        print(f"|---|---|---|{'---|' * len(AFTER_EXTRACTION)}---|---|")
         costs: list[float] = []
         for count in sizes:
             audit = f"aud_{count}"
             make_audit(store, audit, count, *refs)
             finished(start_child(uri, audit, "plan", environment))
-            found = finished(start_child(uri, audit, "worker", environment))
-            took = found["seconds"]
-            costs.append(took["extract"] + took["project"])
+            took: dict[str, float] = {}
+            peaks = {True: 0.0, False: 0.0}
+            for part in PROCESSES:
+                found = finished(start_child(uri, audit, ",".join(part), environment))
+                took |= found["seconds"]
+                shared = not FAN_OUT.isdisjoint(part)
+                peaks[shared] = max(peaks[shared], found["peak"])
+            costs.append(sum(took[stage] for stage in ROUTE))
             stages = ("extract", *AFTER_EXTRACTION)
             each = " | ".join(f"{1000 * took[stage] / count:.2f}" for stage in stages)
-            print(f"| {count:,} | {took['loading']:.1f} | {each} | {found['peak']:.0f} |", flush=True)
+            told = f"{peaks[True]:.0f} | {peaks[False]:.0f}"
+            print(f"| {count:,} | {took['loading']:.1f} | {each} | {told} |", flush=True)
         if len(costs) > 1:
             slope = np.polyfit(np.log(sizes), np.log(costs), 1)[0]
-            print(f"\nslope of log(extract + project) over log(documents): {slope:.3f}")
+            print(f"\nslope of log({' + '.join(ROUTE)}) over log(documents): {slope:.3f}")
 
 
 def print_shared(documents: int, pairs: int) -> None:

@@ -26,8 +26,10 @@ from atomscope_workers.opened_audit import OpenedAudit
 from atomscope_workers.pipeline import plan
 from atomscope_workers.pipeline.batches import Batch
 from atomscope_workers.query import audited_rows
+from atomscope_workers.stages import along as along_stage
 from atomscope_workers.stages import evidence, extract, planning
 from atomscope_workers.stages import refit as refit_stage
+from atomscope_workers.stages.context import StageContext
 from tests.fixtures.corpus import write_corpus
 from tests.workers.datasets import conversing
 from tests.workers.local_runs import SMALL, Recorder, contents, partial, refit, request, run
@@ -253,6 +255,76 @@ def test_the_work_of_an_interrupted_audit_can_be_refitted(
     assert caught.value.code == "bundle_damaged"
     (tmp_path / "facts").rename(facts)
     assert found(run(asked)) == found(parent)
+
+
+ALONG: dict[str, Any] = {"exact_documents": 4, "sketch_columns": 64, "directions": 6}
+
+
+@pytest.fixture(scope="module")
+def along(site: Path, tiny_llama: Path, plain_adapter: Path) -> Path:
+    """An audit whose documents have coordinates along directions."""
+    config = msgspec.structs.replace(CONFIG, **ALONG)
+    return run(request(tiny_llama, plain_adapter, site / "train.jsonl", site / "along", config))
+
+
+@pytest.mark.parametrize(
+    ("settings", "anew"),
+    [
+        ({"n_atoms": 6, "alpha": 0.2}, False),
+        ({"seed": 3}, True),
+        ({"directions": 5}, True),
+        ({"sketch_columns": 80}, True),
+        ({"damping": 0.1}, True),
+    ],
+    ids=["the fit", "seed", "directions", "columns", "damping"],
+)
+def test_coordinates_are_taken_over_where_the_refit_would_make_the_same(
+    site: Path,
+    along: Path,
+    tiny_llama: Path,
+    plain_adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+    anew: bool,
+) -> None:
+    config = msgspec.structs.replace(CONFIG, **{**ALONG, **settings})
+    whole = run(request(tiny_llama, plain_adapter, site / "train.jsonl", tmp_path / "whole", config))
+    made: list[str] = []
+    monkeypatch.setattr(along_stage, "_products", _noted(along_stage._products, made))
+    child = refit(along, tmp_path / "child", **settings)
+    assert bool(made) == anew
+    assert found(child) == found(whole)
+    assert (
+        atomscope.open(child).report.details["directions"]
+        == (atomscope.open(whole).report.details["directions"])
+    )
+
+
+def _noted(function: Callable[..., None], made: list[str]) -> Callable[..., None]:
+    def noted(ctx: StageContext, *rest: object) -> None:
+        made.append(ctx.stage)
+        function(ctx, *rest)
+
+    return noted
+
+
+def test_coordinates_of_an_interrupted_audit_are_taken_over_without_its_report(
+    site: Path,
+    along: Path,
+    tiny_llama: Path,
+    plain_adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = msgspec.structs.replace(CONFIG, **ALONG)
+    asked = request(tiny_llama, plain_adapter, site / "train.jsonl", tmp_path / "stopped", config)
+    with pytest.raises(KeyboardInterrupt):
+        run(asked, Recorder(stop=lambda told: told.stage == "evidence"))
+    made: list[str] = []
+    monkeypatch.setattr(along_stage, "_products", _noted(along_stage._products, made))
+    child = refit(partial(tmp_path / "stopped"), tmp_path / "child")
+    assert (found(child), made) == (found(along), [])
 
 
 @pytest.mark.parametrize(

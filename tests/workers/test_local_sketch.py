@@ -190,7 +190,7 @@ def test_of_fewer_directions_the_cosine_that_is_told_is_that_of_the_vectors(
     space: str,
     error: float,
 ) -> None:
-    monkeypatch.setattr(basis, "DIRECTIONS", 4)
+    monkeypatch.setattr(basis, "BASIS_SUMS", 4)
     monkeypatch.setattr(basis, "HELD_BYTES", 1)
     monkeypatch.setattr(basis, "LEAST_HELD", 1)  # one direction a pass
     config = msgspec.structs.replace(SMALL, gradients="sketch", **SPACES[space])

@@ -72,7 +72,8 @@ def test_a_floor_counts_what_is_certain_by_part() -> None:
     along = floors(AuditConfig(exact_documents=1, sketch_columns=64, directions=2))
     assert along["directions on the host"] == {"the sketch": 12 * 3 * 64}
     assert along["directions"] == {"the sketch": 4 * 3 * 64, "directions": 8 * 3 * 2}
-    assert along["along on the host"] == {"products with directions": 12 * 3 * 2}
+    assert along["along"] == {"sums along directions": 4 * 2 * d // 64}
+    assert along["directions_again on the host"] == {"products with directions": 12 * 3 * 2}
     assert along["dictionary on the host"] == {"coordinates along directions": 12 * 3 * 2}
     weights = {"weights of the documents in atoms": 8 * 3 * 3}
     of_both = {"coordinates along directions, and of a surrogate": 4 * 3 * 2 * 2}

@@ -24,11 +24,13 @@ from atomscope.cli.registry import Estimate
 from atomscope.types.bundle import Plan, ShardPlan
 from atomscope.types.spec import AuditConfig, AuditSpec
 from atomscope_workers.datasets.documents import TokenizedDocument, load_tokens
+from atomscope_workers.memory import ROW_BYTES
 from atomscope_workers.models.kept import held_bytes
 from atomscope_workers.models.load import adapter_disabled
 from atomscope_workers.models.lora import LoraModel
 from atomscope_workers.pipeline.batches import collate
 from atomscope_workers.pipeline.dictionary import fit
+from atomscope_workers.pipeline.directions import SKETCH_PRODUCTS
 from atomscope_workers.pipeline.factors import FactorSums
 from atomscope_workers.pipeline.gradients import document_losses, gradient_pass
 from atomscope_workers.pipeline.minibatch import BATCH, learner
@@ -194,22 +196,23 @@ def _later_seconds(shapes: Shapes, config: AuditConfig, device: torch.device) ->
     # Products of a few rows over many coordinates, as the Gram matrix's blocks are.
     probe = torch.rand(256, 8192, device=device)
     product = _timed(partial(torch.matmul, probe, probe.T), device) / (256 * 256 * 8192)
-    numbers = shapes.documents * shapes.gradient
-    gram = product * numbers * shapes.documents * (shapes.space == "gram")
-    # Sums of gradients along directions, and products with them.
-    along = product * numbers * shapes.directions * 2 * (shapes.space == "directions")
+    gram = product * shapes.documents**2 * shapes.gradient * (shapes.space == "gram")
     fitting = _fit_seconds(shapes, config)
-    return {
+    found = {
         "eigenbases": eigenbases,
         "lambdas": 0.0 if config.preconditioner == "kfac" else rotation,
         "project": rotation + gram,
-        "along": along,
-        "along_again": along,
         "dictionary": fitting,
         "evidence": fitting * (config.fits + config.surrogates),
         # The gradients once more, where atoms are sums of documents.
         "combine": rotation * (shapes.space != "components"),
     }
+    if shapes.space == "directions":
+        # Sums of gradients along directions and products with them, each time; and those of the sketch.
+        along = 2 * product * shapes.documents * shapes.gradient * shapes.directions
+        first = SKETCH_PRODUCTS * product * shapes.documents * shapes.sketch_columns * shapes.directions
+        found |= {"directions": first, "along": along, "along_again": along}
+    return found
 
 
 def _fit_seconds(shapes: Shapes, config: AuditConfig) -> float:
@@ -238,7 +241,7 @@ def _fit_seconds(shapes: Shapes, config: AuditConfig) -> float:
 
 
 def _peak_bytes(shapes: Shapes, plan: Plan, lengths: Mapping[int, int], probe: ModelProbe) -> int:
-    """The largest of what extraction, eigenbases, lambda and the dictionary hold."""
+    """The largest of what extraction, eigenbases, lambda, directions and the dictionary hold."""
     widest = max(padded_tokens([batch], lengths) for shard in plan.shards for batch in shard.micro_batches)
     most = max(len(batch) for shard in plan.shards for batch in shard.micro_batches)
     sums = 4 * sum(map(held_numbers, shapes.bases))
@@ -250,7 +253,8 @@ def _peak_bytes(shapes: Shapes, plan: Plan, lengths: Mapping[int, int], probe: M
     eigenvectors = 4 * sum(size**2 for size in shapes.bases)
     lambdas = eigenvectors + 8 * shapes.gradient + 3 * shard * module
     dictionary = SPAN_COPIES * 4 * shapes.documents * shapes.whitened
-    return probe.resident + int(max(extract, eigenbases, lambdas, dictionary))
+    directions = ROW_BYTES * shapes.documents * shapes.sketch_columns * (shapes.space == "directions")
+    return probe.resident + int(max(extract, eigenbases, lambdas, directions, dictionary))
 
 
 def _timed(work: Callable[[], object], device: torch.device | None = None) -> float:

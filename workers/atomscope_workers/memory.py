@@ -13,6 +13,7 @@ from atomscope.types.bundle import Plan
 from atomscope_workers.models.device_memory import size_text
 from atomscope_workers.pipeline.plan import padded_tokens
 from atomscope_workers.pipeline.products import held_numbers
+from atomscope_workers.stages.along import MOST_UNITS
 from atomscope_workers.stages.sizes import Shapes
 
 GRAM_BYTES = 8
@@ -24,7 +25,7 @@ MADE_BYTES, TURNED_BYTES = 12, 12
 ROW_BYTES = 12
 """Bytes a value of the whitened rows, while they are joined and scaled."""
 ALONG_BYTES = 12
-"""Bytes a document and direction: float32 weights of whitened and of raw gradients, and products."""
+"""Bytes a document and direction: earlier weights, products of a unit and their sum, float32."""
 SKLEARN_BYTES = 24
 """Bytes a coordinate of a document in the span of all, with scikit-learn's solver: float64 coordinates, what
 the codes rebuild of them, and what is left. There are no more coordinates than documents."""
@@ -110,7 +111,8 @@ def product_needs(shapes: Shapes) -> list[Need]:
         return [
             Need("directions", {"the sketch": ROW_BYTES * rows}, on_host=True),
             Need("directions", {"the sketch": 4 * rows, "directions": 8 * along}),
-            Need("along", {"products with directions": ALONG_BYTES * along}, on_host=True),
+            Need("along", {"sums along directions": 4 * shapes.directions * shapes.gradient // MOST_UNITS}),
+            Need("directions_again", {"products with directions": ALONG_BYTES * along}, on_host=True),
         ]
     if shapes.space != "gram":
         return []
@@ -161,6 +163,7 @@ _ADVICE = {
     "project": "a smaller `exact_documents`",
     "directions": "a smaller `sketch_columns` or fewer `directions`",
     "along": "fewer `directions`",
+    "directions_again": "fewer `directions`",
     "dictionary": "a smaller `exact_documents` or fewer `directions`",
     "evidence": "a smaller `exact_documents`, fewer `directions`, or no `surrogates`",
 }

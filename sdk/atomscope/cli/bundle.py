@@ -62,7 +62,7 @@ def _along(facts: Any) -> str | None:  # noqa: ANN401  (free-form in the report)
     count, share, error = (told.get(name) for name in ("directions", "share_along", "cosine_error"))
     if not isinstance(count, int) or not isinstance(share, float) or not isinstance(error, float):
         return None
-    return f"{count:,}, along which {share:.0%} of the documents lies; their cosines are off by {error:.4f}"
+    return f"{count:,}, with {share:.0%} of the documents' squares; their cosines are off by {error:.4f}"
 
 
 def _fitted(facts: Any) -> str | None:  # noqa: ANN401  (free-form in the report)

@@ -66,7 +66,7 @@ class AttributedAtom(msgspec.Struct, kw_only=True, frozen=True):
     """The query's code, as `coefficients.parquet` has them of documents."""
     cosine: float
     """Cosine of the query's whitened gradient with the atom; nearly so past `exact_documents`, where
-    atoms are learned in a sketch."""
+    atoms are learned along directions."""
     behaviour: int | None
     keywords: list[str]
     label: str | None

@@ -52,7 +52,7 @@ def refit_config(parent: AuditConfig, settings: Mapping[str, Any], preset: str |
     if preset is None:
         found = msgspec.convert({**own, **settings}, AuditConfig)
     else:
-        # A preset's columns are those of a new audit, and mean nothing to a sketch that was drawn already.
+        # A preset's columns and directions are a new audit's, and mean nothing to what was drawn already.
         drawn = {name: own[name] for name in _DRAWN} if parent.gradients == "sketch" else {}
         found = with_preset(preset, {**extraction, **drawn, **settings})
     for name, value in extraction.items():

@@ -73,8 +73,8 @@ class AuditConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """Documents up to which `ekfac-full` keeps every inner product exactly; past it, each has coordinates
     along the directions in which all vary most."""
     directions: Annotated[int, msgspec.Meta(ge=1, le=16_384)] = 2048
-    """Those directions: more tell more apart, in more memory and time. Never more than columns of the sketch
-    that they are first looked for in."""
+    """How many directions: more tell more documents apart, and take more memory and time. Never more than the
+    sketch has columns in which they are first looked for."""
     sketch_columns: Annotated[int, msgspec.Meta(ge=64, le=65_536)] | Literal["auto"] = "auto"
     """Columns of the sketch in which directions are first looked for: more find them better. `auto` is the
     largest power of two, from 4,096 to 16,384, with which all documents are at most 2^29 numbers (2 GiB). Of

@@ -314,7 +314,7 @@ def test_a_bundle_is_shown_and_verified(run: Run, bundle: Path, tmp_path: Path) 
     done = run("bundle", "show", bundle)
     assert "4, 1 dropped" in done.out
     assert "not converged after 60 rounds, its objective changed by -0.150% in the last" in done.out
-    assert "2,048, along which 31% of the documents lies; their cosines are off by 0.0078" in done.out
+    assert "2,048, with 31% of the documents' squares; their cosines are off by 0.0078" in done.out
     assert not set(done.out) & UNSAFE
     assert "all intact" in run("bundle", "verify", bundle).out
     damaged = shutil.copytree(bundle, tmp_path / "b")

@@ -70,5 +70,12 @@ def test_vectors_of_coordinates_lie_where_these_say() -> None:
     span, _ = _both()
     vectors = noise_rows(3, DIRECTIONS, seed=2)
     lifted = span.from_coordinates(vectors)
-    torch.testing.assert_close(lifted[:, :DIRECTIONS], vectors, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(span.inner(lifted, lifted).diagonal(), vectors.square().sum(1))
+    torch.testing.assert_close(
+        torch.nn.functional.cosine_similarity(lifted[:, :DIRECTIONS], vectors), torch.ones(3)
+    )
+    # What lies along the directions is made of documents, and so has their own parts beside it.
+    weights = lifted[:, DIRECTIONS:]
+    torch.testing.assert_close(weights @ span.rows, lifted[:, :DIRECTIONS], atol=1e-5, rtol=1e-4)
+    assert not span.from_coordinates(torch.zeros(1, DIRECTIONS)).any()
     assert torch.equal(span.coordinates(), span.rows)

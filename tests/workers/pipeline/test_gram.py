@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from atomscope_workers.pipeline import gram as gram_module
-from atomscope_workers.pipeline.directions import cosine_error
-from atomscope_workers.pipeline.gram import accumulate_gram, blocks
+from atomscope_workers.pipeline.gram import accumulate_gram, blocks, cosine_error
 from atomscope_workers.pipeline.sketch import sketch_raw, sketch_rows
 from atomscope_workers.pipeline.vectors import combined, nearest_combinations
 from tests.workers.pipeline.spans import SHAPES, curvature_of, gradients, in_shards, whitened

@@ -69,5 +69,7 @@ def test_along_directions_documents_are_turned_as_their_rows_are_and_own_parts_a
     again = rotation._turn(span.rows.clone(), 3, "test")
     lengths = (again.square().sum(1) / found.rows.square().sum(1)).sqrt()
     torch.testing.assert_close(found.rows * lengths[:, None], again, atol=1e-5, rtol=1e-5)
-    # An orthogonal matrix leaves the sum of squares as it is.
-    torch.testing.assert_close((found.own * lengths.square()).sum(), span.own.sum(), atol=1e-4, rtol=1e-5)
+    # Of an orthogonal matrix applied to vectors at right angles.
+    matrix = rotation._turn(torch.eye(50), 3, "test")
+    own = matrix.square() @ span.own
+    torch.testing.assert_close(found.own * lengths.square(), own, atol=1e-5, rtol=1e-5)

@@ -17,7 +17,7 @@ from atomscope.bundle import layout
 from atomscope.types.atoms import AuditReport
 from atomscope.types.spec import AuditConfig
 from atomscope_workers.stages import along
-from atomscope_workers.stages.project import COSINES
+from atomscope_workers.stages.project import EXACT_PRODUCTS
 from atomscope_workers.stages.space import spanned_documents
 from tests.workers.stages.units import PARAMETERS, SHAPES, Audit, clustered_gradients, extracted
 
@@ -59,25 +59,24 @@ def test_along_few_directions_they_are_nearer_than_those_of_as_many_columns(tmp_
     assert error < 0.7 * of_sketch
 
 
-@pytest.mark.parametrize("units", [1, 2, 3])
-def test_cosines_do_not_depend_on_how_many_units_share_the_parameters_or_on_reading_them_twice(
+@pytest.mark.parametrize("units", [1, 2])
+def test_cosines_do_not_depend_on_how_many_units_share_the_parameters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, units: int
 ) -> None:
     few = msgspec.structs.replace(ALONG, directions=6)
     _, expected = _through(tmp_path / "expected", few)
     assert len(list((tmp_path / "expected" / "files" / "work" / "along").iterdir())) == 1
     monkeypatch.setattr(along, "MOST_UNITS", units)
-    monkeypatch.setattr(along, "NUMBERS", 1)
-    monkeypatch.setattr(along, "HELD_BYTES", 0)
+    monkeypatch.setattr(along, "NUMBERS_PER_PRODUCT", 1)
     audit, found = _through(tmp_path / "other", few)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert len(list(audit.file("work/along").iterdir())) == units < audit.shards
 
 
-def test_a_unit_reads_its_own_parameters_of_every_gradient_once(
+def test_a_unit_reads_its_own_parameters_of_every_gradient_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(along, "NUMBERS", 1)
+    monkeypatch.setattr(along, "NUMBERS_PER_PRODUCT", 1)
     few = msgspec.structs.replace(ALONG, directions=6)
     audit = extracted(tmp_path / "work", clustered_gradients(CLUSTERS), few)
     audit.through("directions")
@@ -99,7 +98,7 @@ def test_a_unit_reads_its_own_parameters_of_every_gradient_once(
         header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
         gradients = 4 * rows * sum(int(np.prod(shape)) for shape in SHAPES.values())
         # Two units have a parameter each, and read the header.
-        assert read[layout.gradient_shard(shard)] == gradients + 2 * header
+        assert read[layout.gradient_shard(shard)] == 2 * gradients + 2 * header
 
 
 def test_a_document_without_a_gradient_takes_no_part(tmp_path: Path) -> None:
@@ -113,6 +112,39 @@ def test_a_document_without_a_gradient_takes_no_part(tmp_path: Path) -> None:
     dictionary = load_file(audit.file(layout.DICTIONARY))
     assert not dictionary["weights"][:, 4].any()
     assert dictionary["norm"][4] == 0
+
+
+def test_what_is_measured_is_told_of_documents_with_a_gradient(tmp_path: Path) -> None:
+    """Along as many directions as there are the error is nothing, whichever documents have no gradient."""
+    gradients = clustered_gradients(CLUSTERS)
+    for value in gradients.values():
+        value[2] = 0
+    audit, _ = _through(tmp_path / "work", ALONG, "report", gradients=gradients)
+    report = msgspec.json.decode(audit.file(layout.REPORT).read_bytes(), type=AuditReport)
+    told = report.details["directions"]
+    first = (
+        {0, 1, 3, 4, 5, 6} if 2 in [row // 3 for row in audit.plan().shards[0].documents] else set(range(7))
+    )
+    assert told["documents_measured"] == len(first)
+    assert told["cosine_error"] < 1e-4
+    assert told["share_along"] == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shards", "parameters", "gradient", "directions", "units"),
+    [
+        (500, 120, 460_800, 2048, 14),
+        (500, 120, 40_000_000, 2048, 64),
+        (500, 48, 40_000_000, 2048, 48),
+        (3, 120, 40_000_000, 2048, 3),
+        (500, 120, 2048, 2048, 1),
+        (500, 120, 2048, 0, 64),
+    ],
+)
+def test_units_share_parameters_as_long_as_their_products_stay_below_the_gradients(
+    shards: int, parameters: int, gradient: int, directions: int, units: int
+) -> None:
+    assert along.units_along(shards, parameters, gradient, directions) == units
 
 
 def test_no_gradients_at_all_are_no_atoms(tmp_path: Path) -> None:
@@ -140,5 +172,5 @@ def test_where_every_inner_product_is_kept_nothing_is_found_along_directions(tmp
     audit, _ = _through(tmp_path / "work", EXACT, "report")
     report = msgspec.json.decode(audit.file(layout.REPORT).read_bytes(), type=AuditReport)
     assert "directions" not in report.details
-    for path in (layout.DIRECTIONS, layout.direction_weights("directions"), "work/along", COSINES):
+    for path in (layout.DIRECTIONS, layout.direction_weights("directions"), "work/along", EXACT_PRODUCTS):
         assert not audit.file(path).exists()

@@ -14,6 +14,9 @@ import torch
 
 from atomscope_workers.pipeline.span import above_rounding, weighted_sums
 
+_ROWS = 8192
+"""Documents whose squares are added up in float64 at once."""
+
 
 class DirectionSpan:
     """Documents by coordinates (N, R) along directions, and squared norms (N,) of their own parts."""
@@ -67,9 +70,14 @@ class DirectionSpan:
         return self.rows
 
     def from_coordinates(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Vectors of this length along these directions, of the documents that make them so."""
         values, basis = above_rounding((self.rows.T @ self.rows).double())
         along = (vectors.double() @ basis / values).float()
-        return self.combine(along @ (self.rows @ basis.float()).T)
+        found = self.combine(along @ (self.rows @ basis.float()).T)
+        # Their own parts made them longer than they were asked to be.
+        lengths = torch.stack([self.inner(vector[None], vector[None])[0, 0] for vector in found]).sqrt()
+        wanted = torch.linalg.vector_norm(vectors, dim=1)
+        return found * (wanted / lengths.clamp_min(1e-30))[:, None]
 
     def _parts(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         count = self.rows.shape[1]
@@ -78,7 +86,7 @@ class DirectionSpan:
 
 def direction_span(rows: torch.Tensor) -> DirectionSpan:
     """Unit documents by their coordinates (N, R) float32 along orthonormal directions."""
-    squares = rows.double().square().sum(1)
+    squares = torch.cat([part.double().square().sum(1) for part in rows.split(_ROWS)])
     # By rounding a row may be longer than the document that it is a part of.
     scale = squares.clamp_min(1).rsqrt().float()
     return DirectionSpan(rows * scale[:, None], (1 - squares).clamp_min(0).float())

@@ -99,3 +99,11 @@ def accumulate_gram(
     for tile in tiles:
         gram[: tile.start, tile] = gram[tile, : tile.start].T
     return gram
+
+
+def cosine_error(cosines: torch.Tensor, gram: torch.Tensor) -> float:
+    """Root mean square error of cosines (n, n) of different documents, against inner products (n, n)."""
+    off = ~torch.eye(len(gram), dtype=torch.bool)
+    scale = gram.double().diagonal().clamp_min(1e-30).rsqrt()
+    exact = gram.double() * scale[:, None] * scale
+    return float((cosines.double() - exact)[off].square().mean().sqrt()) if len(gram) > 1 else 0.0

@@ -30,11 +30,11 @@ def turned(span: Span, seed: int, purpose: str) -> Span:
     if isinstance(span, RowSpan):
         return unit_rows(_turn(span.rows.clone(), seed, purpose))
     if isinstance(span, DirectionSpan):
-        # Own parts, turned, have next to nothing in common still, where a block's are about as large.
+        # Own parts, once turned, still have next to nothing in common where a block's are about as long.
         rows, own = span.rows.clone(), span.own.clone()
         _turn(rows, seed, purpose, own)
-        squares = rows.square().sum(1) + own
-        return DirectionSpan(rows * squares.rsqrt()[:, None], own / squares)
+        squares = torch.linalg.vector_norm(rows, dim=1).square() + own
+        return DirectionSpan(rows.mul_(squares.rsqrt()[:, None]), own / squares)
     raise TypeError(f"documents of a {type(span).__name__} cannot be turned")
 
 

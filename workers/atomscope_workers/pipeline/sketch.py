@@ -16,7 +16,7 @@ from atomscope_workers.pipeline.curvature import ModuleCurvature
 from atomscope_workers.pipeline.gram import blocks
 from atomscope_workers.pipeline.seeds import seeded
 
-DIRECTIONS = 512
+BASIS_SUMS = 512
 """Directions of the documents along which `gradients: sketch` keeps sums of gradients, or as many as they
 span: what vectors of refits are made of (ADR 18 has how near they come)."""
 

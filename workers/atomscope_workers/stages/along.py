@@ -1,43 +1,49 @@
 """Exact products of every document with directions: of each unit, over some parameters.
 
-A unit reads of every gradient its own parameters alone, so that all units together read the gradients once.
+A unit reads of every gradient its own parameters alone, and twice: for sums along the directions, and to be
+multiplied by these. It holds the sums and a shard's part of one parameter, whatever the number of documents.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
-from safetensors.torch import load_file as load_tensors
-from safetensors.torch import save_file
+from safetensors.torch import load_file
 
 from atomscope.bundle import layout
 from atomscope.types.work import Stage
-from atomscope_workers.pipeline.directions import module_products
-from atomscope_workers.pipeline.gram import LoadShard
+from atomscope_workers.pipeline.directions import probes
 from atomscope_workers.stages.arrays import CurvatureFile
-from atomscope_workers.stages.basis import of_raw_gradients
 from atomscope_workers.stages.context import StageContext, UnitResult
-from atomscope_workers.stages.inputs import parameter_gradients, plan_device, read_plan, read_shard_plan
+from atomscope_workers.stages.determinism import deterministic
+from atomscope_workers.stages.gradient_file import GradientWriter
+from atomscope_workers.stages.inputs import (
+    curvature_by_parameter,
+    dealt_out,
+    parameter_gradients,
+    plan_device,
+    read_plan,
+    read_shard_plan,
+)
 from atomscope_workers.stages.space import finds_directions
 from atomscope_workers.stages.tensor_ranges import TensorRanges
 
 MOST_UNITS = 64
 """Units that share the parameters, at most: each leaves products of all documents, which one worker adds."""
-NUMBERS = 16
+NUMBERS_PER_PRODUCT = 16
 """Of a gradient, for each that a unit leaves of a document: fewer, and products outweigh the gradients."""
-HELD_BYTES = 2**30
-"""Bytes of one parameter's gradients that are held; of more, they are read a second time."""
+PRODUCTS = "products"
+"""Name of the tensor (N, 1, R) float32 that a unit leaves."""
 
 _DIRECTIONS: dict[Stage, Stage] = {"along": "directions", "along_again": "directions_again"}
 
 
 def run(ctx: StageContext) -> UnitResult:
-    """Write `work/along/NNNN.safetensors`, or `work/along_again/`: `products` (N, R) float32 of unit rows.
+    """Write `work/along/NNNN.safetensors`, or `work/along_again/`: products of unit documents, float32.
 
     Nothing is written where documents are compared otherwise, or a refit has its parent's coordinates.
     """
@@ -45,67 +51,81 @@ def run(ctx: StageContext) -> UnitResult:
     documents = len(shard.documents)
     ctx.progress(0, documents, "documents")
     if finds_directions(ctx, plan.n_documents):
-        curvature = CurvatureFile(TensorRanges(partial(ctx.read_range, layout.CURVATURE)))
+        curvature = curvature_by_parameter(ctx)
         found = TensorRanges(partial(ctx.read_range, layout.direction_weights(_DIRECTIONS[ctx.stage])))
-        units = _units(ctx, curvature, found.shape("weights")[0])
+        units = _units(ctx, curvature, found.shape("weights")[1])
+        device = plan_device(plan)
         if ctx.index < units:
-            _products(ctx, curvature, units, documents)
+            with deterministic(device):
+                _products(ctx, curvature, found, units, documents)
     ctx.progress(documents, documents, "documents")
     return UnitResult(documents=documents)
 
 
 def summed_products(ctx: StageContext, stage: Stage, directions: int) -> torch.Tensor:
     """Products (N, R) over all parameters, from what the units of `stage` wrote, in their order."""
-    curvature = CurvatureFile(TensorRanges(partial(ctx.read_range, layout.CURVATURE)))
+    curvature = curvature_by_parameter(ctx)
     units = _units(ctx, curvature, directions)
     paths = [layout.products_along(stage, index) for index in range(units)]
-    total = load_tensors(ctx.read(paths[0]))["products"]
+    total = load_file(ctx.read(paths[0]))[PRODUCTS]
     for path in paths[1:]:
         ctx.checkpoint()
-        total += load_tensors(ctx.read(path))["products"]
+        total += load_file(ctx.read(path))[PRODUCTS]
         ctx.forget(path)
-    return total
+    return total[:, 0]
+
+
+def units_along(shards: int, parameters: int, gradient: int, directions: int) -> int:
+    """Units that have parameters, of which there are so many, with `gradient` numbers in all."""
+    most = gradient // (NUMBERS_PER_PRODUCT * max(1, directions))
+    return min(shards, parameters, MOST_UNITS, max(1, most))
 
 
 def _units(ctx: StageContext, curvature: CurvatureFile, directions: int) -> int:
-    """Units that have parameters."""
     gradient = sum(map(math.prod, curvature.shapes.values()))
-    return min(ctx.shards, MOST_UNITS, max(1, gradient // (NUMBERS * max(1, directions))))
+    return units_along(ctx.shards, len(curvature.shapes), gradient, directions)
 
 
-def _products(ctx: StageContext, curvature: CurvatureFile, units: int, documents: int) -> None:
+def _products(
+    ctx: StageContext, curvature: CurvatureFile, found: TensorRanges, units: int, documents: int
+) -> None:
     plan = read_plan(ctx)
     device, sizes = plan_device(plan), [len(shard.documents) for shard in plan.shards]
-    # The largest are dealt out first: every unit has about as much to read.
-    by_size = sorted(curvature.shapes, key=lambda name: (-math.prod(curvature.shapes[name]), name))
-    names = by_size[ctx.index :: units]
-    found = load_file(ctx.read(layout.direction_weights(_DIRECTIONS[ctx.stage])))
-    weights = torch.from_numpy(of_raw_gradients(found["norm"], found["weights"]))
-    load = parameter_gradients(ctx, names, device)
-    products = torch.zeros(sum(sizes), len(weights), device=device)
-    for number, name in enumerate(names):
+    names = dealt_out(curvature.shapes, ctx.index, units)
+    load, norms = parameter_gradients(ctx, names, device), found.tensor("norm").clone()
+    edges = [0, *accumulate(sizes)]
+
+    def told(shard: int, begun: int) -> None:
         ctx.checkpoint()
-        ctx.progress(documents * number // len(names), documents, "documents")
-        module = curvature.module(name)
-        if module.has_energy:
-            once = _read_once(load, sizes, curvature.shapes[name])
-            products += module_products(weights, module, once, sizes)
-    norms = torch.from_numpy(found["norm"]).to(device)
-    products *= torch.where(norms > 0, 1 / norms, 0.0).float()[:, None]
+        ctx.progress(documents * (begun + shard) // (2 * len(sizes)), documents, "documents")
+
+    sums: dict[str, torch.Tensor] = {}
+    for shard, (start, stop) in enumerate(pairwise(edges)):
+        told(shard, 0)
+        weights = _by_norm(found.rows("weights", start, stop), norms[start:stop]).to(device)
+        for name in names:
+            gradients = load(shard, name)
+            part = (weights.T @ gradients.flatten(1)).unflatten(1, gradients.shape[1:])
+            sums[name] = sums[name].add_(part) if shard else part
+    modules = (curvature.module(name) for name in names)
+    flat = {
+        module.name: probes(module, sums.pop(module.name)).flatten(1).T
+        for module in modules
+        if module.has_energy
+    }
+    count = found.shape("weights")[1]
     scratch = ctx.scratch / "products.safetensors"
-    save_file({"products": products.cpu()}, scratch)
+    with GradientWriter(scratch, np.arange(sum(sizes)), {PRODUCTS: (1, count)}) as writer:
+        for shard, (start, stop) in enumerate(pairwise(edges)):
+            told(shard, len(sizes))
+            products = torch.zeros(stop - start, count, device=device)
+            for name, probe in flat.items():
+                products += load(shard, name).flatten(1) @ probe
+            rows = _by_norm(products.cpu(), norms[start:stop])
+            writer.write(range(start, stop), {PRODUCTS: rows[:, None]})
     ctx.write(layout.products_along(ctx.stage, ctx.index), scratch)
 
 
-def _read_once(load: LoadShard, sizes: Sequence[int], shape: Sequence[int]) -> LoadShard:
-    """`load` for one parameter, which is asked of every shard twice."""
-    if 4 * sum(sizes) * int(np.prod(shape)) > HELD_BYTES:
-        return load
-    held: dict[int, torch.Tensor] = {}
-
-    def once(shard: int, name: str) -> torch.Tensor:
-        if shard not in held:
-            held[shard] = load(shard, name)
-        return held[shard]
-
-    return once
+def _by_norm(rows: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
+    """Rows (n, R) float32 over the lengths (n,) of whitened gradients; zero where there is no gradient."""
+    return rows * torch.where(norms > 0, 1 / norms, 0.0).float()[:, None]

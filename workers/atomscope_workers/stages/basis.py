@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from atomscope.bundle import layout
 from atomscope_workers.pipeline.curvature import ModuleCurvature
 from atomscope_workers.pipeline.gram import LoadShard, accumulate_gram
-from atomscope_workers.pipeline.sketch import DIRECTIONS
+from atomscope_workers.pipeline.sketch import BASIS_SUMS
 from atomscope_workers.pipeline.vectors import nearest_combinations, weighted_sums
 from atomscope_workers.stages.arrays import load_curvature
 from atomscope_workers.stages.context import Parent, StageContext
@@ -32,7 +32,7 @@ LEAST_HELD = 64
 
 
 def keep_basis(ctx: StageContext) -> None:
-    """Write sums of gradients along `DIRECTIONS`, and the documents' weights in them; a refit adopts both."""
+    """Write sums of gradients along `BASIS_SUMS`, and the documents' weights in them; a refit adopts both."""
     if ctx.parent is not None:
         ctx.adopt(layout.BASIS)
         ctx.adopt(layout.BASIS_WEIGHTS)
@@ -40,7 +40,7 @@ def keep_basis(ctx: StageContext) -> None:
     plan, spanned = read_plan(ctx), spanned_documents(ctx)
     weights = np.zeros((0, len(spanned.documents)), dtype=np.float32)
     if len(spanned.used):
-        found = spanned.span.principal(DIRECTIONS).cpu().numpy()
+        found = spanned.span.principal(BASIS_SUMS).cpu().numpy()
         weights = np.zeros((len(found), len(spanned.documents)), dtype=np.float32)
         weights[:, spanned.used] = found
     sizes = [len(shard.documents) for shard in plan.shards]
@@ -69,7 +69,7 @@ def along_basis(
     """How atoms of document weights (K, N) are best made of a basis: weights (K, R), and cosines (K,).
 
     What is made has unit norm, by the sums themselves. The cosines are by the documents' inner products:
-    where these are a sketch's, they are estimates, and too high, since the sketch's errors were fitted too.
+    where these are known along directions alone, they are estimates.
     """
     stored = load_file(parent.read(layout.BASIS_WEIGHTS))["weights"]
     span = spanned.span

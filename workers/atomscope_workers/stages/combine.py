@@ -6,23 +6,25 @@ however many atoms and workers there are.
 
 from __future__ import annotations
 
-import math
-from functools import partial
-
 import msgspec
 import torch
 from safetensors.torch import save_file
 
 from atomscope.bundle import layout
 from atomscope_workers.pipeline.vectors import combined
-from atomscope_workers.stages.arrays import CurvatureFile
 from atomscope_workers.stages.basis import of_raw_gradients
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.dictionary import read_dictionary
 from atomscope_workers.stages.evidence import FOUND, Found
-from atomscope_workers.stages.inputs import parameter_gradients, plan_device, read_plan, read_shard_plan
+from atomscope_workers.stages.inputs import (
+    curvature_by_parameter,
+    dealt_out,
+    parameter_gradients,
+    plan_device,
+    read_plan,
+    read_shard_plan,
+)
 from atomscope_workers.stages.space import space_of
-from atomscope_workers.stages.tensor_ranges import TensorRanges
 
 
 def run(ctx: StageContext) -> UnitResult:
@@ -54,10 +56,8 @@ def are_combined(ctx: StageContext, documents: int) -> bool:
 
 
 def _combine(ctx: StageContext, atoms: list[int], documents: int) -> None:
-    curvature = CurvatureFile(TensorRanges(partial(ctx.read_range, layout.CURVATURE)))
-    # The largest are dealt out first: every unit has about as much to read.
-    by_size = sorted(curvature.shapes, key=lambda name: (-math.prod(curvature.shapes[name]), name))
-    names = by_size[ctx.index :: ctx.shards]
+    curvature = curvature_by_parameter(ctx)
+    names = dealt_out(curvature.shapes, ctx.index, ctx.shards)
     if not names:
         return
     plan, weights = read_plan(ctx), _raw_weights(ctx, atoms)

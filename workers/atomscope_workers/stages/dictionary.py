@@ -51,9 +51,10 @@ def _spanned(ctx: StageContext, device: torch.device) -> SpannedDocuments:
     documents = read_plan(ctx).n_documents
     if space_of(ctx.spec.config, documents) != "directions":
         return spanned_documents(ctx, device)
-    if finds_directions(ctx, documents) or ctx.parent is None:
+    parent = ctx.parent
+    if parent is None or finds_directions(ctx, documents):
         return make_coordinates(ctx, device)
-    return adopt_coordinates(ctx, ctx.parent, device)
+    return adopt_coordinates(ctx, parent, device)
 
 
 def read_dictionary(ctx: StageContext) -> dict[str, NDArray[Any]]:

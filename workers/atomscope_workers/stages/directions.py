@@ -25,9 +25,9 @@ from atomscope_workers.stages.space import finds_directions
 def run(ctx: StageContext) -> UnitResult:
     """Write `work/directions.safetensors`, or `work/directions_again.safetensors`.
 
-    They hold `weights` (R, N) float32 of the documents' unit whitened gradients, `norm` (N,), the lengths of
-    these, and `document` (N,), the physical rows. Nothing is written where documents are compared otherwise,
-    or a refit has its parent's coordinates.
+    They hold `weights` (N, R) float32 of the documents' unit whitened gradients, `norm` (N,) float64, the
+    lengths of these, and `document` (N,) int64, the physical rows. Nothing is written where documents are
+    compared otherwise, or a refit has its parent's coordinates.
     """
     plan = read_plan(ctx)
     ctx.progress(0, 1, "steps")
@@ -53,16 +53,16 @@ def _first(ctx: StageContext, device: torch.device) -> None:
 def _again(ctx: StageContext, device: torch.device) -> None:
     found = load_file(ctx.read(layout.direction_weights("directions")))
     norms: NDArray[np.float64] = found["norm"]
-    products = summed_products(ctx, "along", len(found["weights"]))[torch.from_numpy(norms > 0)]
+    products = summed_products(ctx, "along", found["weights"].shape[1])[torch.from_numpy(norms > 0)]
     _write(ctx, sharpened_directions(products.to(device)), found["document"], norms)
 
 
 def _write(
     ctx: StageContext, found: torch.Tensor, documents: NDArray[np.int64], norms: NDArray[np.float64]
 ) -> None:
-    """`found` (R, n) are weights of the documents that have a gradient."""
-    weights = np.zeros((len(found), len(documents)), dtype=np.float32)
-    weights[:, norms > 0] = found.cpu().numpy()
+    """`found` (n, R) are weights of the documents that have a gradient."""
+    weights = np.zeros((len(documents), found.shape[1]), dtype=np.float32)
+    weights[norms > 0] = found.cpu().numpy()
     scratch = ctx.scratch / "weights.safetensors"
     save_file({"document": documents, "norm": norms, "weights": weights}, scratch)
     ctx.write(layout.direction_weights(ctx.stage), scratch)

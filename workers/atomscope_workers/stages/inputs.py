@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from atomscope_workers.models.load import CheckedParts, checked_parts
 from atomscope_workers.models.lora import LoraModel
 from atomscope_workers.pipeline.gram import LoadShard
 from atomscope_workers.pipeline.storage import DTYPES, GradientDtype
+from atomscope_workers.stages.arrays import CurvatureFile
 from atomscope_workers.stages.context import StageContext
 from atomscope_workers.stages.gradient_file import GradientShards, widened
 from atomscope_workers.stages.rows import ROWS, StoredRows
@@ -78,6 +80,17 @@ def streamed_gradients(ctx: StageContext, device: torch.device) -> LoadShard:
         return held[shard].shard(0, name)
 
     return load
+
+
+def curvature_by_parameter(ctx: StageContext) -> CurvatureFile:
+    """The curvature, of which a unit that takes some parameters reads no others."""
+    return CurvatureFile(TensorRanges(partial(ctx.read_range, layout.CURVATURE)))
+
+
+def dealt_out(shapes: Mapping[str, Sequence[int]], index: int, units: int) -> list[str]:
+    """The parameters of one of so many units, the largest first: every unit has about as much to read."""
+    by_size = sorted(shapes, key=lambda name: (-math.prod(shapes[name]), name))
+    return by_size[index::units]
 
 
 def parameter_gradients(ctx: StageContext, names: Sequence[str], device: torch.device) -> LoadShard:

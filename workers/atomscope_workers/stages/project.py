@@ -1,4 +1,4 @@
-"""Projection and whitening: rows of one shard, or every inner product of all of them."""
+"""Projection and whitening: rows of one shard, a sketch of it, or every inner product of all of them."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ from atomscope_workers.stages.raw_sketch import write_sketch
 from atomscope_workers.stages.sketch_columns import whitened_columns
 from atomscope_workers.stages.space import finds_directions, held_by_parent, space_of
 
-COSINES = "work/cosines.safetensors"
-"""Exact inner products `gram` (n, n) of the first documents, where not all are kept: what is compared."""
+EXACT_PRODUCTS = "work/exact_products.safetensors"
+"""Exact inner products `gram` (n, n) float32 of the first `MEASURED` documents, where not all are kept: by
+them the error of the others is told."""
 
 MEASURED = 64
-"""Those documents."""
+"""Documents, of the first shard."""
 
 
 def run(ctx: StageContext) -> UnitResult:
     """Write `projected/NNNN.safetensors` of the shard; or, by the first unit, `projected/gram.safetensors`.
 
     The Gram matrix is one unit's work, since its blocks are coordinates of all the documents. Where
-    directions are to be found, every unit sketches its shard (`work/whitened/NNNN.safetensors`); where raw
-    gradients are sketched, these as well.
+    directions are to be found, every unit sketches its shard (`work/whitened/NNNN.safetensors`), and the
+    first takes some exact products (`EXACT_PRODUCTS`); where raw gradients are sketched, these as well.
     """
     plan, own = read_shard_plan(ctx)
     documents = np.array(own.documents, dtype=np.int64)
@@ -52,7 +53,7 @@ def run(ctx: StageContext) -> UnitResult:
             _sketch(ctx, plan, documents)
     elif space == "gram" and ctx.index:
         pass
-    elif held_by_parent(ctx, path, plan.n_documents):
+    elif held_by_parent(ctx):
         ctx.adopt(path)
     elif space == "gram":
         _gram(ctx)
@@ -80,9 +81,9 @@ def _sketch(ctx: StageContext, plan: Plan, documents: NDArray[np.int64]) -> None
     if ctx.index == 0:
         count = min(len(documents), MEASURED)
         exact = accumulate_gram(curvature, lambda _, name: load(name)[:count], [count])
-        scratch = ctx.scratch / "cosines.safetensors"
+        scratch = ctx.scratch / "exact_products.safetensors"
         save_gram(documents[:count], exact, scratch)
-        ctx.write(COSINES, scratch)
+        ctx.write(EXACT_PRODUCTS, scratch)
 
 
 def _save(ctx: StageContext, path: str, documents: NDArray[np.int64], rows: ProjectedRows) -> None:

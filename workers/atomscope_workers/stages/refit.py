@@ -22,13 +22,14 @@ from atomscope_workers.models.headers import read_header
 from atomscope_workers.pipeline.plan import loss_sample
 from atomscope_workers.stages.arrays import MORE_LOSSES, Losses, load_losses, save_losses
 from atomscope_workers.stages.context import Parent, StageContext, UnitResult
+from atomscope_workers.stages.coordinates import DIRECTION_FACTS
 from atomscope_workers.stages.disk import require_disk
 from atomscope_workers.stages.inputs import plan_gradient_dtype, release_models, write_plan
 from atomscope_workers.stages.planning import free_memory
 from atomscope_workers.stages.retention import require_kept
 from atomscope_workers.stages.rows import ROWS, StoredRow
 from atomscope_workers.stages.sizes import fewest_groups, shapes_of
-from atomscope_workers.stages.space import same_whitening, space_of
+from atomscope_workers.stages.space import HELD, same_whitening, space_of
 from atomscope_workers.stages.versions import software_versions
 from atomscope_workers.stages.warned import keep, kept
 
@@ -63,6 +64,17 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
                 "old_bundle", f"{path} is not in the bundle: it was made before there were refits"
             )
     plan = msgspec.json.decode(parent.read(layout.PLAN).read_bytes(), type=Plan)
+    if (
+        sketched
+        and _whitened(ctx, plan) == [layout.DIRECTIONS]
+        and not parent.holds(layout.DIRECTIONS)
+        and parent.holds(layout.projected_shard(0))
+    ):
+        raise InvalidInput(
+            "old_bundle",
+            f"{layout.DIRECTIONS} is not in the bundle: it was made when so many documents were compared by "
+            "sketches, and kept no gradients to find directions of. Run a whole audit",
+        )
     for path in _read_later(ctx, plan):
         ctx.checkpoint()
         if not parent.holds(path):
@@ -84,6 +96,7 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
     stored = [] if sketched else [_stored(parent, shard) for shard in plan.shards]
     ctx.write_bytes(layout.SHARDS, msgspec.json.encode(stored))
     keep(ctx, warnings)
+    ctx.write_bytes(HELD, msgspec.json.encode(_holds_whitened(ctx, parent, plan)))
     spec = msgspec.structs.replace(ctx.spec, versions=software_versions())
     ctx.write_bytes(layout.SPEC, msgspec.json.format(msgspec.json.encode(spec), indent=1))
     ctx.progress(plan.n_documents, plan.n_documents, "documents")
@@ -101,8 +114,7 @@ def _require_room(ctx: StageContext, parent: Parent, plan: Plan) -> None:
     groups = fewest_groups(parameters)
     shapes = shapes_of(ctx.spec.config, plan.n_documents, parameters, groups, plan_gradient_dtype(plan))
     wanted, device = fit_needs(shapes), choose_device()
-    adopts = ctx.spec.config.gradients == "sketch" or same_whitening(ctx.spec, parent, plan.n_documents)
-    if not adopts:
+    if not _holds_whitened(ctx, parent, plan):
         wanted += product_needs(shapes)
     if not all(map(free_memory(device).holds, wanted)):
         release_models()
@@ -112,19 +124,33 @@ def _require_room(ctx: StageContext, parent: Parent, plan: Plan) -> None:
         require_disk(ctx, plan, there, shapes.gradient, len(parameters))
 
 
+def _holds_whitened(ctx: StageContext, parent: Parent, plan: Plan) -> bool:
+    """Whether the parent has the whitened documents of the refit, and what is to be told of them."""
+    if ctx.spec.config.gradients == "sketch":
+        return True
+    whitened = _whitened(ctx, plan)
+    told = whitened != [layout.DIRECTIONS] or parent.holds(DIRECTION_FACTS) or parent.holds(layout.REPORT)
+    return told and same_whitening(ctx.spec, parent, plan.n_documents) and all(map(parent.holds, whitened))
+
+
+def _whitened(ctx: StageContext, plan: Plan) -> list[str]:
+    """Where the whitened documents lie."""
+    space = space_of(ctx.spec.config, plan.n_documents)
+    if space == "gram":
+        return [layout.GRAM]
+    if space == "directions":
+        return [layout.DIRECTIONS]
+    return [layout.projected_shard(shard.index) for shard in plan.shards]
+
+
 def _read_later(ctx: StageContext, plan: Plan) -> list[str]:
     """What the parent kept of gradients, and later stages read."""
     indices = [shard.index for shard in plan.shards]
     if ctx.spec.config.gradients != "sketch":
         return [layout.gradient_shard(index) for index in indices]
     space = space_of(ctx.spec.config, plan.n_documents)
-    projected = {
-        "gram": [layout.GRAM],
-        "directions": [layout.DIRECTIONS],
-        "components": [*map(layout.projected_shard, indices)],
-    }[space]
     basis = [] if space == "components" else [layout.BASIS, layout.BASIS_WEIGHTS]
-    return [layout.CURVATURE, *projected, *map(layout.gradient_sketch, indices), *basis]
+    return [layout.CURVATURE, *_whitened(ctx, plan), *map(layout.gradient_sketch, indices), *basis]
 
 
 def take_over_shard(ctx: StageContext, parent: Parent, shard: ShardPlan) -> UnitResult:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from atomscope.types.spec import AuditConfig, Solver
 from atomscope_workers.pipeline.dictionary import dictionary_size, piece_count
-from atomscope_workers.pipeline.sketch import DIRECTIONS
+from atomscope_workers.pipeline.sketch import BASIS_SUMS
 from atomscope_workers.pipeline.storage import DTYPES, GradientDtype, gradient_bytes
 from atomscope_workers.stages.retention import keeps_gradients
 from atomscope_workers.stages.sketch_columns import raw_columns, whitened_columns
@@ -30,7 +30,7 @@ class Shapes:
     components: int
     space: Space = "components"
     directions: int = 0
-    """Along which documents have coordinates."""
+    """Along which documents have coordinates, past `exact_documents`."""
     sketch_columns: int = 0
     """Of whitened gradients, in which directions are looked for."""
     raw_columns: int = 0
@@ -128,7 +128,7 @@ def sketch_bytes(shapes: Shapes) -> int:
     columns = 4 * shapes.documents * shapes.raw_columns
     if shapes.space == "components":
         return columns
-    directions = min(DIRECTIONS, shapes.documents)
+    directions = min(BASIS_SUMS, shapes.documents)
     basis = gradient_bytes("float16", directions, shapes.gradient, len(shapes.parameters))
     return columns + basis + 4 * directions * shapes.documents
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -28,6 +29,9 @@ from atomscope_workers.stages.versions import software_versions
 Space = Literal["gram", "directions", "components"]
 
 CPU = torch.device("cpu")
+
+HELD = "work/held_by_parent.json"
+"""Of a refit: what `held_by_parent` tells."""
 
 
 def space_of(config: AuditConfig, documents: int) -> Space:
@@ -53,24 +57,17 @@ def same_whitening(spec: AuditSpec, parent: Parent, documents: int) -> bool:
     return all(getattr(own, name) == getattr(other, name) for name in decisive)
 
 
-def held_by_parent(ctx: StageContext, path: str, documents: int) -> bool:
-    """Whether a refit's parent holds at `path` what the refit would compute of the whitened documents.
+def held_by_parent(ctx: StageContext) -> bool:
+    """Whether a refit's parent holds the whitened documents that it would compute, as `validate` found.
 
-    Of `gradients: sketch` it does, or there would be no refit.
+    Found once: later units may run elsewhere, and all are to do the same.
     """
-    parent = ctx.parent
-    if parent is None:
-        return False
-    if ctx.spec.config.gradients == "sketch":
-        return True
-    return same_whitening(ctx.spec, parent, documents) and parent.holds(path)
+    return ctx.parent is not None and msgspec.json.decode(ctx.read(HELD).read_bytes(), type=bool)
 
 
 def finds_directions(ctx: StageContext, documents: int) -> bool:
     """Whether the directions of so many documents are to be found."""
-    if space_of(ctx.spec.config, documents) != "directions":
-        return False
-    return not held_by_parent(ctx, layout.DIRECTIONS, documents)
+    return space_of(ctx.spec.config, documents) == "directions" and not held_by_parent(ctx)
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ def spanned_documents(ctx: StageContext, device: torch.device = CPU) -> SpannedD
 def spanned_along(
     documents: NDArray[np.int64], projected: ProjectedRows, device: torch.device
 ) -> SpannedDocuments:
-    """The same of the coordinates of unit documents along directions."""
+    """The documents of an audit whose unit rows (N, R) float32 are coordinates along directions."""
     energy = projected.energy_total
     used = np.flatnonzero(energy > 0)
     span = direction_span(torch.from_numpy(projected.rows[used]).to(device))

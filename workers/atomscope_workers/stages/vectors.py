@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from atomscope.bundle import layout
 from atomscope.types.bundle import Plan
 from atomscope_workers.pipeline.vectors import combined, steering_vector, vector_norm
-from atomscope_workers.stages.arrays import CurvatureFile, load_curvature
+from atomscope_workers.stages.arrays import load_curvature
 from atomscope_workers.stages.basis import (
     HELD_BYTES,
     LEAST_HELD,
@@ -27,7 +27,7 @@ from atomscope_workers.stages.basis import (
 from atomscope_workers.stages.combine import are_combined, kept_atoms
 from atomscope_workers.stages.context import Parent, StageContext, UnitResult
 from atomscope_workers.stages.dictionary import read_dictionary
-from atomscope_workers.stages.inputs import plan_device, read_shard_plan
+from atomscope_workers.stages.inputs import curvature_by_parameter, plan_device, read_shard_plan
 from atomscope_workers.stages.space import space_of, spanned_documents
 from atomscope_workers.stages.tensor_ranges import TensorRanges
 
@@ -107,7 +107,7 @@ def _make(ctx: StageContext, plan: Plan, own: Sequence[int], first: int, documen
 
 def _of_parts(ctx: StageContext, first: int) -> tuple[MakeVectors, int]:
     """From what `combine` left; and how many to make at once."""
-    shapes = CurvatureFile(TensorRanges(partial(ctx.read_range, layout.CURVATURE))).shapes
+    shapes = curvature_by_parameter(ctx).shapes
     files = {
         name: TensorRanges(partial(ctx.read_range, layout.vector_part(place)))
         for place, name in enumerate(shapes)
