@@ -34,6 +34,7 @@ from atomscope_workers.pipeline.curvature import (
     squared_sum,
 )
 from atomscope_workers.pipeline.dictionary import fit
+from atomscope_workers.pipeline.directions import coordinates, sharpened_directions, sketched_directions
 from atomscope_workers.pipeline.evidence import p_values, tightness
 from atomscope_workers.pipeline.factors import FactorSums
 from atomscope_workers.pipeline.findings import find
@@ -44,7 +45,7 @@ from atomscope_workers.pipeline.plan import micro_batches
 from atomscope_workers.pipeline.rotation import turned
 from atomscope_workers.pipeline.separation import pulls, separation
 from atomscope_workers.pipeline.sketch import sketch_rows
-from atomscope_workers.pipeline.span import GramSpan, Span, unit_gram
+from atomscope_workers.pipeline.span import GramSpan, Span, unit_gram, unit_rows
 from atomscope_workers.stages.determinism import deterministic
 
 NO_CUDA = 3
@@ -220,6 +221,17 @@ def _whitening(device: torch.device) -> Iterator[Line]:
     here, there, again, seconds = _both(device, sketch)
     yield Line("sketch", _relative(there, here), 1e-4, seconds)
     yield Line("sketch, twice", float((again - there).abs().max()), 0.0, seconds)
+
+    def along(where: torch.device) -> torch.Tensor:
+        # Products, not coordinates: directions may be turned among themselves, or change their signs.
+        rows = unit_rows(here.to(where)).rows
+        weights = sharpened_directions(rows @ (rows.T @ sketched_directions(rows, 8, 0)))
+        found = coordinates(weights, rows @ (rows.T @ weights))
+        return found @ found.T
+
+    here_along, there, again, seconds = _both(device, along)
+    yield Line("inner products along directions", _relative(there, here_along), 1e-4, seconds)
+    yield Line("inner products along directions, twice", float((again - there).abs().max()), 0.0, seconds)
 
 
 # ----------------------------------------------------------------------- fits
