@@ -280,6 +280,27 @@ def test_of_a_sketch_a_refit_is_that_of_all_gradients_but_for_its_vectors(site: 
     assert atomscope.open(site.download(again)).verify() == []
 
 
+def test_many_documents_have_the_coordinates_that_one_machine_gives_them_and_refits_take_them_over(
+    site: Site,
+) -> None:
+    """Found by workers that share the parameters, kept by every bundle, of `gradients: sketch` too."""
+    along: dict[str, Any] = {"exact_documents": 4, "sketch_columns": 64, "directions": 2}
+    other: dict[str, Any] = {"n_atoms": 4, "alpha": 0.1}
+    first, kept = site.audit(**along), site.audit(**along, gradients="sketch")
+    children = [parent.refit(config=other).wait(timeout=180) for parent in (first, kept)]
+    paths = (layout.DIRECTIONS, layout.DICTIONARY, layout.COEFFICIENTS, layout.HIERARCHY)
+    for audits, settings in (((first, kept), along), (children, along | other)):
+        expected = computed(atomscope.open(site.local(**settings)))
+        for audit in audits:
+            bundle = atomscope.open(site.download(audit))
+            found = computed(bundle)
+            assert bundle.verify() == []
+            assert [found[path] for path in paths] == [expected[path] for path in paths]
+            assert bundle.report.details["directions"]["directions"] == 2
+    for audit in (*children, first, kept):
+        audit.delete()
+
+
 def test_a_parent_is_kept_while_a_refit_reads_it_and_its_gradients_while_any_audit_does(
     site: Site, first: atomscope.Audit, refit: atomscope.Audit, fresh: dict[str, str]
 ) -> None:

@@ -92,7 +92,7 @@ def _products(
     plan = read_plan(ctx)
     device, sizes = plan_device(plan), [len(shard.documents) for shard in plan.shards]
     names = dealt_out(curvature.shapes, ctx.index, units)
-    load, norms = parameter_gradients(ctx, names, device), found.tensor("norm").clone()
+    load, norms = parameter_gradients(ctx, names, device), found.tensor("norm")
     edges = [0, *accumulate(sizes)]
 
     def told(shard: int, begun: int) -> None:
