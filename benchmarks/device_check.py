@@ -230,8 +230,8 @@ def _whitening(device: torch.device) -> Iterator[Line]:
         return found @ found.T
 
     here_along, there, again, seconds = _both(device, along)
-    yield Line("inner products along directions", _relative(there, here_along), 1e-4, seconds)
-    yield Line("inner products along directions, twice", float((again - there).abs().max()), 0.0, seconds)
+    yield Line("along directions", _relative(there, here_along), 1e-4, seconds)
+    yield Line("along directions, twice", float((again - there).abs().max()), 0.0, seconds)
 
 
 # ----------------------------------------------------------------------- fits
