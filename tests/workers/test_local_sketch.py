@@ -250,6 +250,18 @@ def test_a_sketch_that_was_left_out_of_a_copy_is_missed(
     assert caught.value.code == "gradients_missing"
 
 
+def test_a_bundle_of_when_many_documents_were_compared_by_sketches_alone_is_refused_as_old(
+    audits: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(audits["directions", "sketch"], tmp_path / "copy")
+    (copy / layout.DIRECTIONS).rename(copy / layout.projected_shard(0))
+    manifest = (copy / layout.MANIFEST).read_text()
+    (copy / layout.MANIFEST).write_text(manifest.replace(layout.DIRECTIONS, layout.projected_shard(0)))
+    with pytest.raises(InvalidInput, match="compared by sketches") as caught:
+        refit(copy, tmp_path / "child", alpha=0.2)
+    assert caught.value.code == "old_bundle"
+
+
 def test_an_audit_under_way_is_to_end_first(
     folder: Path, tiny_llama: Path, plain_adapter: Path, tmp_path: Path
 ) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from atomscope.bundle import layout
@@ -19,7 +18,15 @@ from atomscope.types.spec import AuditConfig
 from atomscope_workers.stages import along
 from atomscope_workers.stages.project import EXACT_PRODUCTS
 from atomscope_workers.stages.space import spanned_documents
-from tests.workers.stages.units import PARAMETERS, SHAPES, Audit, clustered_gradients, extracted
+from tests.workers.stages.units import (
+    PARAMETERS,
+    SHAPES,
+    Audit,
+    bytes_read,
+    clustered_gradients,
+    extracted,
+    gradient_bytes,
+)
 
 DOCUMENTS = 30
 CLUSTERS = [0, 1, 2, 3, 4] * (DOCUMENTS // 5)
@@ -80,23 +87,9 @@ def test_a_unit_reads_its_own_parameters_of_every_gradient_twice(
     few = msgspec.structs.replace(ALONG, directions=6)
     audit = extracted(tmp_path / "work", clustered_gradients(CLUSTERS), few)
     audit.through("directions")
-    read: dict[str, int] = {}
-    for index in range(audit.shards):
-        ctx = audit.context("along", index)
-        own = ctx.read_range
-
-        def counted(path: str, start: int, length: int, own: Any = own) -> bytearray:
-            read[path] = read.get(path, 0) + length
-            return own(path, start, length)
-
-        monkeypatch.setattr(ctx, "read_range", counted)
-        along.run(ctx)
+    read = bytes_read(audit, "along", monkeypatch)
     for shard in range(audit.shards):
-        path = audit.file(layout.gradient_shard(shard))
-        with safe_open(path, "np") as file:
-            rows = file.get_slice("document").get_shape()[0]
-        header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
-        gradients = 4 * rows * sum(int(np.prod(shape)) for shape in SHAPES.values())
+        gradients, header = gradient_bytes(audit, shard)
         # Two units have a parameter each, and read the header.
         assert read[layout.gradient_shard(shard)] == 2 * gradients + 2 * header
 

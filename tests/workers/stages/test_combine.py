@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from atomscope.bundle import layout
@@ -17,7 +16,15 @@ from atomscope_workers.stages import combine
 from atomscope_workers.stages.arrays import load_curvature
 from atomscope_workers.stages.basis import of_raw_gradients
 from atomscope_workers.stages.dictionary import read_dictionary
-from tests.workers.stages.units import CONFIG, SHAPES, Audit, clustered_gradients, extracted
+from tests.workers.stages.units import (
+    CONFIG,
+    SHAPES,
+    Audit,
+    bytes_read,
+    clustered_gradients,
+    extracted,
+    gradient_bytes,
+)
 
 CLUSTERS = [0, 1, 2, 3] * 4
 
@@ -58,24 +65,10 @@ def test_a_unit_reads_its_own_parameters_of_every_gradient_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = _to_evidence(tmp_path / "work")
-    read: dict[str, int] = {}
-    for index in range(audit.shards):
-        ctx = audit.context("combine", index)
-        own = ctx.read_range
-
-        def counted(path: str, start: int, length: int, own: Any = own) -> bytearray:
-            read[path] = read.get(path, 0) + length
-            return own(path, start, length)
-
-        monkeypatch.setattr(ctx, "read_range", counted)
-        combine.run(ctx)
+    read = bytes_read(audit, "combine", monkeypatch)
     assert set(map(layout.gradient_shard, range(audit.shards))) < read.keys()
     for shard in range(audit.shards):
-        path = audit.file(layout.gradient_shard(shard))
-        with safe_open(path, "np") as file:
-            rows = file.get_slice("document").get_shape()[0]
-        header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
-        gradients = 4 * rows * sum(int(np.prod(shape)) for shape in SHAPES.values())
+        gradients, header = gradient_bytes(audit, shard)
         # Two units have a parameter each, and read the header.
         assert read[layout.gradient_shard(shard)] == gradients + 2 * header
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 
 from atomscope.bundle import layout
 from atomscope.types.atoms import Atom, Behaviour, DroppedDocument
@@ -220,3 +222,29 @@ def clustered_gradients(
         rows = centres[list(clusters)] + noise * random.normal(size=(len(clusters), *shape))
         found[name] = rows.astype(np.float32)
     return found
+
+
+def bytes_read(audit: Audit, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Run the units of a stage; bytes that they read by range, by path."""
+    read: dict[str, int] = {}
+    for index in range(audit.shards):
+        ctx = audit.context(stage, index)
+        own = ctx.read_range
+
+        def counted(
+            path: str, start: int, length: int, own: Callable[[str, int, int], bytearray] = own
+        ) -> bytearray:
+            read[path] = read.get(path, 0) + length
+            return own(path, start, length)
+
+        monkeypatch.setattr(ctx, "read_range", counted)
+        STAGE_FUNCTIONS[stage](ctx)
+    return read
+
+
+def gradient_bytes(audit: Audit, shard: int) -> tuple[int, int]:
+    """Of a shard's file: bytes of its float32 gradients, and of its header."""
+    path = audit.file(layout.gradient_shard(shard))
+    with safe_open(path, "np") as file:
+        rows = file.get_slice("document").get_shape()[0]
+    return 4 * rows * PARAMETERS, 8 + int.from_bytes(path.read_bytes()[:8], "little")

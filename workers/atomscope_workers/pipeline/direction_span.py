@@ -12,26 +12,22 @@ from __future__ import annotations
 
 import torch
 
-from atomscope_workers.pipeline.span import above_rounding, weighted_sums
+from atomscope_workers.pipeline.span import RowSpan, above_rounding
 
 _ROWS = 8192
 """Documents whose squares are added up in float64 at once."""
 
 
-class DirectionSpan:
-    """Documents by coordinates (N, R) along directions, and squared norms (N,) of their own parts."""
+class DirectionSpan(RowSpan):
+    """Documents by coordinates (N, R) along directions, and squared norms (N,) of their own parts.
+
+    `coordinates` leave own parts out, and no row is longer than one; but for own parts the vectors of
+    `principal` are orthonormal.
+    """
 
     def __init__(self, rows: torch.Tensor, own: torch.Tensor) -> None:
-        self.rows = rows
+        super().__init__(rows)
         self.own = own
-
-    @property
-    def documents(self) -> int:
-        return self.rows.shape[0]
-
-    @property
-    def device(self) -> torch.device:
-        return self.rows.device
 
     def to(self, device: torch.device) -> DirectionSpan:
         return DirectionSpan(self.rows.to(device), self.own.to(device))
@@ -41,7 +37,7 @@ class DirectionSpan:
         return sum(self.rows.shape)
 
     def combine(self, weights: torch.Tensor) -> torch.Tensor:
-        return torch.cat([weighted_sums(weights, self.rows), weights], dim=1)
+        return torch.cat([super().combine(weights), weights], dim=1)
 
     def products(self, vectors: torch.Tensor) -> torch.Tensor:
         along, weights = self._parts(vectors)
@@ -52,22 +48,12 @@ class DirectionSpan:
         return torch.addmm(along @ other.T, weights * self.own, others.T)
 
     def row(self, position: int) -> torch.Tensor:
-        found = self.rows @ self.rows[position]
+        found = super().row(position)
         found[position] += self.own[position]
         return found
 
     def cosines(self, positions: torch.Tensor) -> torch.Tensor:
-        some = self.rows[positions]
-        return some @ some.T + (positions[:, None] == positions) * self.own[positions]
-
-    def principal(self, count: int) -> torch.Tensor:
-        """Of what documents have in common; but for the documents' own parts they are orthonormal."""
-        values, vectors = above_rounding((self.rows.T @ self.rows).double(), count)
-        return (self.rows @ (vectors / values).float()).T
-
-    def coordinates(self) -> torch.Tensor:
-        """Along the directions alone: own parts are left out, and no row is longer than one."""
-        return self.rows
+        return super().cosines(positions) + (positions[:, None] == positions) * self.own[positions]
 
     def from_coordinates(self, vectors: torch.Tensor) -> torch.Tensor:
         """Vectors of this length along these directions, of the documents that make them so."""

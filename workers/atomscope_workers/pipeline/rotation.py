@@ -27,14 +27,14 @@ def turned(span: Span, seed: int, purpose: str) -> Span:
     if isinstance(span, GramSpan):
         gram = _turn(span.gram.clone(), seed, purpose).T.contiguous()
         return unit_gram(_turn(gram, seed, purpose))
-    if isinstance(span, RowSpan):
-        return unit_rows(_turn(span.rows.clone(), seed, purpose))
     if isinstance(span, DirectionSpan):
         # Own parts, once turned, still have next to nothing in common where a block's are about as long.
         rows, own = span.rows.clone(), span.own.clone()
         _turn(rows, seed, purpose, own)
         squares = torch.linalg.vector_norm(rows, dim=1).square() + own
         return DirectionSpan(rows.mul_(squares.rsqrt()[:, None]), own / squares)
+    if isinstance(span, RowSpan):
+        return unit_rows(_turn(span.rows.clone(), seed, purpose))
     raise TypeError(f"documents of a {type(span).__name__} cannot be turned")
 
 

@@ -111,7 +111,7 @@ class RowSpan:
         return self.rows.shape[1]
 
     def combine(self, weights: torch.Tensor) -> torch.Tensor:
-        return weighted_sums(weights, self.rows)
+        return _weighted_sums(weights, self.rows)
 
     def products(self, vectors: torch.Tensor) -> torch.Tensor:
         return self.rows @ vectors.T
@@ -159,7 +159,7 @@ class GramSpan:
         return 2 * self.gram.shape[0]
 
     def combine(self, weights: torch.Tensor) -> torch.Tensor:
-        return torch.cat([weights, weighted_sums(weights, self.gram)], dim=1)
+        return torch.cat([weights, _weighted_sums(weights, self.gram)], dim=1)
 
     def products(self, vectors: torch.Tensor) -> torch.Tensor:
         return vectors[:, self.documents :].T
@@ -213,7 +213,7 @@ def above_rounding(matrix: torch.Tensor, most: int | None = None) -> tuple[torch
     return values[kept], vectors[:, kept]
 
 
-def weighted_sums(weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def _weighted_sums(weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """`weights` (K, N) times `rows` (N, p); on a CPU few weights are added up, not multiplied out."""
     if rows.device.type != "cpu" or int(weights.count_nonzero()) > _FEW * weights.numel():
         return weights @ rows

@@ -64,19 +64,14 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
                 "old_bundle", f"{path} is not in the bundle: it was made before there were refits"
             )
     plan = msgspec.json.decode(parent.read(layout.PLAN).read_bytes(), type=Plan)
-    if (
-        sketched
-        and _whitened(ctx, plan) == [layout.DIRECTIONS]
-        and not parent.holds(layout.DIRECTIONS)
-        and parent.holds(layout.projected_shard(0))
-    ):
-        raise InvalidInput(
-            "old_bundle",
-            f"{layout.DIRECTIONS} is not in the bundle: it was made when so many documents were compared by "
-            "sketches, and kept no gradients to find directions of. Run a whole audit",
-        )
     for path in _read_later(ctx, plan):
         ctx.checkpoint()
+        if path == layout.DIRECTIONS and not parent.holds(path) and parent.holds(layout.projected_shard(0)):
+            raise InvalidInput(
+                "old_bundle",
+                f"{path} is not in the bundle: it was made when so many documents were compared by sketches "
+                "alone, and kept no gradients to find directions of. Run a whole audit",
+            )
         if not parent.holds(path):
             raise InvalidInput(
                 "gradients_missing",
