@@ -44,10 +44,10 @@ def test_a_fit_finds_in_it_what_it_finds_in_these_inner_products() -> None:
     )
 
 
-def test_weights_of_an_atom_are_its_last_columns() -> None:
+def test_weights_of_an_atom_are_its_first_columns() -> None:
     span, _ = _both()
     weights = noise_rows(3, DOCUMENTS, seed=1)
-    assert torch.equal(span.combine(weights)[:, -DOCUMENTS:], weights)
+    assert torch.equal(span.combine(weights)[:, :DOCUMENTS], weights)
 
 
 def test_own_parts_make_every_document_one_long_and_are_never_below_nothing() -> None:
@@ -60,7 +60,7 @@ def test_own_parts_make_every_document_one_long_and_are_never_below_nothing() ->
 def test_principal_directions_hold_the_most_of_what_documents_have_in_common() -> None:
     span, _ = _both()
     weights = span.principal(2)
-    along = span.combine(weights)[:, :DIRECTIONS]
+    along = span.combine(weights)[:, DOCUMENTS:]
     torch.testing.assert_close(along @ along.T, torch.eye(2), atol=1e-5, rtol=0)
     held = (span.rows @ along.T).square().sum()
     torch.testing.assert_close(held, torch.linalg.svdvals(span.rows).square()[:2].sum(), atol=1e-5, rtol=1e-5)
@@ -72,10 +72,10 @@ def test_vectors_of_coordinates_lie_where_these_say() -> None:
     lifted = span.from_coordinates(vectors)
     torch.testing.assert_close(span.inner(lifted, lifted).diagonal(), vectors.square().sum(1))
     torch.testing.assert_close(
-        torch.nn.functional.cosine_similarity(lifted[:, :DIRECTIONS], vectors), torch.ones(3)
+        torch.nn.functional.cosine_similarity(lifted[:, DOCUMENTS:], vectors), torch.ones(3)
     )
     # What lies along the directions is made of documents, and so has their own parts beside it.
-    weights = lifted[:, DIRECTIONS:]
-    torch.testing.assert_close(weights @ span.rows, lifted[:, :DIRECTIONS], atol=1e-5, rtol=1e-4)
+    weights = lifted[:, :DOCUMENTS]
+    torch.testing.assert_close(weights @ span.rows, lifted[:, DOCUMENTS:], atol=1e-5, rtol=1e-4)
     assert not span.from_coordinates(torch.zeros(1, DIRECTIONS)).any()
     assert torch.equal(span.coordinates(), span.rows)

@@ -4,8 +4,8 @@ A unit document x is its coordinates p along R orthonormal directions and what i
 |p|^2. What is left of different documents is taken to have nothing in common: inner products are p . q, and 1
 of a document with itself. That is a factor model of the N x N inner products, of N R numbers.
 
-A vector of the span is stored in R + N columns: its coordinates along the directions, and the documents'
-weights, by which its own parts are known.
+A vector of the span is stored in N + R columns: the documents' weights, by which its own parts are known, and
+its coordinates along the directions.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class DirectionSpan(RowSpan):
         return sum(self.rows.shape)
 
     def combine(self, weights: torch.Tensor) -> torch.Tensor:
-        return torch.cat([super().combine(weights), weights], dim=1)
+        return torch.cat([weights, super().combine(weights)], dim=1)
 
     def products(self, vectors: torch.Tensor) -> torch.Tensor:
-        along, weights = self._parts(vectors)
+        weights, along = self._parts(vectors)
         return torch.addcmul(self.rows @ along.T, self.own[:, None], weights.T)
 
     def inner(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        (along, weights), (other, others) = self._parts(left), self._parts(right)
-        return torch.addmm(along @ other.T, weights * self.own, others.T)
+        (weights, along), (others, across) = self._parts(left), self._parts(right)
+        return torch.addmm(along @ across.T, weights * self.own, others.T)
 
     def row(self, position: int) -> torch.Tensor:
         found = super().row(position)
@@ -66,8 +66,7 @@ class DirectionSpan(RowSpan):
         return found * (wanted / lengths.clamp_min(1e-30))[:, None]
 
     def _parts(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        count = self.rows.shape[1]
-        return vectors[:, :count], vectors[:, count:]
+        return vectors[:, : self.documents], vectors[:, self.documents :]
 
 
 def direction_span(rows: torch.Tensor) -> DirectionSpan:

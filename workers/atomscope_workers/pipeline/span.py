@@ -7,10 +7,10 @@ of rows, and of it only inner products with rows and with other atoms are ever n
 A vector of the span is stored as one row of a tensor of `width` columns:
 
 - `RowSpan`: its coordinates; `width` is the number of coordinates p.
-- `DirectionSpan` (`direction_span`): its coordinates along R directions and its document weights; `width` is
-  R + N.
 - `GramSpan`: its document weights w (N) and, beside them, G w (N), so that no product with the N x N matrix
   is needed to take its norm; `width` is 2 N.
+- `DirectionSpan` (`direction_span`): its document weights and its coordinates along R directions; `width` is
+  N + R.
 
 Rows are of unit norm: a document counts by the direction of its whitened gradient, not by its length (3.3).
 """

@@ -15,7 +15,6 @@ from atomscope.text import counted
 from atomscope_workers.pipeline.dictionary import Dictionary, dictionary_size, fit, resolve_signs
 from atomscope_workers.pipeline.findings import atom_strengths
 from atomscope_workers.pipeline.fit import ACTIVE
-from atomscope_workers.pipeline.span import GramSpan
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.coordinates import adopt_coordinates, make_coordinates
 from atomscope_workers.stages.determinism import deterministic
@@ -92,18 +91,11 @@ def _arrays(spanned: SpannedDocuments, found: Dictionary | None) -> dict[str, ND
     else:
         arrays["weights"] = np.zeros((len(vectors), len(spanned.documents)), dtype=np.float32)
         if found is not None:
-            weights = _weights(spanned, found)
+            weights = found.atoms[:, : spanned.span.documents]  # which such spans store first
             vectors = span.combine(weights)
             arrays["weights"][:, spanned.used] = weights.cpu().numpy()
     arrays["inner"] = np.ascontiguousarray(span.inner(vectors, vectors).cpu().numpy())
     return arrays
-
-
-def _weights(spanned: SpannedDocuments, found: Dictionary) -> torch.Tensor:
-    """Document weights (K, n) of the atoms."""
-    if isinstance(spanned.span, GramSpan):
-        return found.atoms[:, : spanned.span.documents]
-    return found.atoms[:, -spanned.span.documents :]
 
 
 def _warnings(spanned: SpannedDocuments, found: Dictionary | None) -> list[str]:
