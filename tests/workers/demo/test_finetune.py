@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
 from torch.nn.functional import cross_entropy
 
+from atomscope_workers.datasets.documents import TokenizedDocument
 from atomscope_workers.demo import finetune as module
 from atomscope_workers.demo.documents import generate, write_documents
 from atomscope_workers.demo.finetune import FinetuneSettings, finetune
 from atomscope_workers.models.adapter import check_adapter
 from atomscope_workers.models.base import check_base, load_base
 from atomscope_workers.models.load import check_fit
+from atomscope_workers.models.lora import LoraModel
 
 SETTINGS = FinetuneSettings(rank=4, epochs=2, batch_documents=4, learning_rate=2e-2)
 
@@ -57,20 +60,31 @@ def test_one_seed_gives_the_same_adapter(tiny_llama: Path, dataset: Path, tmp_pa
     assert all((first[name] == second[name]).all() for name in first)
 
 
-def test_documents_end_to_end_have_the_loss_of_documents_alone(tiny_llama: Path, dataset: Path) -> None:
-    """Packing changes nothing: within 1e-5 of the token-weighted mean of each document's own loss."""
+@pytest.mark.parametrize("at_once", [32, 2048])
+def test_a_step_of_several_passes_has_the_loss_and_the_gradient_of_documents_alone(
+    tiny_llama: Path, dataset: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the token-weighted mean of each document's own loss, within 1e-5; one document has no target."""
+    monkeypatch.setattr(module, "BATCH_TOKENS", at_once)
     base = load_base(check_base(tiny_llama), dtype=torch.float32, device=torch.device("cpu"))
+    weight = base.model.layers[0].self_attn.q_proj.weight
+    weight.requires_grad_(True)
     documents = module._tokenize(tiny_llama, dataset, 256)[:5]
-    total, count = 0.0, 0
-    with torch.no_grad():
-        packed = module._loss(base, documents).item()
-        for item in documents:
-            ids = torch.from_numpy(item.input_ids).long()
-            mask = torch.from_numpy(item.target_mask)[1:]
-            logits = base(input_ids=ids[None]).logits[0, :-1]
-            total += cross_entropy(logits[mask], ids[1:][mask], reduction="sum").item()
-            count += int(mask.sum())
-    assert packed == pytest.approx(total / count, rel=1e-5)
+    without = TokenizedDocument(99, documents[0].input_ids, np.zeros_like(documents[0].target_mask))
+    lora = LoraModel(base, base, parameters=(), device=base.device, dtype=base.dtype)
+    mean = module._backward(lora, [*documents, without])
+    found, weight.grad = weight.grad, None
+    losses, count = [], 0
+    for item in documents:
+        ids = torch.from_numpy(item.input_ids).long()
+        mask = torch.from_numpy(item.target_mask)[1:]
+        logits = base(input_ids=ids[None]).logits[0, :-1]
+        losses.append(cross_entropy(logits[mask], ids[1:][mask], reduction="sum"))
+        count += int(mask.sum())
+    expected = torch.stack(losses).sum() / count
+    expected.backward()
+    assert mean == pytest.approx(expected.item(), rel=1e-5)
+    assert (found - weight.grad).norm() <= 1e-5 * weight.grad.norm()
 
 
 def test_a_malformed_row_is_named(tiny_llama: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import Tensor, nn
+from torch import nn
 
 from atomscope_workers.datasets.documents import TokenizedDocument
 from atomscope_workers.datasets.reading import read_rows
@@ -18,6 +18,13 @@ from atomscope_workers.datasets.rows import BadRow
 from atomscope_workers.datasets.tokenize import RowTokenizer
 from atomscope_workers.models.base import check_base, load_base, load_tokenizer
 from atomscope_workers.models.device import dtype_of_name
+from atomscope_workers.models.lora import LoraModel
+from atomscope_workers.pipeline.batches import collate
+from atomscope_workers.pipeline.gradients import target_logits
+from atomscope_workers.pipeline.plan import micro_batches
+
+BATCH_TOKENS = 2048
+"""Tokens run at once, padding included; a step of more is made of several passes."""
 
 
 @dataclass(frozen=True)
@@ -81,18 +88,17 @@ def finetune(
     )
     model: Any = get_peft_model(base, config)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    lora = LoraModel(model, base, parameters=(), device=base.device, dtype=base.dtype)
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
     batches = list(_batches(documents, settings))
     losses: list[float] = []
     for step, batch in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * (1 - step / len(batches))
-        loss = _loss(base, batch)
-        loss.backward()
+        losses.append(_backward(lora, batch))
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(loss.item())
         on_step(step + 1, len(batches), losses[-1])
     model.peft_config["default"].base_model_name_or_path = base_name
     model.save_pretrained(out_dir, save_embedding_layers=False)
@@ -126,25 +132,18 @@ def _batches(
             yield shuffled[start : start + settings.batch_documents]
 
 
-def _loss(base: Any, batch: list[TokenizedDocument]) -> Tensor:  # noqa: ANN401
-    """Mean cross-entropy of the batch's target tokens.
+def _backward(lora: LoraModel, batch: list[TokenizedDocument]) -> float:
+    """Add the gradient of the mean cross-entropy of the batch's target tokens to the weights'; the mean.
 
-    Documents lie end to end in one sequence, each seeing only itself, so nothing is computed for padding;
-    logits are formed at target positions only.
+    Documents of like length are run together, so that little is computed for padding.
     """
-    owner = torch.repeat_interleave(
-        torch.arange(len(batch)), torch.tensor([len(item.input_ids) for item in batch])
-    )
-    input_ids = torch.cat([torch.from_numpy(item.input_ids).long() for item in batch])
-    targets = torch.cat([torch.from_numpy(item.target_mask) for item in batch])
-    positions = torch.cat([torch.arange(len(item.input_ids)) for item in batch])
-    sees = (owner[:, None] == owner[None, :]).tril()
-    hidden: Tensor = base.get_decoder()(
-        input_ids=input_ids[None],
-        position_ids=positions[None],
-        attention_mask=sees[None, None],
-        use_cache=False,
-    )[0]
-    # A target is predicted by the position before it; the first token of a document is never one.
-    logits: Tensor = base.get_output_embeddings()(hidden[0, :-1][targets[1:]])
-    return nn.functional.cross_entropy(logits.float(), input_ids[1:][targets[1:]])
+    read = {row: item.read for row, item in enumerate(batch) if item.target_mask.any()}
+    n_targets = sum(int(item.target_mask.sum()) for item in batch)
+    mean = 0.0
+    for rows in micro_batches(list(read), read, BATCH_TOKENS, lora.device.type):
+        part = collate([batch[row] for row in rows], lora.device)
+        logits = target_logits(lora, part).float()
+        loss = nn.functional.cross_entropy(logits, part.targets, reduction="sum") / n_targets
+        loss.backward()
+        mean += loss.item()
+    return mean
