@@ -70,9 +70,8 @@ def test_events_tell_the_story_in_order(audit: atomscope.Audit, tmp_path: Path) 
     assert events[-1].type == "audit.succeeded"
     stages = [event.data["stage"] for event in events if event.type == "audit.stage"]
     assert stages == [
-        "validate", "extract", "eigenbases", "lambdas", "curvature", "project", "directions",
-        "along", "directions_again", "along_again", "dictionary", "evidence", "combine", "vectors",
-        "characterise", "report",
+        "validate", "extract", "eigenbases", "lambdas", "curvature", "project", "dictionary",
+        "evidence", "combine", "vectors", "characterise", "report",
     ]  # fmt: skip
     (planned,) = [event for event in events if event.type == "audit.planned"]
     assert planned.sequence < next(event.sequence for event in events if event.data.get("stage") == "extract")

@@ -24,7 +24,7 @@ from atomscope.types.bundle import StoredShard
 from atomscope.types.evaluation import EvaluationQuery, EvaluationResult
 from atomscope.types.resources import Progress
 from atomscope.types.spec import AuditSpec, ParentRef
-from atomscope.types.work import FAN_OUT, STAGES, Stage
+from atomscope.types.work import FAN_OUT, STAGES, Stage, unit_count
 from atomscope_workers.attribution import attribute
 from atomscope_workers.estimate import estimate_audit
 from atomscope_workers.evaluation import evaluate
@@ -154,16 +154,15 @@ def _run(spec: AuditSpec, asked: Path, on_progress: OnProgress, cache: ShardCach
 
 def _audit(work: _Work, out: Path) -> None:
     """Run the units that have not finished, put the bundle together and move it to `out`."""
-    spec, shards = work.spec, 0
+    spec, shards, planned = work.spec, 0, dict[Stage, int]()
     if work.cache is not None:
         work.cache.open()
     for stage in STAGES:
-        units = shards if stage in FAN_OUT else 1
         tally = _Tally()
-        for index in range(units):
+        for index in range(unit_count(stage, shards, planned)):
             marker = _run_unit(work, stage, index, shards, tally)
             if marker.result.shards is not None:
-                shards = marker.result.shards
+                shards, planned = marker.result.shards, marker.result.summary.get("units", {})
                 tally = _Tally()
             if stage == "extract" and work.cache is not None:
                 work.cache.put(work.stored()[index], index, work.files)

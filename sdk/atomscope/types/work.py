@@ -8,6 +8,7 @@ lease that its heartbeats renew. When a lease expires, control sends the unit ag
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -61,6 +62,11 @@ FAN_OUT: frozenset[Stage] = frozenset(
     {"extract", "lambdas", "project", "along", "along_again", "combine", "vectors"}
 )
 """Stages with as many units as there are shards; the others have one unit."""
+
+
+def unit_count(stage: Stage, shards: int, planned: Mapping[Stage, int]) -> int:
+    """Units of a stage: what `validate` planned; else one, or one a shard. Without any it is passed over."""
+    return planned.get(stage, shards if stage in FAN_OUT else 1)
 
 
 class UnitOrder(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -117,7 +123,10 @@ class UnitSucceeded(UnitReport, frozen=True, tag="succeeded"):
     documents: int | None = None
     """Of `validate` only: documents that will be audited."""
     summary: dict[str, Any] = {}
-    """Small facts for the audit's record: warnings of `validate`, counts of `report`."""
+    """Small facts for the audit's record: warnings of `validate`, counts of `report`.
+
+    Of `validate`, `units` are the units of stages that have neither one nor one a shard (`unit_count`).
+    """
 
 
 class UnitFailed(UnitReport, frozen=True, tag="failed"):

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from atomscope.text import counted
-from atomscope.types.work import UnitFailed, UnitHeartbeat, UnitSucceeded
+from atomscope.types.work import FAN_OUT, STAGES, Stage, UnitFailed, UnitHeartbeat, UnitSucceeded
 
 NAME = 200
 DETAIL = 2_000
@@ -35,6 +35,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     plan: dict[str, Any] | None = None
     """Of `validate`: counts and bytes of what is planned."""
+    units: dict[Stage, int] | None = None
+    """Of `validate`: the units of stages that have neither one nor one a shard."""
 
 
 def text(value: object, limit: int) -> str:
@@ -95,6 +97,9 @@ def facts(report: UnitSucceeded) -> Facts | str:  # noqa: PLR0911  (one return a
     plan = report.summary.get("plan") if report.stage == "validate" else None
     if plan is not None and not _are_facts(plan):
         return "the facts of its plan are not counts"
+    units = report.summary.get("units") if report.stage == "validate" else None
+    if units is not None and not _are_units(units, shards or 0):
+        return "the units of its stages are not counts up to that of the shards"
     told = tuple(text(warning, DETAIL) for warning in warnings[:MAX_WARNINGS])
     return Facts(
         shards=shards,
@@ -103,6 +108,18 @@ def facts(report: UnitSucceeded) -> Facts | str:  # noqa: PLR0911  (one return a
         extractions=None if used is None else tuple(used),
         warnings=told,
         plan=plan,
+        units=units,
+    )
+
+
+def _are_units(value: object, shards: int) -> bool:
+    """Whether it is counts of stages that may have none: between the first and the last."""
+    if not isinstance(value, dict):
+        return False
+    items: list[tuple[object, object]] = list(value.items())  # pyright: ignore[reportUnknownArgumentType]
+    return all(
+        stage in STAGES[1:-1] and type(count) is int and 0 <= count <= (shards if stage in FAN_OUT else 1)
+        for stage, count in items
     )
 
 

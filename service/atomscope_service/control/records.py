@@ -43,6 +43,7 @@ def audit_of(row: AuditRow) -> Audit:
         attempt=row.attempt,
         warnings=tuple(row.warnings),
         shards=row.shards,
+        planned_units=cast(dict[Stage, int], row.planned_units or {}),
         n_documents=row.n_documents,
         n_atoms=row.n_atoms,
         bundle_prefix=row.bundle_prefix,
@@ -116,8 +117,9 @@ def save(session: Session, row: AuditRow, step: Step) -> None:
     """Write a step: the audit, its changed and new units, its events, and what may now be removed."""
     audit = step.audit
     ended = audit.status in TERMINAL and row.status not in TERMINAL
-    for field in ("status", "stage", "shards", "n_documents", "n_atoms", "bundle_prefix", "error"):
+    for field in ("status", "stage", "shards", "planned_units", "n_documents", "n_atoms", "bundle_prefix"):
         setattr(row, field, getattr(audit, field))
+    row.error = audit.error
     row.started_at, row.ended_at, row.warnings = audit.started_at, audit.ended_at, list(audit.warnings)
     for unit in step.units:
         session.execute(

@@ -24,7 +24,6 @@ from atomscope.bundle.layout import bundle_prefix
 from atomscope.text import counted
 from atomscope.types.resources import TERMINAL, AuditStatus
 from atomscope.types.work import (
-    FAN_OUT,
     MESSAGE_VERSION,
     STAGES,
     Report,
@@ -34,6 +33,7 @@ from atomscope.types.work import (
     UnitHeartbeat,
     UnitStarted,
     UnitSucceeded,
+    unit_count,
 )
 from atomscope_service.control import bounds
 
@@ -83,6 +83,8 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int = 1
     warnings: tuple[str, ...] = ()
     shards: int | None = None
+    planned_units: dict[Stage, int] = {}
+    """Units of stages that have neither one nor one a shard, as `validate` told."""
     n_documents: int | None = None
     n_atoms: int | None = None
     bundle_prefix: str | None = None
@@ -273,14 +275,12 @@ def _succeeded(
         return _settle(step, others, now)
     if any(other.state != "succeeded" for other in others):
         return step
-    position = STAGES.index(unit.stage)
-    if position + 1 == len(STAGES):
+    if unit.stage == STAGES[-1]:
         prefix = bundle_prefix(audit.project_id, audit.id, audit.attempt, unit.fence)
         ended = msgspec.structs.replace(audit, status="succeeded", bundle_prefix=prefix, ended_at=now)
         done = ("audit.succeeded", {"n_atoms": audit.n_atoms, "n_documents": audit.n_documents})
         return msgspec.structs.replace(step, audit=ended, events=(*step.events, done))
-    following = STAGES[position + 1]
-    count = (audit.shards or 1) if following in FAN_OUT else 1
+    following, count = _next_stage(audit, unit.stage)
     fresh = _stage_units(following, count, now, limits, unit_id)
     return msgspec.structs.replace(
         step,
@@ -291,6 +291,15 @@ def _succeeded(
     )
 
 
+def _next_stage(audit: Audit, stage: Stage) -> tuple[Stage, int]:
+    """The first stage after this one that has units, and how many; the last stage always has one."""
+    for following in STAGES[STAGES.index(stage) + 1 : -1]:
+        count = unit_count(following, audit.shards or 1, audit.planned_units)
+        if count:
+            return following, count
+    return STAGES[-1], 1
+
+
 def _record(audit: Audit, facts: bounds.Facts) -> tuple[Audit, tuple[tuple[str, dict[str, Any]], ...]]:
     """The audit with what a successful unit told of it."""
     room = bounds.MAX_WARNINGS - len(audit.warnings)
@@ -299,6 +308,7 @@ def _record(audit: Audit, facts: bounds.Facts) -> tuple[Audit, tuple[tuple[str, 
         audit,
         warnings=(*audit.warnings, *warnings),
         shards=audit.shards if facts.shards is None else facts.shards,
+        planned_units=audit.planned_units if facts.units is None else facts.units,
         n_documents=audit.n_documents if facts.documents is None else facts.documents,
         n_atoms=audit.n_atoms if facts.atoms is None else facts.atoms,
     )

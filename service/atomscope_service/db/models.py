@@ -135,6 +135,8 @@ class AuditRow(ProjectRow, Base):
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata")
     warnings: Mapped[list[Any]]
     shards: Mapped[int | None] = mapped_column(Integer)
+    planned_units: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """Stage -> units, of stages that have neither one nor one a shard."""
     n_documents: Mapped[int | None] = mapped_column(Integer)
     n_atoms: Mapped[int | None] = mapped_column(Integer)
     bundle_prefix: Mapped[str | None] = mapped_column(String(512))

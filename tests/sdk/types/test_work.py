@@ -12,6 +12,7 @@ from atomscope.types.work import (
     MESSAGE_VERSION,
     STAGES,
     Report,
+    Stage,
     UnitAbandoned,
     UnitFailed,
     UnitHeartbeat,
@@ -24,6 +25,7 @@ from atomscope.types.work import (
     live_fence_key,
     order_id,
     redis_url,
+    unit_count,
 )
 
 WHO: dict[str, Any] = {
@@ -127,3 +129,10 @@ def test_keys_differ_by_unit_fence_and_purpose() -> None:
 )
 def test_celerys_socket_address_is_turned_into_redis_pys(broker: str, read: str) -> None:
     assert redis_url(broker) == read
+
+
+def test_a_stage_has_one_unit_or_one_a_shard_or_what_is_planned() -> None:
+    assert unit_count("dictionary", 3, {}) == 1
+    assert unit_count("extract", 3, {}) == 3
+    planned: dict[Stage, int] = {"along": 2, "directions": 0}
+    assert [unit_count(stage, 3, planned) for stage in ("along", "directions", "along_again")] == [2, 0, 3]

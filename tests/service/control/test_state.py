@@ -62,6 +62,20 @@ def test_an_audit_runs_from_its_first_taken_unit_through_every_stage_to_one_bund
     assert [data["stage"] for kind, data in record.events if kind == "audit.stage"] == list(STAGES)
 
 
+def test_stages_have_the_units_that_were_planned_and_those_without_any_are_passed_over(
+    record: Record,
+) -> None:
+    planned = {"directions": 0, "along": 0, "directions_again": 0, "along_again": 2, "characterise": 0}
+    _succeed(record, summary={"units": planned})
+    while record.audit.status == "running":
+        _succeed(record, summary={"units": {"combine": 0}})  # of another stage: passed over
+    assert record.audit.status == "succeeded"
+    counts = {stage: sum(1 for unit in record.units.values() if unit.stage == stage) for stage in STAGES}
+    assert counts == dict.fromkeys(STAGES, 1) | dict.fromkeys(FAN_OUT, 3) | planned
+    told = [(data["stage"], data["units"]) for kind, data in record.events if kind == "audit.stage"]
+    assert told == [(stage, counts[stage]) for stage in STAGES if counts[stage]]
+
+
 @pytest.mark.parametrize(
     ("change", "value"),
     [
@@ -250,6 +264,15 @@ def test_an_audit_that_has_ended_stays_as_it_is(record: Record) -> None:
         {"shards": 5, "documents": 4},
         {"summary": {"warnings": "one"}},
         {"summary": {"n_atoms": True}},
+        {"summary": {"units": [1]}},
+        {"summary": {"units": {"along": 4}}},  # of three shards
+        {"summary": {"units": {"directions": 2}}},
+        {"summary": {"units": {"along": -1}}},
+        {"summary": {"units": {"along": True}}},
+        {"summary": {"units": {"along": 1.0}}},
+        {"summary": {"units": {"report": 0}}},
+        {"summary": {"units": {"validate": 1}}},
+        {"summary": {"units": {"stroll": 1}}},
         {"summary": {"plan": [1]}},
         {"summary": {"plan": {"n_tokens": "many"}}},
         {"summary": {"plan": {"n_tokens": -1}}},

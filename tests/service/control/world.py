@@ -72,7 +72,9 @@ class Record:
             place = STAGES.index(unit.stage)
             if place:
                 updated = self.units | {changed.id: changed for changed in step.units}
-                earlier = [other for other in updated.values() if other.stage == STAGES[place - 1]]
+                earlier = [
+                    other for other in updated.values() if other.stage in STAGES[:place] and other is not unit
+                ]
                 assert earlier
                 assert all(other.state == "succeeded" for other in earlier), "a stage started too early"
         if step.audit.status in terminal:

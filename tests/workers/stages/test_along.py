@@ -129,7 +129,6 @@ def test_what_is_measured_is_told_of_documents_with_a_gradient(tmp_path: Path) -
         (500, 48, 40_000_000, 2048, 48),
         (3, 120, 40_000_000, 2048, 3),
         (500, 120, 2048, 2048, 1),
-        (500, 120, 2048, 0, 64),
     ],
 )
 def test_units_share_parameters_as_long_as_their_products_stay_below_the_gradients(

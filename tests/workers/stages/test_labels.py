@@ -51,7 +51,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Audit:
 
 @pytest.fixture
 def audit(made: Audit, tmp_path: Path) -> Audit:
-    return Audit(Path(copytree(made.work, tmp_path / "work")), made.spec, made.shards)
+    return Audit(Path(copytree(made.work, tmp_path / "work")), made.spec, made.shards, made.planned)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -18,7 +18,7 @@ from atomscope.bundle import layout
 from atomscope.types.atoms import Atom, Behaviour, DroppedDocument
 from atomscope.types.bundle import Plan
 from atomscope.types.spec import AuditConfig, AuditSpec, InputRef
-from atomscope.types.work import FAN_OUT, STAGES, Stage
+from atomscope.types.work import STAGES, Stage, unit_count
 from atomscope_workers.datasets.documents import TokenizedDocument, save_tokens
 from atomscope_workers.local_context import MAX_ROWS, LocalContext
 from atomscope_workers.pipeline.factors import FactorSums
@@ -27,6 +27,7 @@ from atomscope_workers.stages.arrays import Losses, save_factors, save_losses
 from atomscope_workers.stages.context import UnitResult
 from atomscope_workers.stages.gradient_file import GradientWriter
 from atomscope_workers.stages.inputs import read_plan, write_plan
+from atomscope_workers.stages.planned_units import planned_units
 from atomscope_workers.stages.registry import STAGE_FUNCTIONS
 from atomscope_workers.stages.rows import ROWS, StoredRow
 
@@ -100,12 +101,14 @@ class Audit:
     work: Path
     spec: AuditSpec
     shards: int
+    planned: Mapping[Stage, int] = field(default_factory=dict[Stage, int])
+    """Units of some stages, as `validate` would tell."""
 
     def run(self, *stages: Stage) -> UnitResult:
         """Every unit of the stages; the result of the last one."""
         result = UnitResult()
         for stage in stages:
-            for index in range(self.shards if stage in FAN_OUT else 1):
+            for index in range(unit_count(stage, self.shards, self.planned)):
                 ctx = unit(self.work, stage, self.spec, index=index, shards=self.shards)
                 result = STAGE_FUNCTIONS[stage](ctx)
         return result
@@ -184,7 +187,8 @@ def extracted(
             factors.add_output(name, torch.randn(20, value.shape[1], generator=generator), 20)
         save_factors(factors, ctx.scratch / "factors")
         ctx.write(layout.factor_sums(shard.index), ctx.scratch / "factors")
-    return Audit(work, spec, len(plan.shards))
+    shapes = {name: value.shape[1:] for name, value in gradients.items()}
+    return Audit(work, spec, len(plan.shards), planned_units(config, count, len(plan.shards), shapes))
 
 
 def _documents(

@@ -27,8 +27,8 @@ from atomscope_workers.stages.inputs import (
     parameter_gradients,
     plan_device,
     read_plan,
-    read_shard_plan,
 )
+from atomscope_workers.stages.sketch_columns import planned_directions
 from atomscope_workers.stages.space import finds_directions
 from atomscope_workers.stages.tensor_ranges import TensorRanges
 
@@ -47,25 +47,27 @@ def run(ctx: StageContext) -> UnitResult:
 
     Nothing is written where documents are compared otherwise, or a refit has its parent's coordinates.
     """
-    plan, shard = read_shard_plan(ctx)
-    documents = len(shard.documents)
+    plan = read_plan(ctx)
+    if not finds_directions(ctx, plan.n_documents):
+        return UnitResult()
+    curvature = curvature_by_parameter(ctx)
+    units = _units(ctx, curvature)
+    if ctx.index >= units:
+        return UnitResult()
+    # All units together work on every document: each counts its part of that.
+    before, after = (plan.n_documents * unit // units for unit in (ctx.index, ctx.index + 1))
+    documents = after - before
     ctx.progress(0, documents, "documents")
-    if finds_directions(ctx, plan.n_documents):
-        curvature = curvature_by_parameter(ctx)
-        found = TensorRanges(partial(ctx.read_range, layout.direction_weights(_DIRECTIONS[ctx.stage])))
-        units = _units(ctx, curvature, found.shape("weights")[1])
-        device = plan_device(plan)
-        if ctx.index < units:
-            with deterministic(device):
-                _products(ctx, curvature, found, units, documents)
+    found = TensorRanges(partial(ctx.read_range, layout.direction_weights(_DIRECTIONS[ctx.stage])))
+    with deterministic(plan_device(plan)):
+        _products(ctx, curvature, found, units, documents)
     ctx.progress(documents, documents, "documents")
     return UnitResult(documents=documents)
 
 
-def summed_products(ctx: StageContext, stage: Stage, directions: int) -> torch.Tensor:
+def summed_products(ctx: StageContext, stage: Stage) -> torch.Tensor:
     """Products (N, R) over all parameters, from what the units of `stage` wrote, in their order."""
-    curvature = curvature_by_parameter(ctx)
-    units = _units(ctx, curvature, directions)
+    units = _units(ctx, curvature_by_parameter(ctx))
     paths = [layout.products_along(stage, index) for index in range(units)]
     total = load_file(ctx.read(paths[0]))[PRODUCTS]
     for path in paths[1:]:
@@ -77,12 +79,13 @@ def summed_products(ctx: StageContext, stage: Stage, directions: int) -> torch.T
 
 def units_along(shards: int, parameters: int, gradient: int, directions: int) -> int:
     """Units that have parameters, of which there are so many, with `gradient` numbers in all."""
-    most = gradient // (NUMBERS_PER_PRODUCT * max(1, directions))
+    most = gradient // (NUMBERS_PER_PRODUCT * directions)
     return min(shards, parameters, MOST_UNITS, max(1, most))
 
 
-def _units(ctx: StageContext, curvature: CurvatureFile, directions: int) -> int:
+def _units(ctx: StageContext, curvature: CurvatureFile) -> int:
     gradient = sum(map(math.prod, curvature.shapes.values()))
+    directions = planned_directions(ctx.spec.config, read_plan(ctx).n_documents)
     return units_along(ctx.shards, len(curvature.shapes), gradient, directions)
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from atomscope.bundle import layout
+from atomscope.types.spec import AuditConfig
 from atomscope_workers.pipeline.vectors import combined
 from atomscope_workers.stages.basis import of_raw_gradients
 from atomscope_workers.stages.context import StageContext, UnitResult
@@ -37,7 +38,7 @@ def run(ctx: StageContext) -> UnitResult:
     documents = len(shard.documents)
     ctx.progress(0, documents, "documents")
     atoms = kept_atoms(ctx)
-    if atoms and are_combined(ctx, plan.n_documents):
+    if atoms and are_combined(ctx.spec.config, plan.n_documents, refit=ctx.parent is not None):
         _combine(ctx, atoms, documents)
     ctx.progress(documents, documents, "documents")
     return UnitResult(documents=documents)
@@ -48,10 +49,9 @@ def kept_atoms(ctx: StageContext) -> list[int]:
     return sorted(msgspec.json.decode(ctx.read(FOUND).read_bytes(), type=Found).atoms)
 
 
-def are_combined(ctx: StageContext, documents: int) -> bool:
+def are_combined(config: AuditConfig, documents: int, *, refit: bool) -> bool:
     """Whether vectors are sums of the gradients of so many documents."""
-    config = ctx.spec.config
-    of_basis = config.gradients == "sketch" and ctx.parent is not None
+    of_basis = config.gradients == "sketch" and refit
     return not of_basis and space_of(config, documents) != "components"
 
 

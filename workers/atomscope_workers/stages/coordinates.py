@@ -34,7 +34,7 @@ def make_coordinates(ctx: StageContext, device: torch.device) -> SpannedDocument
     found = load_file(ctx.read(layout.direction_weights("directions_again")))
     documents, norms, used = found["document"], found["norm"], np.flatnonzero(found["norm"] > 0)
     weights = torch.from_numpy(found.pop("weights"))[torch.from_numpy(used)].to(device)
-    products = summed_products(ctx, "along_again", weights.shape[1])[torch.from_numpy(used)].to(device)
+    products = summed_products(ctx, "along_again")[torch.from_numpy(used)].to(device)
     rows = coordinates(weights, products)
     del weights, products  # each as large as the coordinates
     whole = np.zeros((len(documents), rows.shape[1]), dtype=np.float32)

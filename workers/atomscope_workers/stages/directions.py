@@ -53,7 +53,7 @@ def _first(ctx: StageContext, device: torch.device) -> None:
 def _again(ctx: StageContext, device: torch.device) -> None:
     found = load_file(ctx.read(layout.direction_weights("directions")))
     norms: NDArray[np.float64] = found["norm"]
-    products = summed_products(ctx, "along", found["weights"].shape[1])[torch.from_numpy(norms > 0)]
+    products = summed_products(ctx, "along")[torch.from_numpy(norms > 0)]
     _write(ctx, sharpened_directions(products.to(device)), found["document"], norms)
 
 

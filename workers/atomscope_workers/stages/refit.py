@@ -25,6 +25,7 @@ from atomscope_workers.stages.context import Parent, StageContext, UnitResult
 from atomscope_workers.stages.coordinates import DIRECTION_FACTS
 from atomscope_workers.stages.disk import require_disk
 from atomscope_workers.stages.inputs import plan_gradient_dtype, release_models, write_plan
+from atomscope_workers.stages.planned_units import planned_units
 from atomscope_workers.stages.planning import free_memory
 from atomscope_workers.stages.retention import require_kept
 from atomscope_workers.stages.rows import ROWS, StoredRow
@@ -81,7 +82,8 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
     for path in (*_NEEDED[1:], *(path for path in _KEPT if parent.holds(path))):
         ctx.adopt(path)
     warnings = _warnings(parent)
-    _require_room(ctx, parent, plan)
+    parameters, whitened = _parameters(parent), _holds_whitened(ctx, parent, plan)
+    _require_room(ctx, plan, parameters, whitened)
     device = choose_device().type
     if device != plan.device_kind:
         warnings.append(f"the gradients were extracted on {plan.device_kind}, and fitted on {device}")
@@ -91,25 +93,38 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
     stored = [] if sketched else [_stored(parent, shard) for shard in plan.shards]
     ctx.write_bytes(layout.SHARDS, msgspec.json.encode(stored))
     keep(ctx, warnings)
-    ctx.write_bytes(HELD, msgspec.json.encode(_holds_whitened(ctx, parent, plan)))
+    ctx.write_bytes(HELD, msgspec.json.encode(whitened))
     spec = msgspec.structs.replace(ctx.spec, versions=software_versions())
     ctx.write_bytes(layout.SPEC, msgspec.json.format(msgspec.json.encode(spec), indent=1))
     ctx.progress(plan.n_documents, plan.n_documents, "documents")
-    return UnitResult(shards=len(plan.shards), documents=plan.n_documents, summary={"warnings": warnings})
+    units = planned_units(
+        ctx.spec.config, plan.n_documents, len(plan.shards), parameters, refit=True, whitened=whitened
+    )
+    return UnitResult(
+        shards=len(plan.shards),
+        documents=plan.n_documents,
+        summary={"warnings": warnings, "units": units},
+    )
 
 
-def _require_room(ctx: StageContext, parent: Parent, plan: Plan) -> None:
-    """Raise `InvalidInput` where fits, or the gradients that they read, certainly do not fit this machine."""
+def _parameters(parent: Parent) -> dict[str, tuple[int, int]]:
+    """Shapes of the LoRA matrices of the parent's adapter."""
     header = read_header(parent.read(layout.ADAPTER_WEIGHTS), layout.ADAPTER_WEIGHTS)
-    parameters = {
+    return {
         name: (item.shape[0], item.shape[-1])
         for name, item in header.items()
         if parse_lora_name(name) is not None
     }
+
+
+def _require_room(
+    ctx: StageContext, plan: Plan, parameters: dict[str, tuple[int, int]], whitened: bool
+) -> None:
+    """Raise `InvalidInput` where fits, or the gradients that they read, certainly do not fit this machine."""
     groups = fewest_groups(parameters)
     shapes = shapes_of(ctx.spec.config, plan.n_documents, parameters, groups, plan_gradient_dtype(plan))
     wanted, device = fit_needs(shapes), choose_device()
-    if not _holds_whitened(ctx, parent, plan):
+    if not whitened:
         wanted += product_needs(shapes)
     if not all(map(free_memory(device).holds, wanted)):
         release_models()

@@ -11,7 +11,7 @@ from atomscope_workers.pipeline.dictionary import dictionary_size, piece_count
 from atomscope_workers.pipeline.sketch import BASIS_SUMS
 from atomscope_workers.pipeline.storage import DTYPES, GradientDtype, gradient_bytes
 from atomscope_workers.stages.retention import keeps_gradients
-from atomscope_workers.stages.sketch_columns import raw_columns, whitened_columns
+from atomscope_workers.stages.sketch_columns import planned_directions, raw_columns, whitened_columns
 from atomscope_workers.stages.space import Space, space_of
 
 _LAYER = re.compile(r"\.\d+\.")
@@ -91,7 +91,7 @@ def shapes_of(
     dtype: GradientDtype,
 ) -> Shapes:
     """Shapes of an audit under these settings."""
-    atoms, columns = dictionary_size(config.n_atoms, documents), whitened_columns(config, documents)
+    atoms = dictionary_size(config.n_atoms, documents)
     return Shapes(
         documents=documents,
         parameters=dict(parameters),
@@ -100,8 +100,8 @@ def shapes_of(
         pieces=piece_count(config, atoms, documents),
         components=config.components,
         space=space_of(config, documents),
-        directions=min(config.directions, columns, documents),
-        sketch_columns=columns,
+        directions=planned_directions(config, documents),
+        sketch_columns=whitened_columns(config, documents),
         raw_columns=raw_columns(config),
         gradients=dtype,
         keeps_gradients=keeps_gradients(config),

@@ -18,6 +18,11 @@ def whitened_columns(config: AuditConfig, documents: int) -> int:
     return min(MOST, max(FEWEST, 1 << max(0, room.bit_length() - 1)))
 
 
+def planned_directions(config: AuditConfig, documents: int) -> int:
+    """Directions that are looked for, past `exact_documents`; documents of fewer dimensions have fewer."""
+    return min(config.directions, whitened_columns(config, documents), documents)
+
+
 def raw_columns(config: AuditConfig) -> int:
     """Columns in which raw gradients are sketched: for means of cosines, which more would hardly change."""
     return FEWEST if config.sketch_columns == "auto" else config.sketch_columns

@@ -43,6 +43,7 @@ from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.disk import require_disk
 from atomscope_workers.stages.inputs import kept_model, plan_gradient_dtype, write_plan
 from atomscope_workers.stages.limits import check_vocabulary, length_limit
+from atomscope_workers.stages.planned_units import planned_units
 from atomscope_workers.stages.planning import PlannedPass, fits_recomputed_alone
 from atomscope_workers.stages.refit import take_over
 from atomscope_workers.stages.retention import keeps_gradients
@@ -123,6 +124,7 @@ def run(ctx: StageContext) -> UnitResult:
             "warnings": documents.warnings,
             "extractions": extractions_of(shards),
             "plan": _plan_facts(made, documents, plan, shards),
+            "units": planned_units(spec.config, plan.n_documents, len(plan.shards), parameters),
         },
     )
 
@@ -139,7 +141,7 @@ def _plan_facts(
         "n_dropped": len(documents.dropped),
         "n_documents": plan.n_documents,
         "documents_extracted": sum(len(shard.documents) for shard in to_extract(plan, shards)),
-        "n_tokens": plan.n_tokens,
+        "n_tokens": sum(len(item.input_ids) for item in made.documents),
         "n_target_tokens": plan.n_target_tokens,
         "n_parameters": made.n_parameters,
         "gradient_bytes": by_setting[dtype if keeps_gradients(config) else config.gradients],

@@ -87,7 +87,7 @@ def read_made(ctx: StageContext) -> Made:
 def _make(ctx: StageContext, plan: Plan, own: Sequence[int], first: int, documents: int) -> None:
     """Write the vectors of the atoms `own`, the first of which is the `first` of all."""
     cosines: dict[int, float] = {}
-    if are_combined(ctx, plan.n_documents):
+    if are_combined(ctx.spec.config, plan.n_documents, refit=ctx.parent is not None):
         make, step = _of_parts(ctx, first)
     elif space_of(ctx.spec.config, plan.n_documents) == "components" or ctx.parent is None:
         make, step = _of_components(ctx, own), 1
