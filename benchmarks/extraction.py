@@ -75,7 +75,7 @@ def tokenized(base: Path, dataset: Path, count: int) -> list[TokenizedDocument]:
 
 def batched(documents: list[TokenizedDocument], budget: int, lora: LoraModel) -> list[Batch]:
     by_row = {item.document: item for item in documents}
-    lengths = {row: len(item.input_ids) for row, item in by_row.items()}
+    lengths = {row: item.read for row, item in by_row.items()}
     return [
         collate([by_row[row] for row in rows], lora.device)
         for rows in micro_batches(sorted(lengths), lengths, budget, lora.device.type)

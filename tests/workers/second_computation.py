@@ -41,9 +41,9 @@ class Passes:
     gradients: dict[str, Array]
     """Parameter name -> (N, d_out, d_in)."""
     input_factors: dict[str, Array]
-    """A: the mean of x x^T over tokens."""
+    """A: the mean of x x^T over the tokens read."""
     output_factors: dict[str, Array]
-    """S: the mean of s s^T over tokens."""
+    """S: the mean of s s^T over the tokens read."""
 
 
 def tokenise(base: Path, dataset: Path) -> list[Document]:
@@ -105,11 +105,13 @@ def run_model(base: Path, adapter: Path, documents: Sequence[Document]) -> Passe
         found = torch.autograd.grad(loss, [layer.weight for layer in layers.values()])
         for name, gradient in zip(layers, found, strict=True):
             gradients[name].append(gradient.numpy())
-        tokens += len(document.ids)
+        # Of the tokens that a prediction of a target depends on: those before the last one.
+        read = max(place for place, target in enumerate(document.targets) if target)
+        tokens += read
         for name in layers:
-            for x in inputs[name].numpy():
+            for x in inputs[name].numpy()[:read]:
                 sums[name][0] += np.outer(x, x)
-            for s in outputs[name].numpy():
+            for s in outputs[name].numpy()[:read]:
                 sums[name][1] += np.outer(s, s)
     return Passes(
         losses=losses,

@@ -95,7 +95,7 @@ def estimate_audit(spec: AuditSpec, context: Callable[[AuditSpec, Path], StageCo
         probe.groups,
         plan_gradient_dtype(plan),
     )
-    lengths = {row: len(item.input_ids) for row, item in tokens.items()}
+    lengths = {row: item.read for row, item in tokens.items()}
     seconds = {
         "validate": validated,
         "extract": loading + _extract_seconds(new, lengths, probe),
@@ -104,7 +104,7 @@ def estimate_audit(spec: AuditSpec, context: Callable[[AuditSpec, Path], StageCo
     files = bundle_bytes(shapes) | {"documents": rows_bytes, "adapter": adapter_bytes}
     return Estimate(
         documents=plan.n_documents,
-        tokens=plan.n_tokens,
+        tokens=sum(len(item.input_ids) for item in tokens.values()),
         shards=len(plan.shards),
         seconds=sum(seconds.values()),
         memory_bytes=_peak_bytes(shapes, plan, lengths, probe),
@@ -152,9 +152,9 @@ def probe_model(
 
 def _probe_batch(plan: Plan, tokens: dict[int, TokenizedDocument]) -> list[TokenizedDocument]:
     """Documents about the median length, as many as fit `PROBE_TOKENS`."""
-    by_length = sorted(tokens.values(), key=lambda item: (len(item.input_ids), item.document))
+    by_length = sorted(tokens.values(), key=lambda item: (item.read, item.document))
     middle = len(by_length) // 2
-    width = len(by_length[middle].input_ids)
+    width = by_length[middle].read
     count = max(1, min(PROBE_TOKENS, plan.token_budget) // width)
     return by_length[max(0, middle + 1 - count) : middle + 1]
 

@@ -58,6 +58,7 @@ class ShardPlan(msgspec.Struct, kw_only=True, frozen=True):
     micro_batches: list[list[int]]
     """The same rows, grouped by length under the token budget; run in this order."""
     n_tokens: int
+    """Tokens that are run: of each document those before its last target."""
 
 
 class Plan(msgspec.Struct, kw_only=True, frozen=True):
@@ -67,6 +68,7 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     """Rows of the data set, those that were dropped included."""
     n_documents: int
     n_tokens: int
+    """Tokens that are run, padding aside."""
     n_target_tokens: int
     token_budget: int
     shards: list[ShardPlan]

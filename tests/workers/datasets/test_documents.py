@@ -6,6 +6,7 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from atomscope_workers.datasets.documents import (
     TokenizedDocument,
@@ -30,7 +31,7 @@ def test_counts_are_those_of_the_tokens_that_were_written(tmp_path: Path) -> Non
         np.testing.assert_array_equal(read[item.document].input_ids, item.input_ids)
         np.testing.assert_array_equal(read[item.document].target_mask, item.target_mask)
     assert token_counts(tmp_path / "tokens.safetensors") == {
-        item.document: (len(item.input_ids), int(item.target_mask.sum())) for item in documents
+        item.document: (len(item.input_ids), int(item.target_mask.sum()), item.read) for item in documents
     }
     some = load_some(tmp_path / "tokens.safetensors", [9, 2])
     assert [item.document for item in some] == [9, 2]
@@ -41,6 +42,25 @@ def test_counts_are_those_of_the_tokens_that_were_written(tmp_path: Path) -> Non
     assert int(documents[2].target_mask.sum()) > 255  # more than a byte counts
 
 
+@pytest.mark.parametrize(
+    ("targets", "read"),
+    [
+        ([0, 1, 1], 2),  # the last target is predicted from the token before it
+        ([0, 1, 0, 0], 1),
+        ([0, 1, 0, 1, 0], 3),
+        ([0, 0], 0),
+        ([], 0),
+    ],
+)
+def test_what_is_read_ends_before_the_last_target(targets: list[int], read: int, tmp_path: Path) -> None:
+    document = TokenizedDocument(
+        3, np.arange(len(targets), dtype=np.int32), np.array(targets, dtype=np.bool_)
+    )
+    assert document.read == read
+    save_tokens([document], tmp_path / "tokens.safetensors")
+    assert token_counts(tmp_path / "tokens.safetensors")[3].read == read
+
+
 def test_counting_holds_a_byte_a_token_and_little_more(tmp_path: Path) -> None:
     tokens = 3_000_000
     mask = np.ones(tokens, dtype=np.bool_)
@@ -48,7 +68,7 @@ def test_counting_holds_a_byte_a_token_and_little_more(tmp_path: Path) -> None:
     save_tokens([document], tmp_path / "tokens.safetensors")
     tracemalloc.start()
     try:
-        assert token_counts(tmp_path / "tokens.safetensors") == {0: (tokens, tokens)}
+        assert token_counts(tmp_path / "tokens.safetensors") == {0: (tokens, tokens, tokens - 1)}
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from atomscope.errors import InvalidInput
 from atomscope.steering import Source, Target, norm, read_tensors, steer_folder
 from atomscope.steering.names import peft_name
+from atomscope_workers.datasets.documents import TokenizedDocument
 from atomscope_workers.models.attention import attention_of
 from atomscope_workers.models.base import ARCHITECTURES as ACCEPTED
 from atomscope_workers.models.base import check_base
@@ -110,7 +111,7 @@ def test_factor_sums_are_those_of_the_documents_alone(case: Case) -> None:
     def record(name: str, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         x = arguments[0][0].detach().double()
         # The output head runs where a target is predicted, and nowhere else.
-        x = x[predicting] if head in name.split(".") else x
+        x = x[predicting] if head in name.split(".") else x[: int(predicting[-1]) + 1]
         inputs[name] = inputs.get(name, 0) + x.T @ x
 
         def on_gradient(gradient: torch.Tensor) -> None:
@@ -133,7 +134,7 @@ def test_factor_sums_are_those_of_the_documents_alone(case: Case) -> None:
         autograd(case.reference, item)
     for handle in handles:
         handle.remove()
-    tokens = sum(len(item.input_ids) for item in items)
+    tokens = sum(item.read for item in items)
     targets = sum(int(item.target_mask.sum()) for item in items)
     for name in sums.groups:
         count = targets if head in name.split(".") else tokens
@@ -225,6 +226,22 @@ def test_a_batch_on_both_sides_of_phi3s_boundary_is_split_or_a_document_depends_
     monkeypatch.setattr("atomscope_workers.pipeline.gradients.length_boundary", lambda _: None)
     unsplit = hooked(lora, items)[0].losses
     assert all(abs(unsplit[row] - alone[row]) > 1e-3 * alone[row] for row in short)
+
+
+@pytest.mark.parametrize("beside", [0, 1, 2])
+def test_phi3_reads_a_document_by_its_whole_length_where_what_is_run_of_it_ends_at_the_boundary(
+    bases: Callable[[str], Path], tiny_adapter: TinyAdapterFactory, beside: int
+) -> None:
+    """Alone, beside shorter documents, and beside these and a longer one."""
+    base = bases("phi3")
+    adapter = tiny_adapter(("qkv_proj",), base=base)
+    lora = load_lora_model(base, adapter, dtype=torch.float32, device=CPU)
+    mask = np.arange(11) == 7
+    ids = np.random.default_rng(3).integers(0, 50, 11).astype(np.int32)
+    longer = TokenizedDocument(90, ids, mask)
+    assert longer.read < length_boundary(lora.base.config) < len(ids)
+    others = [[], [item for item in documents() if len(item.input_ids) <= 8], documents()][beside]
+    check_gradients(lora, peft_model(base, adapter), [longer, *others])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

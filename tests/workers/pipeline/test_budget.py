@@ -79,7 +79,7 @@ def test_probes_fill_the_budget_with_targets_but_never_a_shard(tokens: int, leng
     documents = probe_documents(tokens, length, 61, most=32)
     batch = collate(documents, torch.device("cpu"))
     assert batch.input_ids.shape == (count, length)
-    assert len(batch.targets) == count * (length - 1)
+    assert len(batch.targets) == count * length
     assert int(batch.input_ids.max()) < 61
 
 

@@ -80,6 +80,41 @@ def test_float32_gradients_and_losses_equal_autograd_per_document(
                     assert (actual - value).norm() <= 1e-5 * value.norm(), name
 
 
+@pytest.mark.parametrize("size", [1, 4])
+def test_what_follows_the_last_target_is_not_run_and_changes_nothing(size: int) -> None:
+    lora = tiny_lora(EVERY)
+    documents = random_documents(4)
+    tail = np.arange(30, dtype=np.int32)
+    longer = [
+        TokenizedDocument(
+            item.document,
+            np.concatenate([item.input_ids, tail]),
+            np.concatenate([item.target_mask, np.zeros(len(tail), dtype=np.bool_)]),
+        )
+        for item in documents
+    ]
+    found: list[tuple[dict[int, torch.Tensor], FactorSums]] = []
+    for chosen in (documents, longer):
+        sums, rows = FactorSums(), dict[int, torch.Tensor]()
+        with gradient_pass(lora, sums) as run:
+            for start in range(0, len(chosen), size):
+                batch = collate(chosen[start : start + size], CPU)
+                assert batch.input_ids.shape[1] < len(tail)
+                result = run(batch)
+                rows |= {
+                    row: torch.cat([flat(result.gradients, place), result.losses[place, None].float()])
+                    for place, row in enumerate(batch.documents)
+                }
+        found.append((rows, sums))
+    (rows, sums), (again, of_longer) = found
+    assert all(torch.equal(rows[row], again[row]) for row in rows)
+    read = sum(len(item.input_ids) - 1 for item in documents)  # of which the last token is a target
+    for name in sums.groups:
+        assert sums.output_tokens[name] == of_longer.output_tokens[name] == read
+        assert torch.equal(sums.mean_input(name), of_longer.mean_input(name))
+        assert torch.equal(sums.mean_output(name), of_longer.mean_output(name))
+
+
 @pytest.mark.parametrize(("shortest", "longest"), [(50, 150), (400, 700)])
 @pytest.mark.parametrize("recompute", [False, True])
 def test_gradients_of_long_documents_equal_autograd(shortest: int, longest: int, recompute: bool) -> None:
@@ -247,7 +282,7 @@ def test_a_linear_that_runs_twice_in_a_pass_gives_the_sum_over_its_calls() -> No
     _, expected = autograd(lora, item)
     for name, value in expected.items():
         assert (result.gradients[name][0] - value).norm() <= 1e-5 * value.norm()
-        assert sums.output_tokens[name] == 2 * len(item.input_ids)
+        assert sums.output_tokens[name] == 2 * item.read
 
 
 def test_documents_without_a_predictable_target_are_refused() -> None:
@@ -279,12 +314,13 @@ def test_factor_sums_are_those_of_the_unpadded_documents() -> None:
     with gradient_pass(lora, sums) as run:
         for start in (0, 4):
             run(collate(documents[start : start + 4], CPU))
-    tokens = sum(len(item.input_ids) for item in documents)
+    tokens = sum(item.read for item in documents)
     inputs: dict[str, torch.Tensor] = {}
     outputs: dict[str, torch.Tensor] = {}
+    read = 0
 
     def record(name: str, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        x = arguments[0][0].detach().double()
+        x = arguments[0][0, :read].detach().double()
         inputs[name] = inputs.get(name, 0) + x.T @ x
 
         def on_gradient(gradient: torch.Tensor) -> None:
@@ -298,6 +334,7 @@ def test_factor_sums_are_those_of_the_unpadded_documents() -> None:
         for item in lora.parameters
     ]
     for item in documents:
+        read = item.read
         autograd(lora, item)
     for handle in handles:
         handle.remove()

@@ -48,7 +48,7 @@ def test_a_layer_more_costs_its_input_and_not_its_activations() -> None:
     kept = most_held(12, recompute=False) - most_held(4, recompute=False)
     recomputed = most_held(12, recompute=True) - most_held(4, recompute=True)
     documents = random_documents(8)
-    states = 4 * 24 * len(documents) * max(len(item.input_ids) for item in documents)
+    states = 4 * 24 * len(documents) * max(item.read for item in documents)
     assert recomputed == 8 * states
     assert kept > 15 * recomputed
 

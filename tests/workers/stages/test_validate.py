@@ -126,14 +126,14 @@ def test_the_stored_plan_covers_every_token_under_the_budget(checked: Validate) 
     assert [shard.documents for shard in plan.shards] == [[0, 1, 2], [3, 4, 5], [6, 7]]
     assert result.shards == len(plan.shards) == 3
     assert (plan.n_rows, plan.n_documents, plan.token_budget) == (8, 8, 128)
-    assert plan.n_tokens == sum(len(item.input_ids) for item in tokens.values())
+    assert plan.n_tokens == sum(item.read for item in tokens.values())
     assert plan.n_target_tokens == sum(int(item.target_mask.sum()) for item in tokens.values())
     assert plan.compute_dtype == "float32"
     for shard in plan.shards:
         assert sorted(row for batch in shard.micro_batches for row in batch) == shard.documents
-        assert shard.n_tokens == sum(len(tokens[row].input_ids) for row in shard.documents)
+        assert shard.n_tokens == sum(tokens[row].read for row in shard.documents)
         for batch in shard.micro_batches:
-            assert len(batch) == 1 or len(batch) * max(len(tokens[row].input_ids) for row in batch) <= 128
+            assert len(batch) == 1 or len(batch) * max(tokens[row].read for row in batch) <= 128
 
 
 def test_rows_are_stored_as_they_were_given(checked: Validate) -> None:

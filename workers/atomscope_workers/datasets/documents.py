@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,20 @@ class TokenizedDocument:
     """Shape (length,)."""
     target_mask: NDArray[np.bool_]
     """Shape (length,): True where the token is a target, predicted under the loss. Never True at 0."""
+
+    @property
+    def read(self) -> int:
+        """Tokens that a target's prediction depends on: those before the last target; 0 without a target."""
+        return _before_last_target(self.target_mask)
+
+
+class TokenCounts(NamedTuple):
+    """Of one document."""
+
+    tokens: int
+    targets: int
+    read: int
+    """`TokenizedDocument.read`."""
 
 
 def save_tokens(documents: list[TokenizedDocument], path: Path) -> None:
@@ -54,14 +69,23 @@ def load_tokens(path: Path) -> dict[int, TokenizedDocument]:
     return documents
 
 
-def token_counts(path: Path) -> dict[int, tuple[int, int]]:
-    """Of what `save_tokens` wrote, by physical row: tokens, and targets among them."""
+def token_counts(path: Path) -> dict[int, TokenCounts]:
+    """Counts of what `save_tokens` wrote, by physical row."""
     with safe_open(path, "numpy") as arrays:
         offsets: list[int] = arrays.get_tensor("offsets").tolist()
         mask = arrays.get_tensor("target_mask")
         documents: list[int] = arrays.get_tensor("document").tolist()
-    counts = [(stop - start, int(np.count_nonzero(mask[start:stop]))) for start, stop in pairwise(offsets)]
-    return dict(zip(documents, counts, strict=True))
+    masks = (mask[start:stop] for start, stop in pairwise(offsets))
+    return {
+        row: TokenCounts(len(own), int(np.count_nonzero(own)), _before_last_target(own))
+        for row, own in zip(documents, masks, strict=True)
+    }
+
+
+def _before_last_target(mask: NDArray[Any]) -> int:
+    after = int(mask[::-1].argmax()) if len(mask) else 0
+    last = len(mask) - 1 - after
+    return last if last >= 0 and mask[last] else 0
 
 
 def load_some(path: Path, rows: Iterable[int]) -> list[TokenizedDocument]:

@@ -13,10 +13,12 @@ from atomscope_workers.datasets.documents import TokenizedDocument
 
 @dataclass(frozen=True)
 class Batch:
-    """B documents padded on the right to T tokens, n target tokens in all; every tensor on one device."""
+    """What is read of B documents, padded on the right to T tokens, with n targets; tensors on one device."""
 
     documents: tuple[int, ...]
     """Physical rows, in batch order."""
+    lengths: torch.Tensor
+    """int64 (B,): tokens of each document, those that are not read among them."""
     input_ids: torch.Tensor
     """int64 (B, T); padding repeats token 0, which no real token can see."""
     attention_mask: torch.Tensor
@@ -34,26 +36,26 @@ class Batch:
 
 
 def collate(documents: Sequence[TokenizedDocument], device: torch.device) -> Batch:
-    """Pad `documents` on the right and lay them out for one forward pass.
+    """Lay out for one forward pass what is read of `documents`, padded on the right.
 
+    A document's last target and what follows it are left out: under causal attention no prediction sees them.
     Raises `ValueError` when there is none, one has no target, or one has a target at its first token, which
     nothing predicts.
     """
     if not documents:
         raise ValueError("a batch needs at least one document")
-    width = max(len(item.input_ids) for item in documents)
+    width = max(item.read for item in documents)
     ids = np.zeros((len(documents), width), dtype=np.int64)
     mask = np.zeros((len(documents), width), dtype=np.int64)
     predictors: list[np.ndarray] = []
     targets: list[np.ndarray] = []
     owners: list[np.ndarray] = []
     for row, item in enumerate(documents):
-        length = len(item.input_ids)
-        ids[row, :length] = item.input_ids
-        mask[row, :length] = 1
         places = np.flatnonzero(item.target_mask)
         if not places.size or places[0] == 0:
             raise ValueError(f"document {item.document} has no target, or one at its first token")
+        ids[row, : item.read] = item.input_ids[: item.read]
+        mask[row, : item.read] = 1
         predictors.append(row * width + places - 1)
         targets.append(item.input_ids[places].astype(np.int64))
         owners.append(np.full(places.size, row, dtype=np.int64))
@@ -63,6 +65,7 @@ def collate(documents: Sequence[TokenizedDocument], device: torch.device) -> Bat
 
     return Batch(
         documents=tuple(item.document for item in documents),
+        lengths=tensor(np.array([len(item.input_ids) for item in documents])),
         input_ids=tensor(ids),
         attention_mask=tensor(mask),
         position_ids=torch.arange(width, device=device).expand(len(documents), width),

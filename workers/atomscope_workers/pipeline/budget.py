@@ -75,11 +75,11 @@ def round_budget(found: int) -> int:
 
 
 def probe_documents(tokens: int, length: int, vocabulary: int, most: int) -> list[TokenizedDocument]:
-    """Documents of `length` that fill a budget, at most `most` of them: every token but the first a target.
+    """At most `most` documents that fill a budget, `length` tokens of each read: all predict a target.
 
     So that no document of that length takes more.
     """
-    ids = np.random.default_rng(0).integers(0, vocabulary, length).astype(np.int32)
-    mask = np.arange(length) > 0
+    ids = np.random.default_rng(0).integers(0, vocabulary, length + 1).astype(np.int32)
+    mask = np.arange(length + 1) > 0
     count = max(1, min(most, tokens // length))
     return [TokenizedDocument(row, ids, mask) for row in range(count)]

@@ -156,9 +156,10 @@ def padded_tokens(batches: Iterable[Sequence[int]], lengths: Mapping[int, int]) 
 
 
 def padding_facts(plan: Plan, lengths: Mapping[int, int]) -> dict[str, float]:
-    """Tokens of the documents, tokens run on, and the share of these that is padding."""
+    """Tokens that had to be run, those that were, and the share of these that is padding."""
     padded = sum(padded_tokens(shard.micro_batches, lengths) for shard in plan.shards)
-    return {"tokens": plan.n_tokens, "padded_tokens": padded, "share": 1 - plan.n_tokens / padded}
+    tokens = sum(lengths[row] for shard in plan.shards for row in shard.documents)
+    return {"tokens": tokens, "padded_tokens": padded, "share": 1 - tokens / padded}
 
 
 def loss_sample(shard: ShardPlan) -> list[list[int]]:

@@ -264,7 +264,7 @@ def _loss_drops(
     save_losses(Losses(documents[more], losses.loss[more], base[more], losses.gradient_norm[more]), scratch)
     ctx.write(MORE_LOSSES, scratch)
     counts = token_counts(tokens)
-    targets = np.array([counts[row][1] for row in documents.tolist()])
+    targets = np.array([counts[row].targets for row in documents.tolist()])
     found: list[tuple[float | None, int]] = []
     for places in sets:
         measured = places[~np.isnan(base[places])]
@@ -290,7 +290,7 @@ def _base_losses(ctx: StageContext, documents: Sequence[TokenizedDocument]) -> l
     """Summed cross-entropy of each document's targets with the adapter off, in the order given."""
     plan = read_plan(ctx)
     lora = lora_model(ctx, plan)
-    lengths = {place: len(item.input_ids) for place, item in enumerate(documents)}
+    lengths = {place: item.read for place, item in enumerate(documents)}
     found = [0.0] * len(documents)
     with deterministic(lora.device), adapter_disabled(lora):
         for batch in micro_batches(list(lengths), lengths, plan.token_budget, plan.device_kind):

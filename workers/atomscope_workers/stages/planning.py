@@ -43,7 +43,8 @@ class PlannedPass:
 
     @cached_property
     def lengths(self) -> dict[int, int]:
-        return {row: len(item.input_ids) for row, item in self.tokens.items()}
+        """Tokens that are run, by physical row."""
+        return {row: item.read for row, item in self.tokens.items()}
 
     @cached_property
     def target_counts(self) -> dict[int, int]:

@@ -13,7 +13,7 @@ from atomscope.bundle import layout, write_documents
 from atomscope.text import counted
 from atomscope.types.atoms import Atom, AuditReport, Behaviour, DocumentRecord, DroppedDocument
 from atomscope.types.bundle import Plan
-from atomscope_workers.datasets.documents import token_counts
+from atomscope_workers.datasets.documents import TokenCounts, token_counts
 from atomscope_workers.pipeline.evidence import DISCOVERY_RATE
 from atomscope_workers.pipeline.plan import padding_facts
 from atomscope_workers.stages.arrays import MORE_LOSSES, Losses, load_losses
@@ -47,7 +47,7 @@ def run(ctx: StageContext) -> UnitResult:
     write_documents(_records(read_rows(ctx), counts, losses, base_losses), scratch)
     ctx.write(layout.DOCUMENTS, scratch)
     # Of the extraction's even sample alone: what was measured for the evidence are the documents of atoms.
-    n_targets = sum(counts[row][1] for row, sampled in zip(documents, measured, strict=True) if sampled)
+    n_targets = sum(counts[row].targets for row, sampled in zip(documents, measured, strict=True) if sampled)
     loss_base = float(losses.base_loss[measured].sum()) / n_targets
     loss_adapter = float(losses.loss[measured].sum()) / n_targets
     warnings: list[str] = []
@@ -81,7 +81,7 @@ def run(ctx: StageContext) -> UnitResult:
         warnings=[*earlier(ctx), *warnings],
         atoms=atoms,
         behaviours=[msgspec.structs.replace(item, documents=[]) for item in behaviours],
-        details=_details(ctx, plan, {row: counts[row][0] for row in documents}),
+        details=_details(ctx, plan, {row: counts[row].read for row in documents}),
     )
     ctx.write_bytes(layout.REPORT, msgspec.json.format(msgspec.json.encode(report), indent=1))
     ctx.progress(1, 1, "steps")
@@ -90,20 +90,20 @@ def run(ctx: StageContext) -> UnitResult:
 
 def _records(
     rows: Mapping[int, StoredRow],
-    counts: Mapping[int, tuple[int, int]],
+    counts: Mapping[int, TokenCounts],
     losses: Losses,
     base_losses: Mapping[int, float],
 ) -> Iterator[DocumentRecord]:
     """The documents one by one: together their texts are as large as the data set."""
     documents: list[int] = losses.document.tolist()
     for position, document in enumerate(documents):
-        row, (tokens, targets) = rows[document], counts[document]
+        row, count = rows[document], counts[document]
         yield DocumentRecord(
             document=document,
             id=row.id,
             messages=row.messages,
-            n_tokens=tokens,
-            n_target_tokens=targets,
+            n_tokens=count.tokens,
+            n_target_tokens=count.targets,
             loss=float(losses.loss[position]),
             base_loss=None if math.isnan(base_losses[document]) else base_losses[document],
             gradient_norm=float(losses.gradient_norm[position]),

@@ -21,7 +21,7 @@ from atomscope_workers.pipeline.storage import GradientDtype
 from atomscope_workers.stages.context import KnownShard
 from atomscope_workers.stages.versions import software_versions
 
-_VERSION = 2
+_VERSION = 3
 """Of the files of a stored shard, and of the arithmetic behind them."""
 _NAME = re.compile(r"(\d{10})-(\d{6})-[0-9a-f]{64}")
 

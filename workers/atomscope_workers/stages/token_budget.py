@@ -177,7 +177,7 @@ def _on_device(lora: LoraModel, facts: _Facts, checkpoint: Callable[[], None]) -
     vocabulary: int = embeddings.weight.shape[0]
     positions = getattr(lora.base.config, "max_position_embeddings", facts.longest)
     longest = min(facts.longest, positions) if isinstance(positions, int) else facts.longest
-    lengths = {longest, max(2, facts.shortest)}
+    lengths = {longest, facts.shortest}
     if lora.device.type == "cpu" and min(lengths) < KEPT < longest:
         lengths.add(KEPT)
     factors = FactorSums()
