@@ -73,7 +73,7 @@ def probabilities(
     flat = [item for row in documents for item in row]
     losses = np.zeros(len(flat))
     with subject.moved(step):
-        for batch in subject.batches([len(item.input_ids) for item in flat], subject.token_budget):
+        for batch in subject.batches([item.read for item in flat], subject.token_budget):
             found = document_losses(subject.lora, collate([flat[at] for at in batch], subject.lora.device))
             losses[list(batch)] = found.double().cpu().numpy()
     totals: NDArray[np.float64] = np.exp(-losses).reshape(len(documents), -1).sum(1)

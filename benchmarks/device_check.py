@@ -151,7 +151,7 @@ class _Passed:
 
 def _passed(device: torch.device) -> _Passed:
     lora, documents, factors = _model(device), _documents(), FactorSums()
-    lengths = {item.document: len(item.input_ids) for item in documents}
+    lengths = {item.document: item.read for item in documents}
     rows: dict[int, dict[str, torch.Tensor]] = {}
     losses = torch.zeros(DOCUMENTS, dtype=torch.float64)
     with gradient_pass(lora, factors) as run:

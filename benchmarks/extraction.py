@@ -257,7 +257,7 @@ def in_turn(
 
 
 def for_peers(args: argparse.Namespace, documents: list[TokenizedDocument], folder: Path) -> list[str]:
-    """Paths of the adapter, naming its base's folder, and of the documents as tokens."""
+    """Paths of the adapter, naming its base's folder, and of the documents as tokens, to the last target."""
     model, path = folder / "adapter", folder / "documents.jsonl"
     shutil.copytree(args.adapter, model)
     config = json.loads((model / "adapter_config.json").read_text())
@@ -265,8 +265,8 @@ def for_peers(args: argparse.Namespace, documents: list[TokenizedDocument], fold
     (model / "adapter_config.json").write_text(json.dumps(config))
     rows = (
         {
-            "input_ids": item.input_ids.tolist(),
-            "labels": np.where(item.target_mask, item.input_ids, -100).tolist(),
+            "input_ids": item.input_ids[: item.read + 1].tolist(),
+            "labels": np.where(item.target_mask, item.input_ids, -100)[: item.read + 1].tolist(),
         }
         for item in documents
     )
@@ -279,7 +279,7 @@ def flops(lora: LoraModel, documents: list[TokenizedDocument]) -> float:
     head = lora.base.get_output_embeddings().weight
     embeddings = lora.base.get_input_embeddings().weight
     body = sum(item.numel() for item in lora.base.parameters() if item is not head and item is not embeddings)
-    tokens = sum(len(item.input_ids) for item in documents)
+    tokens = sum(item.read for item in documents)
     targets = sum(int(item.target_mask.sum()) for item in documents)
     return 4.0 * (body * tokens + head.numel() * targets)
 
@@ -309,7 +309,7 @@ def main() -> None:
     device = choose_device()
     dtype = choose_dtype(AuditConfig(dtype=args.dtype), device)
     lora = load_lora_model(args.base_model, args.adapter, dtype=dtype, device=device)
-    tokens = sum(len(item.input_ids) for item in documents)
+    tokens = sum(item.read for item in documents)
     told = f"{tokens} tokens, {dtype_name(dtype)}, {args.threads} threads"
     print(f"{len(documents)} documents, {told}", flush=True)
     choice = fastest_bare(lora, documents)

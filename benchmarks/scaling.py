@@ -41,8 +41,9 @@ from atomscope.input_files import file_digest, folder_digest
 from atomscope.store import ObjectStore, open_store
 from atomscope.types.bundle import Plan
 from atomscope.types.spec import AuditConfig, AuditSpec, InputRef
-from atomscope.types.work import FAN_OUT, Stage, UnitOrder
+from atomscope.types.work import FAN_OUT, Stage, UnitOrder, unit_count
 from atomscope_workers.celery_context import StoreContext
+from atomscope_workers.stages.context import UnitResult
 from atomscope_workers.stages.registry import STAGE_FUNCTIONS
 
 CONFIG = AuditConfig(exact_documents=100, sketch_columns=512, directions=8, dtype="float32")
@@ -123,9 +124,14 @@ def prefix(audit: str) -> str:
     return layout.attempt_prefix(PROJECT, audit, 1)
 
 
+def units_key(audit: str) -> str:
+    """Where the units that `validate` planned are kept, as control keeps them in its database."""
+    return f"{prefix(audit)}units.json"
+
+
 def run_unit(
     store: ObjectStore, audit: str, stage: Stage, index: int, fence: int, winners: dict[str, list[int]]
-) -> None:
+) -> UnitResult:
     """One unit, committed as a worker commits it."""
     order = UnitOrder(
         project_id=PROJECT,
@@ -143,10 +149,11 @@ def run_unit(
     with tempfile.TemporaryDirectory() as scratch:
         ctx = StoreContext(store, order, Path(scratch), lambda done, total, unit: None, lambda: None)
         try:
-            STAGE_FUNCTIONS[stage](ctx)
+            result = STAGE_FUNCTIONS[stage](ctx)
             ctx.commit()
         finally:
             ctx.close()
+    return result
 
 
 def shards_of(store: ObjectStore, audit: str) -> int:
@@ -157,10 +164,12 @@ def shards_of(store: ObjectStore, audit: str) -> int:
 def child(store: ObjectStore, audit: str, what: str, fence: int) -> None:
     """`plan`, stages parted by commas, or shares of the extraction such as `0/2`; prints what it took."""
     if what == "plan":
-        run_unit(store, audit, "validate", 0, 1, {})
+        told = run_unit(store, audit, "validate", 0, 1, {})
+        store.put_bytes(units_key(audit), msgspec.json.encode(told.summary["units"]))
         return
     shards = shards_of(store, audit)
     planned = {"validate": [1]}
+    counts = msgspec.json.decode(store.get_bytes(units_key(audit)), type=dict[Stage, int])
     seconds: dict[str, float] = {}
     if "/" not in what:
         stages = what.split(",")
@@ -174,7 +183,7 @@ def child(store: ObjectStore, audit: str, what: str, fence: int) -> None:
             seconds["loading"] = start - first - seconds["extract"] / shards
         winners = {**planned, "extract": [2] * shards}
         for stage in AFTER_EXTRACTION:
-            start, units = time.time(), shards if stage in FAN_OUT else 1
+            start, units = time.time(), unit_count(stage, shards, counts)
             if stage in stages:
                 for index in range(units):
                     run_unit(store, audit, stage, index, 1, winners)

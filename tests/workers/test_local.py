@@ -114,6 +114,17 @@ def test_work_of_another_version_of_the_software_is_not_gone_on_with(
     assert recorder.of("extract")[0] == (0, DOCUMENTS)
 
 
+def test_work_of_other_arithmetic_is_not_gone_on_with(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = asked("recomputed")
+    with pytest.raises(KeyboardInterrupt):
+        run(ask, Recorder(lambda told: told.stage == "curvature"))
+    monkeypatch.setattr("atomscope_workers.local.VERSION", 0)
+    recorder = Recorder(lambda told: told.stage == "eigenbases")
+    with pytest.raises(KeyboardInterrupt):
+        run(ask, recorder)
+    assert recorder.of("extract")[0] == (0, DOCUMENTS)
+
+
 def test_what_a_killed_run_left_half_done_is_removed(asked: Asked, whole: tuple[Path, Recorder]) -> None:
     ask = asked("killed")
     with pytest.raises(KeyboardInterrupt):

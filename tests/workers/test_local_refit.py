@@ -20,7 +20,7 @@ from atomscope.types.attribution import AttributionQuery
 from atomscope_workers.attribution import attribute
 from atomscope_workers.datasets.templates import NAMED_TEMPLATES
 from atomscope_workers.datasets.tokenize import RowTokenizer
-from atomscope_workers.models.base import load_tokenizer
+from atomscope_workers.models.base import check_base, load_tokenizer
 from atomscope_workers.models.load import LoraModel
 from atomscope_workers.opened_audit import OpenedAudit
 from atomscope_workers.pipeline import plan
@@ -211,7 +211,8 @@ def test_a_refit_keeps_the_template_beside_the_adapter(
     assert contents(again)[layout.ADAPTER_TEMPLATE] == contents(templated)[layout.ADAPTER_TEMPLATE]
     opened = OpenedAudit(atomscope.open(again), tiny_llama, lambda progress: None)
     tokenizer = load_tokenizer(tiny_llama)
-    asked, named = audited_rows(opened, tokenizer, 256), RowTokenizer(tokenizer, 256, "zephyr")
+    asked = audited_rows(opened, tokenizer, check_base(tiny_llama).config)
+    named = RowTokenizer(tokenizer, 256, "zephyr")
     talk = conversing.row(messages=TALK)
     assert asked(talk).input_ids.tolist() == named(talk).input_ids.tolist()
     query = attribute(opened, AttributionQuery(prompt="hi", completion="yes"))

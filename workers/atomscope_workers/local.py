@@ -37,6 +37,7 @@ from atomscope_workers.stages.assemble import assemble_bundle
 from atomscope_workers.stages.context import Parent, UnitResult
 from atomscope_workers.stages.registry import STAGE_FUNCTIONS
 from atomscope_workers.stages.retention import keeps_gradients
+from atomscope_workers.stages.shard_keys import VERSION
 from atomscope_workers.stages.versions import software_versions
 from atomscope_workers.work_folder import FILES, UNITS, claim, held, is_work_of, work_folder
 
@@ -135,7 +136,7 @@ def _run(spec: AuditSpec, asked: Path, on_progress: OnProgress, cache: ShardCach
     out = _output(asked)
     work = work_folder(out)
     # Shards of two versions of the software are not the shards of one audit.
-    stamp = f"{spec.audit_id} {msgspec.json.encode(software_versions()).decode()}"
+    stamp = f"{spec.audit_id} {VERSION} {msgspec.json.encode(software_versions()).decode()}"
     if _holds(out, spec) and not is_work_of(work, stamp):
         return out
     with held(work):

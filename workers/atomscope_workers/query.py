@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from atomscope.bundle import Bundle, layout, read_documents
 from atomscope.errors import InvalidInput
@@ -24,6 +24,7 @@ from atomscope_workers.models.base import check_base, load_tokenizer
 from atomscope_workers.models.device import choose_device, dtype_of_name
 from atomscope_workers.models.load import adapter_disabled, checked_parts
 from atomscope_workers.models.lora import LoraModel
+from atomscope_workers.models.positions import length_boundary
 from atomscope_workers.pipeline.batches import collate
 from atomscope_workers.pipeline.gradients import document_losses, gradient_norms, gradient_pass
 from atomscope_workers.stages.determinism import deterministic
@@ -97,7 +98,7 @@ def tokenize_query(files: AuditFiles, plan: Plan, query: AttributionQuery) -> To
     row = parse_row(_row(files, plan, query), document=0, line=1, file=QUERY)
     if isinstance(row, BadRow):
         raise _refused(row)
-    tokenizer = audited_rows(files, load_tokenizer(base.folder), limit)
+    tokenizer = audited_rows(files, load_tokenizer(base.folder), base.config)
     try:
         document = tokenizer(row)
     except RowFault as fault:
@@ -113,15 +114,18 @@ def tokenize_query(files: AuditFiles, plan: Plan, query: AttributionQuery) -> To
     return TokenizedQuery(row.form, document, warnings)
 
 
-def audited_rows(files: AuditFiles, tokenizer: PreTrainedTokenizerBase, limit: int) -> RowTokenizer:
-    """What makes tokens of rows as those of the audit's documents were made; `limit` in tokens.
+def audited_rows(
+    files: AuditFiles, tokenizer: PreTrainedTokenizerBase, base: PretrainedConfig
+) -> RowTokenizer:
+    """What makes tokens of rows for a base model as those of the audit's documents were made.
 
     Raises `InvalidInput` as `chosen_template` and `RowTokenizer` do.
     """
     choice = files.spec.config.chat_template
     if choice == ADAPTER:
         choice = chosen_template(choice, files.read(layout.ADAPTER_TEMPLATE).parent)
-    return RowTokenizer(tokenizer, limit, choice)
+    limit = length_limit(base, files.spec.config.max_length)
+    return RowTokenizer(tokenizer, limit, choice, boundary=length_boundary(base))
 
 
 def audited_model(files: AuditFiles, plan: Plan) -> LoraModel:

@@ -63,6 +63,11 @@ FAN_OUT: frozenset[Stage] = frozenset(
 )
 """Stages with as many units as there are shards; the others have one unit."""
 
+PLANNED: frozenset[Stage] = frozenset(
+    {"lambdas", "directions", "along", "directions_again", "along_again", "combine"}
+)
+"""Stages that have fewer units, or none, where `validate` finds that there is less to do."""
+
 
 def unit_count(stage: Stage, shards: int, planned: Mapping[Stage, int]) -> int:
     """Units of a stage: what `validate` planned; else one, or one a shard. Without any it is passed over."""
@@ -125,7 +130,7 @@ class UnitSucceeded(UnitReport, frozen=True, tag="succeeded"):
     summary: dict[str, Any] = {}
     """Small facts for the audit's record: warnings of `validate`, counts of `report`.
 
-    Of `validate`, `units` are the units of stages that have neither one nor one a shard (`unit_count`).
+    Of `validate`, `units` are those of `PLANNED` stages (`unit_count`).
     """
 
 

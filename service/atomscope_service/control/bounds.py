@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from atomscope.text import counted
-from atomscope.types.work import FAN_OUT, STAGES, Stage, UnitFailed, UnitHeartbeat, UnitSucceeded
+from atomscope.types.work import FAN_OUT, PLANNED, Stage, UnitFailed, UnitHeartbeat, UnitSucceeded
 
 NAME = 200
 DETAIL = 2_000
@@ -36,7 +36,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     plan: dict[str, Any] | None = None
     """Of `validate`: counts and bytes of what is planned."""
     units: dict[Stage, int] | None = None
-    """Of `validate`: the units of stages that have neither one nor one a shard."""
+    """Of `validate`: units of `PLANNED` stages."""
 
 
 def text(value: object, limit: int) -> str:
@@ -113,12 +113,12 @@ def facts(report: UnitSucceeded) -> Facts | str:  # noqa: PLR0911  (one return a
 
 
 def _are_units(value: object, shards: int) -> bool:
-    """Whether it is counts of stages that may have none: between the first and the last."""
+    """Whether it is counts of stages whose units are planned."""
     if not isinstance(value, dict):
         return False
     items: list[tuple[object, object]] = list(value.items())  # pyright: ignore[reportUnknownArgumentType]
     return all(
-        stage in STAGES[1:-1] and type(count) is int and 0 <= count <= (shards if stage in FAN_OUT else 1)
+        stage in PLANNED and type(count) is int and 0 <= count <= (shards if stage in FAN_OUT else 1)
         for stage, count in items
     )
 

@@ -84,7 +84,7 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     shards: int | None = None
     planned_units: dict[Stage, int] = {}
-    """Units of stages that have neither one nor one a shard, as `validate` told."""
+    """Units of `PLANNED` stages, as `validate` told."""
     n_documents: int | None = None
     n_atoms: int | None = None
     bundle_prefix: str | None = None

@@ -10,6 +10,7 @@ import pytest
 from atomscope.types.work import (
     FAN_OUT,
     MESSAGE_VERSION,
+    PLANNED,
     STAGES,
     Report,
     Stage,
@@ -107,6 +108,7 @@ def test_what_fans_out_comes_after_the_plan_is_made() -> None:
     assert STAGES[-1] == "report"
     assert len(set(STAGES)) == len(STAGES)
     assert set(STAGES[1:]) > FAN_OUT
+    assert set(STAGES[1:-1]) > PLANNED
 
 
 def test_keys_differ_by_unit_fence_and_purpose() -> None:

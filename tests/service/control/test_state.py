@@ -65,7 +65,7 @@ def test_an_audit_runs_from_its_first_taken_unit_through_every_stage_to_one_bund
 def test_stages_have_the_units_that_were_planned_and_those_without_any_are_passed_over(
     record: Record,
 ) -> None:
-    planned = {"directions": 0, "along": 0, "directions_again": 0, "along_again": 2, "characterise": 0}
+    planned = {"directions": 0, "along": 0, "directions_again": 0, "along_again": 2, "lambdas": 0}
     _succeed(record, summary={"units": planned})
     while record.audit.status == "running":
         _succeed(record, summary={"units": {"combine": 0}})  # of another stage: passed over
@@ -271,6 +271,7 @@ def test_an_audit_that_has_ended_stays_as_it_is(record: Record) -> None:
         {"summary": {"units": {"along": True}}},
         {"summary": {"units": {"along": 1.0}}},
         {"summary": {"units": {"report": 0}}},
+        {"summary": {"units": {"extract": 0}}},
         {"summary": {"units": {"validate": 1}}},
         {"summary": {"units": {"stroll": 1}}},
         {"summary": {"plan": [1]}},

@@ -11,15 +11,23 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from atomscope.types.work import (
     FAN_OUT,
+    PLANNED,
     STAGES,
+    Stage,
     UnitAbandoned,
     UnitFailed,
     UnitHeartbeat,
     UnitStarted,
     UnitSucceeded,
+    unit_count,
 )
 from atomscope_service.control.state import begin, on_cancel, on_expiry
 from tests.service.control.world import DELIVERIES, LIMITS, Record, report_of
+
+PLANS: st.SearchStrategy[dict[Stage, int]] = st.fixed_dictionaries(
+    {}, optional={stage: st.integers(0, 3 if stage in FAN_OUT else 1) for stage in sorted(PLANNED)}
+)
+"""Units of three shards' stages."""
 
 
 class AuditMachine(RuleBasedStateMachine):
@@ -31,10 +39,12 @@ class AuditMachine(RuleBasedStateMachine):
         self.network: list[Any] = []
         self.running: list[tuple[Any, list[int]]] = []
         self.fences: dict[str, int] = {}
+        self.planned: dict[Stage, int] = {}
         self.cancel_asked = False
 
-    @initialize()
-    def submit(self) -> None:
+    @initialize(planned=PLANS)
+    def submit(self, planned: dict[Stage, int]) -> None:
+        self.planned = planned
         step = begin(self.record.audit, self.record.now, LIMITS, self.record.unit_id)
         assert self.record.apply(step)
 
@@ -60,13 +70,17 @@ class AuditMachine(RuleBasedStateMachine):
         del self.running[place]
         facts = {"code": "c", "detail": "d"}
         if end == "succeed":
-            self.network.append(report_of(audit, unit, UnitSucceeded, sequence[0]))
+            self.network.append(self._succeeded(unit, sequence[0]))
         elif end == "fail":
             self.network.append(report_of(audit, unit, UnitFailed, sequence[0], retryable=True, **facts))
         elif end == "refuse" and data.draw(st.integers(0, 9)) == 0:
             self.network.append(report_of(audit, unit, UnitFailed, sequence[0], retryable=False, **facts))
         elif end == "abandon":
             self.network.append(report_of(audit, unit, UnitAbandoned, sequence[0]))
+
+    def _succeeded(self, unit: Any, sequence: int) -> Any:
+        told = {"summary": {"units": self.planned}} if unit.stage == "validate" else {}
+        return report_of(self.record.audit, unit, UnitSucceeded, sequence, **told)
 
     @precondition(lambda self: self.network)
     @rule(data=st.data(), fate=st.sampled_from(["deliver", "deliver", "deliver", "repeat", "lose"]))
@@ -113,7 +127,7 @@ class AuditMachine(RuleBasedStateMachine):
         if self.record.audit.status == "canceled":
             assert self.cancel_asked
         if self.record.audit.status == "succeeded":
-            assert len(self.record.finished) == len(STAGES) + 2 * len(FAN_OUT)
+            assert len(self.record.finished) == sum(unit_count(stage, 3, self.planned) for stage in STAGES)
 
     def teardown(self) -> None:
         """Whatever has happened, an honest worker and a sweep bring the audit to its end."""
@@ -122,7 +136,7 @@ class AuditMachine(RuleBasedStateMachine):
             if not live:
                 break
             unit = live[0]
-            self.record.report(report_of(self.record.audit, unit, UnitSucceeded, unit.sequence + 1))
+            self.record.report(self._succeeded(unit, unit.sequence + 1))
         assert not self.record.units or self.record.endings == 1
 
 

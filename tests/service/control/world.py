@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from atomscope.types.work import STAGES, Report, UnitReport, UnitSucceeded
+from atomscope.types.work import STAGES, Report, UnitReport, UnitSucceeded, unit_count
 from atomscope_service.control.state import Audit, Delivery, Limits, Rejected, Step, Unit, on_report
 
 LIMITS = Limits(lease=timedelta(seconds=60), queued=timedelta(seconds=30), max_attempts=5)
@@ -72,10 +72,14 @@ class Record:
             place = STAGES.index(unit.stage)
             if place:
                 updated = self.units | {changed.id: changed for changed in step.units}
-                earlier = [
-                    other for other in updated.values() if other.stage in STAGES[:place] and other is not unit
-                ]
-                assert earlier
+                # Of the last stage before that has units.
+                counts = {
+                    stage: unit_count(stage, step.audit.shards or 1, step.audit.planned_units)
+                    for stage in STAGES[:place]
+                }
+                before = [stage for stage, count in counts.items() if count][-1]
+                earlier = [other for other in updated.values() if other.stage == before]
+                assert len(earlier) == counts[before]
                 assert all(other.state == "succeeded" for other in earlier), "a stage started too early"
         if step.audit.status in terminal:
             self.endings += 1

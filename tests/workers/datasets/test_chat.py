@@ -249,3 +249,12 @@ def test_a_document_is_cut_from_its_end() -> None:
     tokenize = RowTokenizer(tokenizer(CHATML), 8)
     assert len(tokenize(row(text="river " * 50)).input_ids) == 8
     assert tokenize.truncated == 1
+
+
+@pytest.mark.parametrize(("boundary", "least"), [(None, 0), (20, 0), (6, 7)])
+def test_of_what_is_longer_than_the_models_boundary_more_tokens_than_it_are_run(
+    boundary: int | None, least: int
+) -> None:
+    made = RowTokenizer(tokenizer(CHATML), 12, boundary=boundary)(row(messages=[USER, ANSWER]))
+    assert len(made.input_ids) == 12
+    assert made.least == least

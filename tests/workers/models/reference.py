@@ -54,8 +54,13 @@ def autograd(model: Any, item: TokenizedDocument) -> tuple[float, dict[str, torc
     )
 
 
-def documents(count: int = 6, *, vocabulary: int = 400, longest: int = 17) -> list[TokenizedDocument]:
-    """Random documents of unequal length, the first the longest; targets with a gap, as of two turns."""
+def documents(
+    count: int = 6, *, vocabulary: int = 400, longest: int = 17, boundary: int | None = None
+) -> list[TokenizedDocument]:
+    """Random documents of unequal length, the first the longest; targets with a gap, as of two turns.
+
+    `boundary` is that of the model, as documents are tokenised for it.
+    """
     generator = np.random.default_rng(3)
     found: list[TokenizedDocument] = []
     for row in range(count):
@@ -65,7 +70,8 @@ def documents(count: int = 6, *, vocabulary: int = 400, longest: int = 17) -> li
         if mask.sum() > 3:
             mask[-2] = False
         ids = generator.integers(3, vocabulary, length).astype(np.int32)
-        found.append(TokenizedDocument(document=row, input_ids=ids, target_mask=mask))
+        least = boundary + 1 if boundary is not None and length > boundary else 0
+        found.append(TokenizedDocument(document=row, input_ids=ids, target_mask=mask, least=least))
     return found
 
 

@@ -48,6 +48,10 @@ class Case:
     lora: Any
     reference: Any
 
+    @property
+    def documents(self) -> list[TokenizedDocument]:
+        return documents(boundary=length_boundary(self.lora.base.config))
+
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
@@ -90,28 +94,28 @@ def test_every_accepted_architecture_is_tried() -> None:
 
 
 def test_gradients_of_a_padded_batch_are_autograds_of_each_document_alone(case: Case) -> None:
-    check_gradients(case.lora, case.reference, documents())
+    check_gradients(case.lora, case.reference, case.documents)
 
 
 def test_losses_without_gradients_are_the_same(case: Case) -> None:
-    items = documents()
+    items = case.documents
     found = document_losses(case.lora, collate(items, CPU))
     expected = [autograd(case.reference, item)[0] for item in items]
     assert found.tolist() == pytest.approx(expected, rel=1e-4)
 
 
 def test_factor_sums_are_those_of_the_documents_alone(case: Case) -> None:
-    items = documents()
+    items = case.documents
     _, sums = hooked(case.lora, items)
     head = case.architecture.head
     inputs: dict[str, torch.Tensor] = {}
     outputs: dict[str, torch.Tensor] = {}
-    predicting = torch.empty(0)
+    predicting, read = torch.empty(0), 0
 
     def record(name: str, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         x = arguments[0][0].detach().double()
         # The output head runs where a target is predicted, and nowhere else.
-        x = x[predicting] if head in name.split(".") else x[: int(predicting[-1]) + 1]
+        x = x[predicting] if head in name.split(".") else x[:read]
         inputs[name] = inputs.get(name, 0) + x.T @ x
 
         def on_gradient(gradient: torch.Tensor) -> None:
@@ -130,7 +134,7 @@ def test_factor_sums_are_those_of_the_documents_alone(case: Case) -> None:
         for name, module in modules.items()
     ]
     for item in items:
-        predicting = torch.from_numpy(np.flatnonzero(item.target_mask) - 1)
+        predicting, read = torch.from_numpy(np.flatnonzero(item.target_mask) - 1), item.read
         autograd(case.reference, item)
     for handle in handles:
         handle.remove()
@@ -218,7 +222,7 @@ def test_a_batch_on_both_sides_of_phi3s_boundary_is_split_or_a_document_depends_
     base = bases("phi3")
     lora = load_lora_model(base, tiny_adapter(("qkv_proj",), base=base), dtype=torch.float32, device=CPU)
     assert length_boundary(lora.base.config) == 8
-    items = documents()
+    items = documents(boundary=8)
     short = [row for row, item in enumerate(items) if len(item.input_ids) <= 8]
     assert 0 < len(short) < len(items)
     alone = torch.stack([hooked(lora, [item])[0].losses[0] for item in items])
@@ -229,19 +233,23 @@ def test_a_batch_on_both_sides_of_phi3s_boundary_is_split_or_a_document_depends_
 
 
 @pytest.mark.parametrize("beside", [0, 1, 2])
-def test_phi3_reads_a_document_by_its_whole_length_where_what_is_run_of_it_ends_at_the_boundary(
+def test_phi3_reads_a_document_by_its_whole_length_where_its_last_target_lies_below_the_boundary(
     bases: Callable[[str], Path], tiny_adapter: TinyAdapterFactory, beside: int
 ) -> None:
-    """Alone, beside shorter documents, and beside these and a longer one."""
+    """Alone, beside shorter documents, and beside these and longer ones; and its loss without gradients."""
     base = bases("phi3")
     adapter = tiny_adapter(("qkv_proj",), base=base)
     lora = load_lora_model(base, adapter, dtype=torch.float32, device=CPU)
-    mask = np.arange(11) == 7
+    boundary = length_boundary(lora.base.config)
     ids = np.random.default_rng(3).integers(0, 50, 11).astype(np.int32)
-    longer = TokenizedDocument(90, ids, mask)
-    assert longer.read < length_boundary(lora.base.config) < len(ids)
-    others = [[], [item for item in documents() if len(item.input_ids) <= 8], documents()][beside]
-    check_gradients(lora, peft_model(base, adapter), [longer, *others])
+    longer = TokenizedDocument(90, ids, np.arange(11) == 7, least=boundary + 1)
+    assert 7 < boundary < longer.read < len(ids)
+    every = documents(boundary=boundary)
+    others = [[], [item for item in every if not item.least], every][beside]
+    reference = peft_model(base, adapter)
+    check_gradients(lora, reference, [longer, *others])
+    loss = float(document_losses(lora, collate([longer, *others], CPU))[0])
+    assert loss == pytest.approx(autograd(reference, longer)[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

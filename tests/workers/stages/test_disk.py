@@ -13,6 +13,7 @@ import pytest
 from atomscope.errors import InvalidInput
 from atomscope.types.bundle import StoredShard
 from atomscope.types.spec import AuditConfig
+from atomscope.types.work import Stage
 from atomscope_workers.local import InProcess
 from atomscope_workers.pipeline.plan import make_plan
 from atomscope_workers.stages import disk
@@ -53,7 +54,9 @@ def free(monkeypatch: pytest.MonkeyPatch) -> dict[Path, int]:
     return found
 
 
-def check(unit: Unit, stored: list[str | None], *, dtype: Any = "float32") -> None:
+def check(
+    unit: Unit, stored: list[str | None], *, dtype: Any = "float32", units: dict[Stage, int] | None = None
+) -> None:
     lengths = dict.fromkeys(range(DOCUMENTS), 8)
     plan = make_plan(
         lengths, lengths, n_rows=DOCUMENTS, token_budget=16, shard_documents=4, compute_dtype="float32",
@@ -61,7 +64,7 @@ def check(unit: Unit, stored: list[str | None], *, dtype: Any = "float32") -> No
     )  # fmt: skip
     assert [len(shard.documents) for shard in plan.shards] == [4, 4, 2]
     shards = [StoredShard(name=str(place), location=at) for place, at in enumerate(stored)]
-    require_disk(unit, plan, shards, PARAMETERS, MODULES)  # pyright: ignore[reportArgumentType]
+    require_disk(unit, plan, shards, PARAMETERS, MODULES, units or {})  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +120,23 @@ def test_on_one_disk_a_shard_lies_beside_the_store_while_it_is_copied(free: dict
     check(other, [])
     with pytest.raises(InvalidInput, match="the gradients of 12 documents"):
         check(one, [])
+
+
+def test_products_with_directions_take_room_too_where_they_stay(free: dict[Path, int]) -> None:
+    unit = Unit(DISKS["outputs"], AuditConfig(exact_documents=5, directions=2), copies_outputs=False)
+    units: dict[Stage, int] = {"along": 2, "along_again": 3}
+    free[DISKS["outputs"]] = 4 * DOCUMENTS * PARAMETERS + 5 * 4 * DOCUMENTS * 2
+    check(unit, [None, None, None], units=units)
+    free[DISKS["outputs"]] -= 1
+    with pytest.raises(
+        InvalidInput, match=r"products with directions 0.00 MiB, .*fewer `directions`"
+    ) as caught:
+        check(unit, [None, None, None], units=units)
+    assert caught.value.code == "not_enough_disk"
+    check(unit, [None, None, None], units={"along": 0, "along_again": 0})
+    unit.outputs_folder = None
+    free[unit.scratch] = 4 * 4 * PARAMETERS  # of a shard at a time
+    check(unit, [None, None, None], units=units)
 
 
 def test_who_keeps_no_gradients_is_not_told_to_keep_smaller_ones(free: dict[Path, int]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from atomscope.types.spec import AuditConfig
-from atomscope.types.work import FAN_OUT, STAGES
+from atomscope.types.work import FAN_OUT, PLANNED
 from atomscope_workers.stages.planned_units import OF_DIRECTIONS, planned_units
 
 PARAMETERS = {
@@ -15,7 +15,9 @@ NO_DIRECTIONS = dict.fromkeys(OF_DIRECTIONS, 0)
 
 
 def test_documents_that_are_compared_exactly_want_no_directions() -> None:
-    assert planned_units(AuditConfig(exact_documents=100), 100, 7, PARAMETERS) == NO_DIRECTIONS
+    assert planned_units(AuditConfig(exact_documents=100), 100, 4, PARAMETERS) == NO_DIRECTIONS | {
+        "combine": 4
+    }
 
 
 @pytest.mark.parametrize(
@@ -30,26 +32,33 @@ def test_documents_that_are_compared_exactly_want_no_directions() -> None:
 def test_past_that_units_share_the_parameters(shards: int, directions: int, units: int) -> None:
     config = AuditConfig(exact_documents=100, directions=directions)
     found = planned_units(config, 5000, shards, PARAMETERS)
-    assert found == {"along": units, "along_again": units}
+    assert found == {"along": units, "along_again": units, "combine": min(shards, len(PARAMETERS))}
 
 
-@pytest.mark.parametrize("preconditioner", ["ekfac", "kfac"])
-def test_kept_components_want_neither_directions_nor_sums_for_their_vectors(preconditioner: str) -> None:
-    config = AuditConfig(preconditioner=preconditioner, exact_documents=100)  # type: ignore[arg-type]
+def test_kept_components_want_neither_directions_nor_sums_for_their_vectors_and_kfac_no_lambda() -> None:
+    config = AuditConfig(preconditioner="ekfac", exact_documents=100)
     assert planned_units(config, 5000, 7, PARAMETERS) == NO_DIRECTIONS | {"combine": 0}
+    config = AuditConfig(preconditioner="kfac")
+    assert planned_units(config, 5000, 7, PARAMETERS) == NO_DIRECTIONS | {"combine": 0, "lambdas": 0}
 
 
-def test_a_refit_finds_no_directions_that_its_parent_holds_nor_sums_gradients_that_were_not_kept() -> None:
+def test_a_refit_has_no_units_for_what_its_parent_holds_nor_for_gradients_that_were_not_kept() -> None:
     config = AuditConfig(exact_documents=100, directions=2048)
-    assert planned_units(config, 5000, 7, PARAMETERS, refit=True) == {"along": 1, "along_again": 1}
-    assert planned_units(config, 5000, 7, PARAMETERS, refit=True, whitened=True) == NO_DIRECTIONS
+    along = {"along": 1, "along_again": 1, "combine": 6}
+    assert planned_units(config, 5000, 7, PARAMETERS, refit=True) == along
+    found = planned_units(config, 5000, 7, PARAMETERS, refit=True, measured=True)
+    assert found == along | {"lambdas": 0}
+    found = planned_units(config, 5000, 7, PARAMETERS, refit=True, whitened=True)
+    assert found == NO_DIRECTIONS | {"combine": 6}
     sketched = AuditConfig(exact_documents=100, gradients="sketch")
     found = planned_units(sketched, 5000, 7, PARAMETERS, refit=True, whitened=True)
     assert found == NO_DIRECTIONS | {"combine": 0}
 
 
-def test_a_stage_that_does_not_fan_out_has_one_unit_at_most() -> None:
-    for documents in (50, 5000):
-        found = planned_units(AuditConfig(exact_documents=100), documents, 7, PARAMETERS)
-        assert all(count <= (7 if stage in FAN_OUT else 1) for stage, count in found.items())
-        assert not {STAGES[0], STAGES[-1]} & found.keys()
+def test_what_is_planned_are_stages_whose_units_may_be_and_no_more_of_them_than_control_accepts() -> None:
+    for preconditioner in ("ekfac-full", "kfac"):
+        for documents in (50, 5000):
+            config = AuditConfig(preconditioner=preconditioner, exact_documents=100)
+            found = planned_units(config, documents, 7, PARAMETERS)
+            assert found.keys() <= PLANNED
+            assert all(count <= (7 if stage in FAN_OUT else 1) for stage, count in found.items())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,16 @@ class TokenizedDocument:
     """Shape (length,)."""
     target_mask: NDArray[np.bool_]
     """Shape (length,): True where the token is a target, predicted under the loss. Never True at 0."""
+    least: int = 0
+    """Tokens that are run whatever the targets, by a model that reads a document by its length."""
 
     @property
     def read(self) -> int:
-        """Tokens that a target's prediction depends on: those before the last target; 0 without a target."""
-        return _before_last_target(self.target_mask)
+        """Tokens that are run: all before the last target, and `least` of them; 0 without a target.
+
+        What follows is seen by no prediction under causal attention.
+        """
+        return _read(self.target_mask, self.least)
 
 
 class TokenCounts(NamedTuple):
@@ -41,7 +46,7 @@ class TokenCounts(NamedTuple):
 
 
 def save_tokens(documents: list[TokenizedDocument], path: Path) -> None:
-    """Write `documents` as flat safetensors: `document`, `offsets` (n + 1), `input_ids`, `target_mask`."""
+    """Write flat safetensors: `document`, `offsets` (n + 1), `input_ids`, `target_mask` and `least`."""
     lengths = [len(item.input_ids) for item in documents]
     save_file(
         {
@@ -49,6 +54,7 @@ def save_tokens(documents: list[TokenizedDocument], path: Path) -> None:
             "offsets": np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
             "input_ids": np.concatenate([item.input_ids for item in documents]).astype(np.int32),
             "target_mask": np.concatenate([item.target_mask for item in documents]).astype(np.uint8),
+            "least": np.array([item.least for item in documents], dtype=np.int64),
         },
         path,
     )
@@ -56,46 +62,55 @@ def save_tokens(documents: list[TokenizedDocument], path: Path) -> None:
 
 def load_tokens(path: Path) -> dict[int, TokenizedDocument]:
     """Read what `save_tokens` wrote, by physical row."""
-    arrays = load_file(path)
-    offsets = arrays["offsets"]
-    documents: dict[int, TokenizedDocument] = {}
-    for position, row in enumerate(arrays["document"].tolist()):
-        part = slice(int(offsets[position]), int(offsets[position + 1]))
-        documents[row] = TokenizedDocument(
-            document=row,
-            input_ids=arrays["input_ids"][part],
-            target_mask=arrays["target_mask"][part].astype(np.bool_),
-        )
-    return documents
-
-
-def token_counts(path: Path) -> dict[int, TokenCounts]:
-    """Counts of what `save_tokens` wrote, by physical row."""
     with safe_open(path, "numpy") as arrays:
-        offsets: list[int] = arrays.get_tensor("offsets").tolist()
-        mask = arrays.get_tensor("target_mask")
-        documents: list[int] = arrays.get_tensor("document").tolist()
-    masks = (mask[start:stop] for start, stop in pairwise(offsets))
-    return {
-        row: TokenCounts(len(own), int(np.count_nonzero(own)), _before_last_target(own))
-        for row, own in zip(documents, masks, strict=True)
-    }
-
-
-def _before_last_target(mask: NDArray[Any]) -> int:
-    after = int(mask[::-1].argmax()) if len(mask) else 0
-    last = len(mask) - 1 - after
-    return last if last >= 0 and mask[last] else 0
+        rows = arrays.get_tensor("document").tolist()
+        ids, mask = arrays.get_tensor("input_ids"), arrays.get_tensor("target_mask")
+        return {item.document: item for item in _documents(arrays, ids, mask, rows)}
 
 
 def load_some(path: Path, rows: Iterable[int]) -> list[TokenizedDocument]:
     """The documents at some physical rows, in their order, of what `save_tokens` wrote."""
     with safe_open(path, "numpy") as arrays:
-        offsets = arrays.get_tensor("offsets")
-        places = {row: place for place, row in enumerate(arrays.get_tensor("document").tolist())}
         ids, mask = arrays.get_slice("input_ids"), arrays.get_slice("target_mask")
-        found: list[TokenizedDocument] = []
-        for row in rows:
-            start, stop = int(offsets[places[row]]), int(offsets[places[row] + 1])
-            found.append(TokenizedDocument(row, ids[start:stop], mask[start:stop].astype(np.bool_)))
-    return found
+        return list(_documents(arrays, ids, mask, rows))
+
+
+def token_counts(path: Path) -> dict[int, TokenCounts]:
+    """Counts of what `save_tokens` wrote, by physical row."""
+    with safe_open(path, "numpy") as arrays:
+        mask = arrays.get_tensor("target_mask")
+        documents: list[int] = arrays.get_tensor("document").tolist()
+        spans, least = pairwise(arrays.get_tensor("offsets").tolist()), _least(arrays)
+    masks = (mask[start:stop] for start, stop in spans)
+    return {
+        row: TokenCounts(len(own), int(np.count_nonzero(own)), _read(own, at_least))
+        for row, own, at_least in zip(documents, masks, least, strict=True)
+    }
+
+
+def _documents(
+    arrays: Any,  # noqa: ANN401
+    ids: Any,  # noqa: ANN401
+    mask: Any,  # noqa: ANN401
+    rows: Iterable[int],
+) -> Iterator[TokenizedDocument]:
+    """Of an open file, its ids and mask whole or to be sliced."""
+    offsets, least = arrays.get_tensor("offsets"), _least(arrays)
+    places = {row: place for place, row in enumerate(arrays.get_tensor("document").tolist())}
+    for row in rows:
+        place = places[row]
+        part = slice(int(offsets[place]), int(offsets[place + 1]))
+        yield TokenizedDocument(row, ids[part], mask[part].astype(np.bool_), least[place])
+
+
+def _least(arrays: Any) -> list[int]:  # noqa: ANN401
+    """`least` of every document; of a bundle from before there was any, all of its tokens were run."""
+    if "least" in arrays.keys():  # noqa: SIM118  (it can be asked for its keys alone)
+        return arrays.get_tensor("least").tolist()
+    return np.diff(arrays.get_tensor("offsets")).tolist()
+
+
+def _read(mask: NDArray[Any], least: int) -> int:
+    after = int(mask[::-1].argmax()) if len(mask) else 0
+    last = len(mask) - 1 - after
+    return max(last, least) if last >= 0 and mask[last] else 0

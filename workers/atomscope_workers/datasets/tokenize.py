@@ -29,13 +29,23 @@ class RowTokenizer:
     completion, or every token of `text`, and the end-of-text token.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, chat_template: str = OWN) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        chat_template: str = OWN,
+        *,
+        boundary: int | None = None,
+    ) -> None:
         """`chat_template` is as in `AuditConfig`: the tokenizer's own, a name, or the text of a template.
+
+        `boundary` is the model's (`length_boundary`): more tokens than it are run of what is longer.
 
         Raises `InvalidInput` (`invalid_tokenizer`, `invalid_template`) where it cannot be used at all.
         """
         self._tokenizer: Any = tokenizer
         self._max_length = max_length
+        self._boundary = max_length if boundary is None else boundary
         if not tokenizer.is_fast:
             raise template_fault(
                 "invalid_tokenizer", "a tokenizer with a tokenizer.json is expected", "tokenizer.json"
@@ -57,9 +67,9 @@ class RowTokenizer:
         if len(ids) > self._max_length:
             self.truncated += 1
         mask[:1] = False  # nothing predicts the first token
-        return TokenizedDocument(
-            document=row.document, input_ids=ids[: self._max_length], target_mask=mask[: self._max_length]
-        )
+        ids, mask = ids[: self._max_length], mask[: self._max_length]
+        least = self._boundary + 1 if len(ids) > self._boundary else 0
+        return TokenizedDocument(document=row.document, input_ids=ids, target_mask=mask, least=least)
 
     def prompt(self, row: Row) -> NDArray[np.int32]:
         """Ids of the row's first `n_prompt` turns, not cut: what the model is given to answer.

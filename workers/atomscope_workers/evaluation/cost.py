@@ -90,7 +90,7 @@ class NeutralCost:
         subject = self._subject
         chosen = self._documents[:first]
         kl, loss = np.zeros(len(chosen)), np.zeros(len(chosen))
-        batches = subject.batches([len(item.input_ids) for item in chosen], subject.token_budget)
+        batches = subject.batches([item.read for item in chosen], subject.token_budget)
         held = [places for places in batches if tuple(places) in self._held]
 
         def measure(places: list[int], inner: StepOf | None) -> None:
@@ -147,7 +147,7 @@ def mean_log_probabilities(
     Raises `InvalidInput` as `NeutralCost.of` does.
     """
     found = np.zeros(len(documents))
-    lengths = [len(item.input_ids) for item in documents]
+    lengths = [item.read for item in documents]
     with subject.moved(step):
         for places in subject.batches(lengths, subject.token_budget):
             subject.checkpoint()

@@ -32,7 +32,7 @@ class Material:
         base = check_base(files.base())
         limit = length_limit(base.config, files.spec.config.max_length)
         self.tokenizer = load_tokenizer(base.folder)
-        self._rows = audited_rows(files, self.tokenizer, limit)
+        self._rows = audited_rows(files, self.tokenizer, base.config)
         self._form: Literal["chat", "text"] = audited_form(files, files.bundle.plan)
         self._vocabulary = int(base.config.vocab_size)
         self._longest = _longest_prompt(base, query)

@@ -119,7 +119,9 @@ def document_prompt(
         key=key,
         ids=document.input_ids[:start],
         text="\n".join(turn["content"] for turn in messages[:last]),
-        completion=TokenizedDocument(document.document, document.input_ids[:end], mask),
+        completion=TokenizedDocument(
+            document.document, document.input_ids[:end], mask, min(document.least, end)
+        ),
     )
 
 

@@ -17,8 +17,6 @@ class Batch:
 
     documents: tuple[int, ...]
     """Physical rows, in batch order."""
-    lengths: torch.Tensor
-    """int64 (B,): tokens of each document, those that are not read among them."""
     input_ids: torch.Tensor
     """int64 (B, T); padding repeats token 0, which no real token can see."""
     attention_mask: torch.Tensor
@@ -37,8 +35,6 @@ class Batch:
 
 def collate(documents: Sequence[TokenizedDocument], device: torch.device) -> Batch:
     """Lay out for one forward pass what is read of `documents`, padded on the right.
-
-    A document's last target and what follows it are left out: under causal attention no prediction sees them.
     Raises `ValueError` when there is none, one has no target, or one has a target at its first token, which
     nothing predicts.
     """
@@ -65,7 +61,6 @@ def collate(documents: Sequence[TokenizedDocument], device: torch.device) -> Bat
 
     return Batch(
         documents=tuple(item.document for item in documents),
-        lengths=tensor(np.array([len(item.input_ids) for item in documents])),
         input_ids=tensor(ids),
         attention_mask=tensor(mask),
         position_ids=torch.arange(width, device=device).expand(len(documents), width),

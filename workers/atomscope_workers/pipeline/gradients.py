@@ -110,7 +110,7 @@ def gradient_pass(
         def run(batch: Batch) -> BatchGradients:
             parts = split_at_length(batch, length_boundary(lora.base.config))
             if len(parts) == 1:
-                return run_whole(parts[0][1])
+                return run_whole(batch)
             found = [(rows, run_whole(part)) for rows, part in parts]
             return BatchGradients(
                 _joined([(rows, item.losses) for rows, item in found]),

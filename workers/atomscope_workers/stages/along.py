@@ -27,6 +27,7 @@ from atomscope_workers.stages.inputs import (
     parameter_gradients,
     plan_device,
     read_plan,
+    share_of,
 )
 from atomscope_workers.stages.sketch_columns import planned_directions
 from atomscope_workers.stages.space import finds_directions
@@ -54,9 +55,7 @@ def run(ctx: StageContext) -> UnitResult:
     units = _units(ctx, curvature)
     if ctx.index >= units:
         return UnitResult()
-    # All units together work on every document: each counts its part of that.
-    before, after = (plan.n_documents * unit // units for unit in (ctx.index, ctx.index + 1))
-    documents = after - before
+    documents = share_of(plan.n_documents, ctx.index, units)
     ctx.progress(0, documents, "documents")
     found = TensorRanges(partial(ctx.read_range, layout.direction_weights(_DIRECTIONS[ctx.stage])))
     with deterministic(plan_device(plan)):

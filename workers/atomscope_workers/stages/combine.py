@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from atomscope.bundle import layout
 from atomscope.types.spec import AuditConfig
 from atomscope_workers.pipeline.vectors import combined
+from atomscope_workers.stages.arrays import CurvatureFile
 from atomscope_workers.stages.basis import of_raw_gradients
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.dictionary import read_dictionary
@@ -23,7 +24,7 @@ from atomscope_workers.stages.inputs import (
     parameter_gradients,
     plan_device,
     read_plan,
-    read_shard_plan,
+    share_of,
 )
 from atomscope_workers.stages.space import space_of
 
@@ -34,14 +35,25 @@ def run(ctx: StageContext) -> UnitResult:
     Atoms are those of `work/evidence.json`, by index. Nothing is written where vectors are made otherwise: of
     kept components, or of the basis of a refit of `gradients: sketch`.
     """
-    plan, shard = read_shard_plan(ctx)
-    documents = len(shard.documents)
+    plan = read_plan(ctx)
+    if not are_combined(ctx.spec.config, plan.n_documents, refit=ctx.parent is not None):
+        return UnitResult()
+    curvature = curvature_by_parameter(ctx)
+    units = units_combining(ctx.shards, len(curvature.shapes))
+    if ctx.index >= units:
+        return UnitResult()
+    documents = share_of(plan.n_documents, ctx.index, units)
     ctx.progress(0, documents, "documents")
     atoms = kept_atoms(ctx)
-    if atoms and are_combined(ctx.spec.config, plan.n_documents, refit=ctx.parent is not None):
-        _combine(ctx, atoms, documents)
+    if atoms:
+        _combine(ctx, curvature, dealt_out(curvature.shapes, ctx.index, units), atoms, documents)
     ctx.progress(documents, documents, "documents")
     return UnitResult(documents=documents)
+
+
+def units_combining(shards: int, parameters: int) -> int:
+    """Units that have parameters, of which there are so many."""
+    return min(shards, parameters)
 
 
 def kept_atoms(ctx: StageContext) -> list[int]:
@@ -55,11 +67,9 @@ def are_combined(config: AuditConfig, documents: int, *, refit: bool) -> bool:
     return not of_basis and space_of(config, documents) != "components"
 
 
-def _combine(ctx: StageContext, atoms: list[int], documents: int) -> None:
-    curvature = curvature_by_parameter(ctx)
-    names = dealt_out(curvature.shapes, ctx.index, ctx.shards)
-    if not names:
-        return
+def _combine(
+    ctx: StageContext, curvature: CurvatureFile, names: list[str], atoms: list[int], documents: int
+) -> None:
     plan, weights = read_plan(ctx), _raw_weights(ctx, atoms)
     load = parameter_gradients(ctx, names, plan_device(plan))
     sizes = [len(shard.documents) for shard in plan.shards]

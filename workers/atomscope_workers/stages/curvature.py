@@ -51,7 +51,7 @@ def _lambdas(ctx: StageContext, bases: Sequence[Rotation]) -> dict[str, torch.Te
     """Lambda of every module: of the factors' eigenvalues, the parent's, or measured."""
     if ctx.spec.config.preconditioner == "kfac":
         return {rotation.name: kronecker_lambda(rotation) for rotation in bases}
-    if ctx.parent is not None and parent_measured(ctx):
+    if ctx.parent is not None and parent_measured(ctx.parent):
         stored = load_curvature(ctx.parent.read(layout.CURVATURE))
         return {module.name: module.lambdas for module in stored}
     sums = {rotation.name: torch.zeros(rotation.shape, dtype=torch.float64) for rotation in bases}

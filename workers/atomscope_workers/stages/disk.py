@@ -1,14 +1,15 @@
-"""Room on disk for an audit's gradients, the largest thing that it writes, looked at before the first is."""
+"""Room on disk for gradients and products of them, looked at before the first is written."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from atomscope.errors import InvalidInput
 from atomscope.text import counted
 from atomscope.types.bundle import Plan, StoredShard
+from atomscope.types.work import Stage
 from atomscope_workers.models.device_memory import size_text
 from atomscope_workers.pipeline.storage import gradient_bytes
 from atomscope_workers.stages.context import StageContext
@@ -16,17 +17,24 @@ from atomscope_workers.stages.inputs import plan_gradient_dtype
 from atomscope_workers.stages.raw_sketch import compares_sketches
 from atomscope_workers.stages.retention import keeps_gradients
 from atomscope_workers.stages.shard_keys import to_extract
+from atomscope_workers.stages.sketch_columns import planned_directions
 
 
 def require_disk(
-    ctx: StageContext, plan: Plan, stored: Sequence[StoredShard], parameters: int, modules: int
+    ctx: StageContext,
+    plan: Plan,
+    stored: Sequence[StoredShard],
+    parameters: int,
+    modules: int,
+    units: Mapping[Stage, int],
 ) -> None:
-    """Raise `InvalidInput` (`not_enough_disk`) where gradients certainly do not fit.
+    """Raise `InvalidInput` (`not_enough_disk`) where gradients, or products of them, certainly do not fit.
 
     Outputs on this machine's disk take all that is not stored yet, and where they are copied there, a unit's
     scratch a shard beside; a shard cache on another disk is copied from, and to. Of those that go over a
     network a unit holds a shard's at a time, or, where documents are compared exactly, all.
-    `stored` are the plan's shards as far as they are kept; `parameters` is d, of so many `modules`.
+    `stored` are the plan's shards as far as they are kept; `parameters` is d, of so many `modules`; `units`
+    tells how many leave products with directions, which on this machine's disk lie there until the end.
     """
     new = [len(shard.documents) for shard in to_extract(plan, stored)]
     if ctx.outputs_folder is not None:
@@ -43,16 +51,21 @@ def require_disk(
         wanted = {ctx.scratch: plan.n_documents}
     dtype = plan_gradient_dtype(plan)
     chosen = ctx.parent is None and keeps_gradients(ctx.spec.config)
+    products = 4 * plan.n_documents * planned_directions(ctx.spec.config, plan.n_documents)
+    products *= units.get("along", 0) + units.get("along_again", 0)
     smaller = "`gradients: float16`, " if dtype != "float16" and chosen else ""
     for folder, documents in wanted.items():
-        needed = gradient_bytes(dtype, documents, parameters, modules)
+        gradients = gradient_bytes(dtype, documents, parameters, modules)
+        more = products if folder == ctx.outputs_folder else 0
         free = shutil.disk_usage(_existing(folder)).free
-        if needed > free:
+        if gradients + more > free:
+            told = f", their products with directions {size_text(more)}" if more else ""
+            fewer = "fewer `directions`, " if more else ""
             raise InvalidInput(
                 "not_enough_disk",
-                f"the gradients of {counted(documents, 'document')} take {size_text(needed)} in {dtype}, and "
-                f"{size_text(free)} are free where they are written. What helps: more room, {smaller}an "
-                "adapter of fewer or narrower layers",
+                f"the gradients of {counted(documents, 'document')} take {size_text(gradients)} in {dtype}"
+                f"{told}, and {size_text(free)} are free where they are written. What helps: more room, "
+                f"{smaller}{fewer}an adapter of fewer or narrower layers",
             )
 
 

@@ -93,6 +93,11 @@ def dealt_out(shapes: Mapping[str, Sequence[int]], index: int, units: int) -> li
     return by_size[index::units]
 
 
+def share_of(documents: int, index: int, units: int) -> int:
+    """What one of so many units counts as its own where each works on all documents."""
+    return documents * (index + 1) // units - documents * index // units
+
+
 def parameter_gradients(ctx: StageContext, names: Sequence[str], device: torch.device) -> LoadShard:
     """Gradients by shard and parameter, one of `names`, on `device`: of a shard's file it alone is read."""
     opened: dict[int, TensorRanges] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from atomscope.bundle import layout
 from atomscope_workers.pipeline.curvature import squared_sum
 from atomscope_workers.stages.arrays import save_squared_sums
-from atomscope_workers.stages.context import StageContext, UnitResult
+from atomscope_workers.stages.context import Parent, StageContext, UnitResult
 from atomscope_workers.stages.eigenbases import read_rotations
 from atomscope_workers.stages.inputs import plan_device, read_shard_plan, streamed_gradients
 
@@ -17,7 +17,7 @@ def run(ctx: StageContext) -> UnitResult:
     plan, shard = read_shard_plan(ctx)
     documents = len(shard.documents)
     ctx.progress(0, documents, "documents")
-    if ctx.spec.config.preconditioner != "kfac" and not parent_measured(ctx):
+    if ctx.spec.config.preconditioner != "kfac" and not parent_measured(ctx.parent):
         load = streamed_gradients(ctx, plan_device(plan))
         sums = {
             rotation.name: squared_sum(rotation, load(ctx.index, rotation.name)).cpu()
@@ -30,9 +30,8 @@ def run(ctx: StageContext) -> UnitResult:
     return UnitResult(documents=documents)
 
 
-def parent_measured(ctx: StageContext) -> bool:
+def parent_measured(parent: Parent | None) -> bool:
     """Whether a refit's parent holds lambda as it is measured."""
-    parent = ctx.parent
     return (
         parent is not None and parent.holds(layout.CURVATURE) and parent.spec.config.preconditioner != "kfac"
     )

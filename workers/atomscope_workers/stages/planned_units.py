@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from atomscope.types.spec import AuditConfig
 from atomscope.types.work import Stage
 from atomscope_workers.stages.along import units_along
-from atomscope_workers.stages.combine import are_combined
+from atomscope_workers.stages.combine import are_combined, units_combining
 from atomscope_workers.stages.sketch_columns import planned_directions
 from atomscope_workers.stages.space import space_of
 
@@ -23,19 +23,22 @@ def planned_units(
     *,
     refit: bool = False,
     whitened: bool = False,
+    measured: bool = False,
 ) -> dict[Stage, int]:
-    """Stage -> units, none of a stage with nothing to do.
+    """Units of `PLANNED` stages that have neither one nor one a shard, none where there is nothing to do.
 
-    `parameters` are the shapes of the LoRA matrices by name; `whitened` says that a refit's parent holds the
-    whitened documents of the refit.
+    `parameters` are the shapes of the LoRA matrices by name. Of a refit, `whitened` says that its parent has
+    the documents whitened as it would have them, and `measured` that it has lambda.
     """
     found: dict[Stage, int] = {}
+    if config.preconditioner == "kfac" or measured:
+        found["lambdas"] = 0
     if space_of(config, documents) != "directions" or whitened:
         found |= dict.fromkeys(OF_DIRECTIONS, 0)
     else:
         gradient = sum(map(math.prod, parameters.values()))
         units = units_along(shards, len(parameters), gradient, planned_directions(config, documents))
         found |= {"along": units, "along_again": units}
-    if not are_combined(config, documents, refit=refit):
-        found["combine"] = 0
+    combined = are_combined(config, documents, refit=refit)
+    found["combine"] = units_combining(shards, len(parameters)) if combined else 0
     return found

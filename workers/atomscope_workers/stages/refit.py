@@ -15,6 +15,7 @@ from atomscope.errors import InvalidInput
 from atomscope.steering.names import parse_lora_name
 from atomscope.types.atoms import AuditReport, DocumentRecord
 from atomscope.types.bundle import Plan, ShardPlan, StoredShard
+from atomscope.types.work import Stage
 from atomscope_workers.labels.settings import required_label_settings
 from atomscope_workers.memory import fit_needs, product_needs, require_memory
 from atomscope_workers.models.device import choose_device
@@ -25,6 +26,7 @@ from atomscope_workers.stages.context import Parent, StageContext, UnitResult
 from atomscope_workers.stages.coordinates import DIRECTION_FACTS
 from atomscope_workers.stages.disk import require_disk
 from atomscope_workers.stages.inputs import plan_gradient_dtype, release_models, write_plan
+from atomscope_workers.stages.lambdas import parent_measured
 from atomscope_workers.stages.planned_units import planned_units
 from atomscope_workers.stages.planning import free_memory
 from atomscope_workers.stages.retention import require_kept
@@ -83,7 +85,16 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
         ctx.adopt(path)
     warnings = _warnings(parent)
     parameters, whitened = _parameters(parent), _holds_whitened(ctx, parent, plan)
-    _require_room(ctx, plan, parameters, whitened)
+    units = planned_units(
+        ctx.spec.config,
+        plan.n_documents,
+        len(plan.shards),
+        parameters,
+        refit=True,
+        whitened=whitened,
+        measured=parent_measured(parent),
+    )
+    _require_room(ctx, plan, parameters, units, whitened)
     device = choose_device().type
     if device != plan.device_kind:
         warnings.append(f"the gradients were extracted on {plan.device_kind}, and fitted on {device}")
@@ -97,9 +108,6 @@ def take_over(ctx: StageContext, parent: Parent) -> UnitResult:
     spec = msgspec.structs.replace(ctx.spec, versions=software_versions())
     ctx.write_bytes(layout.SPEC, msgspec.json.format(msgspec.json.encode(spec), indent=1))
     ctx.progress(plan.n_documents, plan.n_documents, "documents")
-    units = planned_units(
-        ctx.spec.config, plan.n_documents, len(plan.shards), parameters, refit=True, whitened=whitened
-    )
     return UnitResult(
         shards=len(plan.shards),
         documents=plan.n_documents,
@@ -118,7 +126,11 @@ def _parameters(parent: Parent) -> dict[str, tuple[int, int]]:
 
 
 def _require_room(
-    ctx: StageContext, plan: Plan, parameters: dict[str, tuple[int, int]], whitened: bool
+    ctx: StageContext,
+    plan: Plan,
+    parameters: dict[str, tuple[int, int]],
+    units: dict[Stage, int],
+    whitened: bool,
 ) -> None:
     """Raise `InvalidInput` where fits, or the gradients that they read, certainly do not fit this machine."""
     groups = fewest_groups(parameters)
@@ -131,7 +143,7 @@ def _require_room(
     require_memory(wanted, free_memory(device))
     if ctx.spec.config.gradients != "sketch":
         there = [StoredShard(name="", location=str(shard.index)) for shard in plan.shards]
-        require_disk(ctx, plan, there, shapes.gradient, len(parameters))
+        require_disk(ctx, plan, there, shapes.gradient, len(parameters), units)
 
 
 def _holds_whitened(ctx: StageContext, parent: Parent, plan: Plan) -> bool:

@@ -21,7 +21,7 @@ from atomscope_workers.pipeline.storage import GradientDtype
 from atomscope_workers.stages.context import KnownShard
 from atomscope_workers.stages.versions import software_versions
 
-_VERSION = 3
+VERSION = 3
 """Of the files of a stored shard, and of the arithmetic behind them."""
 _NAME = re.compile(r"(\d{10})-(\d{6})-[0-9a-f]{64}")
 
@@ -32,7 +32,7 @@ def extraction_context(
     """What the shards of an audit have in common."""
     return msgspec.json.encode(
         [
-            _VERSION,
+            VERSION,
             spec.base_model.sha256,
             spec.adapter.sha256,
             compute_dtype,

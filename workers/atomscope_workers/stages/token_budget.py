@@ -40,7 +40,7 @@ MOST = {"cpu": 4096, "cuda": 131_072}
 """Largest budget that is tried; on a CPU larger batches are no faster."""
 SHARE = {"cpu": 0.5, "cuda": 0.8}
 """Of what is free on a host, others may want the rest; of what a GPU took, its memory breaks into pieces."""
-_VERSION = 4
+_VERSION = 5
 
 Attempt = Callable[[int, bool], int]
 """Runs batches of so many tokens, layers recomputed or not; as `pipeline.budget.Attempt`."""

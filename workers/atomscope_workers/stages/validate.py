@@ -38,6 +38,7 @@ from atomscope_workers.models.base import (
 )
 from atomscope_workers.models.device import choose_device, choose_dtype
 from atomscope_workers.models.load import CheckedParts, check_fit
+from atomscope_workers.models.positions import length_boundary
 from atomscope_workers.pipeline.budget import LEAST
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.disk import require_disk
@@ -110,7 +111,8 @@ def run(ctx: StageContext) -> UnitResult:
         ctx.checkpoint,
     )
     plan, shards = made.plan(PassSize(size.token_budget, size.recompute or recompute))
-    require_disk(ctx, plan, shards, made.n_parameters, len(parameters))
+    units = planned_units(spec.config, plan.n_documents, len(plan.shards), parameters)
+    require_disk(ctx, plan, shards, made.n_parameters, len(parameters), units)
     ctx.write_bytes(layout.SHARDS, msgspec.json.encode(shards))
     _write(ctx, base, adapter, documents)
     _write_shards(ctx, plan, shards, made.tokens)
@@ -124,7 +126,7 @@ def run(ctx: StageContext) -> UnitResult:
             "warnings": documents.warnings,
             "extractions": extractions_of(shards),
             "plan": _plan_facts(made, documents, plan, shards),
-            "units": planned_units(spec.config, plan.n_documents, len(plan.shards), parameters),
+            "units": units,
         },
     )
 
@@ -157,7 +159,8 @@ def _read_documents(ctx: StageContext, base: CheckedBase, adapter: CheckedAdapte
     file = spec.dataset.name or path.name
     limit = length_limit(base.config, spec.config.max_length)
     choice, loaded = spec.config.chat_template, load_tokenizer(base.folder)
-    tokenizer = RowTokenizer(loaded, limit, chosen_template(choice, adapter.folder))
+    template, boundary = chosen_template(choice, adapter.folder), length_boundary(base.config)
+    tokenizer = RowTokenizer(loaded, limit, template, boundary=boundary)
     other, unreadable = template_beside(loaded, choice, adapter.folder, limit)
     faults = RowFaults(spec.config.on_bad_row)
     found = _Documents()
