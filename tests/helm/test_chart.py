@@ -156,6 +156,12 @@ def test_selectors_match_their_own_pods_and_no_others(part: str) -> None:
     assert matched == [part]
 
 
+def test_workers_of_two_versions_never_run_together() -> None:
+    strategies = {name: render()["Deployment", name]["spec"].get("strategy") for name in DEPLOYMENTS}
+    assert strategies["worker"] == {"type": "Recreate"}
+    assert strategies["api"] is None  # replaced one by one
+
+
 def test_the_worker_is_given_the_broker_and_the_store_alone() -> None:
     objects = render()
     assert secrets_of(objects, "worker") == {"audit-atomscope-broker", "audit-atomscope-store"}

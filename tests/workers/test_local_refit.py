@@ -15,11 +15,13 @@ import torch
 import atomscope
 from atomscope.bundle import layout
 from atomscope.cli import main
+from atomscope.cli.registry import LocalRefit
 from atomscope.errors import BundleError, InvalidInput
 from atomscope.types.attribution import AttributionQuery
 from atomscope_workers.attribution import attribute
 from atomscope_workers.datasets.templates import NAMED_TEMPLATES
 from atomscope_workers.datasets.tokenize import RowTokenizer
+from atomscope_workers.local import refit_local
 from atomscope_workers.models.base import check_base, load_tokenizer
 from atomscope_workers.models.load import LoraModel
 from atomscope_workers.opened_audit import OpenedAudit
@@ -30,6 +32,7 @@ from atomscope_workers.stages import along as along_stage
 from atomscope_workers.stages import evidence, extract, planning
 from atomscope_workers.stages import refit as refit_stage
 from atomscope_workers.stages.context import StageContext
+from atomscope_workers.stages.planned_units import OF_DIRECTIONS
 from tests.fixtures.corpus import write_corpus
 from tests.workers.datasets import conversing
 from tests.workers.local_runs import SMALL, Recorder, contents, partial, refit, request, run
@@ -81,6 +84,15 @@ def found(bundle: Path) -> dict[str, bytes]:
     del report["audit_id"], report["details"]["documents_extracted"]
     kept = {path: data for path, data in files.items() if path not in OWN}
     return kept | {"report": msgspec.json.encode(report)}
+
+
+@pytest.mark.usefixtures("no_extraction")
+def test_a_refit_passes_over_what_its_parent_holds(parent: Path, tmp_path: Path) -> None:
+    stages = dict[str, None]()
+    asked = LocalRefit(source=str(parent), out=tmp_path / "refit", settings={"seed": 3})
+    refit_local(asked, lambda stage, progress: stages.setdefault(stage))
+    assert {"lambdas", *OF_DIRECTIONS}.isdisjoint(stages)
+    assert {"eigenbases", "curvature", "project", "combine", "vectors"} <= stages.keys()
 
 
 def test_a_refit_that_cannot_fit_is_refused_before_it_fits(

@@ -56,12 +56,12 @@ STAGES: tuple[Stage, ...] = (
     "characterise",
     "report",
 )
-"""Stages in order; a stage starts when every unit of the one before it has succeeded."""
+"""In order; a stage starts when every unit of the last one before it that has units has succeeded."""
 
 FAN_OUT: frozenset[Stage] = frozenset(
     {"extract", "lambdas", "project", "along", "along_again", "combine", "vectors"}
 )
-"""Stages with as many units as there are shards; the others have one unit."""
+"""Stages with a unit a shard, the others having one, but for what is `PLANNED`."""
 
 PLANNED: frozenset[Stage] = frozenset(
     {"lambdas", "directions", "along", "directions_again", "along_again", "combine"}
@@ -70,7 +70,7 @@ PLANNED: frozenset[Stage] = frozenset(
 
 
 def unit_count(stage: Stage, shards: int, planned: Mapping[Stage, int]) -> int:
-    """Units of a stage: what `validate` planned; else one, or one a shard. Without any it is passed over."""
+    """Units of a stage: what `validate` planned, else one, or one a shard. Of 0 the stage is passed over."""
     return planned.get(stage, shards if stage in FAN_OUT else 1)
 
 

@@ -136,7 +136,7 @@ class AuditRow(ProjectRow, Base):
     warnings: Mapped[list[Any]]
     shards: Mapped[int | None] = mapped_column(Integer)
     planned_units: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    """Stage -> units, of stages that have neither one nor one a shard; null before the plan."""
+    """Stage -> units, of `PLANNED` stages that `validate` told of; null of audits from before any was."""
     n_documents: Mapped[int | None] = mapped_column(Integer)
     n_atoms: Mapped[int | None] = mapped_column(Integer)
     bundle_prefix: Mapped[str | None] = mapped_column(String(512))

@@ -65,11 +65,11 @@ def test_a_step_of_several_passes_has_the_loss_and_the_gradient_of_documents_alo
     tiny_llama: Path, dataset: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the token-weighted mean of each document's own loss, within 1e-5; one document has no target."""
-    monkeypatch.setattr(module, "BATCH_TOKENS", at_once)
+    monkeypatch.setattr(module, "TOKENS_AT_ONCE", at_once)
     base = load_base(check_base(tiny_llama), dtype=torch.float32, device=torch.device("cpu"))
     weight = base.model.layers[0].self_attn.q_proj.weight
     weight.requires_grad_(True)
-    documents = module._tokenize(tiny_llama, dataset, 256)[:5]
+    documents = module._tokenize(tiny_llama, dataset, 256, None)[:5]
     without = TokenizedDocument(99, documents[0].input_ids, np.zeros_like(documents[0].target_mask))
     lora = LoraModel(base, base, parameters=(), device=base.device, dtype=base.dtype)
     mean = module._backward(lora, [*documents, without])

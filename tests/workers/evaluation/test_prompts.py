@@ -75,8 +75,20 @@ def test_the_last_answer_of_a_document_is_asked_for() -> None:
     assert found.completion is not None
     assert (found.ids.tolist(), found.text) == ([0, 1, 2, 3, 4, 5], "a\nb\na")
     assert found.completion.input_ids.tolist() == list(range(8))
+    assert found.completion.read == 7
     assert np.flatnonzero(found.completion.target_mask).tolist() == [6, 7]
     assert document_prompt("neutral", "k", document, [{"role": "text", "content": "a"}]) is None
+
+
+@pytest.mark.parametrize(("least", "read"), [(0, 7), (7, 7), (8, 8), (9, 8)])
+def test_an_answer_of_a_document_that_is_read_by_its_length_is_read_so_too(least: int, read: int) -> None:
+    """Without a boundary, and with one of 6, 7 and 8 tokens: of the document of 9 the answer has 8."""
+    mask = np.array([0, 0, 1, 1, 0, 0, 1, 1, 0], dtype=np.bool_)
+    document = TokenizedDocument(3, np.arange(9, dtype=np.int32), mask, least)
+    found = document_prompt("neutral", "k", document, [*CHAT, *CHAT])
+    assert found is not None
+    assert found.completion is not None
+    assert found.completion.read == read
 
 
 def test_no_prompt_of_documents_is_taken_twice_or_is_too_long(audited: Audited) -> None:

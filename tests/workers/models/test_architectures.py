@@ -16,6 +16,7 @@ from atomscope.errors import InvalidInput
 from atomscope.steering import Source, Target, norm, read_tensors, steer_folder
 from atomscope.steering.names import peft_name
 from atomscope_workers.datasets.documents import TokenizedDocument
+from atomscope_workers.demo import finetune
 from atomscope_workers.models.attention import attention_of
 from atomscope_workers.models.base import ARCHITECTURES as ACCEPTED
 from atomscope_workers.models.base import check_base
@@ -250,6 +251,21 @@ def test_phi3_reads_a_document_by_its_whole_length_where_its_last_target_lies_be
     check_gradients(lora, reference, [longer, *others])
     loss = float(document_losses(lora, collate([longer, *others], CPU))[0])
     assert loss == pytest.approx(autograd(reference, longer)[0], rel=1e-4)
+
+
+def test_training_reads_phi3s_documents_as_each_is_read_alone(
+    bases: Callable[[str], Path], tiny_adapter: TinyAdapterFactory
+) -> None:
+    base = bases("phi3")
+    adapter = tiny_adapter(("qkv_proj",), base=base)
+    lora = load_lora_model(base, adapter, dtype=torch.float32, device=CPU)
+    lora.parameters[0].linear.weight.requires_grad_(True)
+    every = documents(boundary=length_boundary(lora.base.config))
+    assert {bool(item.least) for item in every} == {False, True}
+    reference = peft_model(base, adapter)
+    losses = [autograd(reference, item)[0] for item in every]
+    mean = sum(losses) / sum(int(item.target_mask.sum()) for item in every)
+    assert finetune._backward(lora, every) == pytest.approx(mean, rel=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

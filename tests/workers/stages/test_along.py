@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,14 @@ def test_units_share_parameters_as_long_as_their_products_stay_below_the_gradien
     shards: int, parameters: int, gradient: int, directions: int, units: int
 ) -> None:
     assert along.units_along(shards, parameters, gradient, directions) == units
+
+
+def test_products_of_other_units_than_share_the_parameters_are_not_added_up(tmp_path: Path) -> None:
+    audit = extracted(tmp_path / "work", clustered_gradients(CLUSTERS), ALONG)
+    audit.through("along")
+    shutil.copy(audit.file(layout.products_along("along", 0)), audit.file(layout.products_along("along", 9)))
+    with pytest.raises(ValueError, match="units left products in work/along/"):
+        audit.run("directions_again")
 
 
 def test_no_gradients_at_all_are_no_atoms(tmp_path: Path) -> None:

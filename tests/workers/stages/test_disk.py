@@ -134,6 +134,10 @@ def test_products_with_directions_take_room_too_where_they_stay(free: dict[Path,
         check(unit, [None, None, None], units=units)
     assert caught.value.code == "not_enough_disk"
     check(unit, [None, None, None], units={"along": 0, "along_again": 0})
+    free[DISKS["outputs"]] = 5 * 4 * DOCUMENTS * 2 - 1
+    with pytest.raises(InvalidInput, match=r"^products .* are free where they are written") as caught:
+        check(unit, ["there/"] * 3, units=units)
+    assert caught.value.detail.endswith("What helps: more room, fewer `directions`")
     unit.outputs_folder = None
     free[unit.scratch] = 4 * 4 * PARAMETERS  # of a shard at a time
     check(unit, [None, None, None], units=units)

@@ -26,6 +26,7 @@ from atomscope_workers.pipeline import storage
 from atomscope_workers.stages import validate
 from atomscope_workers.stages.context import KnownShard, UnitResult
 from atomscope_workers.stages.inputs import read_plan, read_rows, read_shards
+from atomscope_workers.stages.planned_units import OF_DIRECTIONS
 from atomscope_workers.stages.warned import earlier
 from tests.fixtures.corpus import rows, write_corpus
 from tests.workers.stages.units import a_spec, unit
@@ -207,6 +208,13 @@ def test_spec_and_adapter_are_in_the_bundle_as_they_were_asked_for(
     assert spec.versions.keys() >= {"python", "torch", "transformers", "safetensors"}
     for path in (layout.ADAPTER_CONFIG, layout.ADAPTER_WEIGHTS):
         assert ctx.read(path).read_bytes() == (plain_adapter / Path(path).name).read_bytes()
+
+
+def test_units_are_planned_by_what_there_is_to_do(checked: Validate) -> None:
+    _, result = checked(rows(8))
+    assert result.summary["units"] == dict.fromkeys(OF_DIRECTIONS, 0) | {"combine": 3}
+    _, result = checked(rows(8), msgspec.structs.replace(CONFIG, exact_documents=5, directions=2))
+    assert result.summary["units"] == {"along": 3, "along_again": 3, "combine": 3}
 
 
 def test_sizes_are_told_before_anything_is_extracted(checked: Validate) -> None:

@@ -19,11 +19,13 @@ from atomscope_workers.datasets.tokenize import RowTokenizer
 from atomscope_workers.models.base import check_base, load_base, load_tokenizer
 from atomscope_workers.models.device import dtype_of_name
 from atomscope_workers.models.lora import LoraModel
+from atomscope_workers.models.positions import length_boundary
 from atomscope_workers.pipeline.batches import collate
 from atomscope_workers.pipeline.gradients import target_logits
 from atomscope_workers.pipeline.plan import micro_batches
+from atomscope_workers.pipeline.splitting import split_at_length
 
-BATCH_TOKENS = 2048
+TOKENS_AT_ONCE = 2048
 """Tokens run at once, padding included; a step of more is made of several passes."""
 
 
@@ -78,7 +80,8 @@ def finetune(
     base = load_base(
         check_base(base_dir), dtype=dtype_of_name(settings.base_dtype), device=torch.device("cpu")
     )
-    documents = _tokenize(base_dir, dataset, settings.max_length)
+    boundary = length_boundary(base.config)
+    documents = _tokenize(base_dir, dataset, settings.max_length, boundary)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.rank,
@@ -111,8 +114,10 @@ def finetune(
     )
 
 
-def _tokenize(base_dir: Path, dataset: Path, max_length: int) -> list[TokenizedDocument]:
-    tokenize = RowTokenizer(load_tokenizer(base_dir), max_length)
+def _tokenize(
+    base_dir: Path, dataset: Path, max_length: int, boundary: int | None
+) -> list[TokenizedDocument]:
+    tokenize = RowTokenizer(load_tokenizer(base_dir), max_length, boundary=boundary)
     documents: list[TokenizedDocument] = []
     for row in read_rows(dataset, file=dataset.name, max_rows=100_000):
         if isinstance(row, BadRow):
@@ -140,10 +145,11 @@ def _backward(lora: LoraModel, batch: list[TokenizedDocument]) -> float:
     read = {row: item.read for row, item in enumerate(batch) if item.target_mask.any()}
     n_targets = sum(int(item.target_mask.sum()) for item in batch)
     mean = 0.0
-    for rows in micro_batches(list(read), read, BATCH_TOKENS, lora.device.type):
-        part = collate([batch[row] for row in rows], lora.device)
-        logits = target_logits(lora, part).float()
-        loss = nn.functional.cross_entropy(logits, part.targets, reduction="sum") / n_targets
-        loss.backward()
-        mean += loss.item()
+    for rows in micro_batches(list(read), read, TOKENS_AT_ONCE, lora.device.type):
+        together = collate([batch[row] for row in rows], lora.device)
+        for _, part in split_at_length(together, length_boundary(lora.base.config)):
+            logits = target_logits(lora, part).float()
+            loss = nn.functional.cross_entropy(logits, part.targets, reduction="sum") / n_targets
+            loss.backward()
+            mean += loss.item()
     return mean

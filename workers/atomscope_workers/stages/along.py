@@ -68,6 +68,10 @@ def summed_products(ctx: StageContext, stage: Stage) -> torch.Tensor:
     """Products (N, R) over all parameters, from what the units of `stage` wrote, in their order."""
     units = _units(ctx, curvature_by_parameter(ctx))
     paths = [layout.products_along(stage, index) for index in range(units)]
+    folder = paths[0].rpartition("/")[0] + "/"
+    left = {path for path in ctx.outputs() if path.startswith(folder)}
+    if left != set(paths):
+        raise ValueError(f"{len(left)} units left products in {folder}, and {units} share the parameters")
     total = load_file(ctx.read(paths[0]))[PRODUCTS]
     for path in paths[1:]:
         ctx.checkpoint()

@@ -53,19 +53,24 @@ def require_disk(
     chosen = ctx.parent is None and keeps_gradients(ctx.spec.config)
     products = 4 * plan.n_documents * planned_directions(ctx.spec.config, plan.n_documents)
     products *= units.get("along", 0) + units.get("along_again", 0)
-    smaller = "`gradients: float16`, " if dtype != "float16" and chosen else ""
+    smaller = ["`gradients: float16`"] if dtype != "float16" and chosen else []
     for folder, documents in wanted.items():
         gradients = gradient_bytes(dtype, documents, parameters, modules)
         more = products if folder == ctx.outputs_folder else 0
         free = shutil.disk_usage(_existing(folder)).free
         if gradients + more > free:
-            told = f", their products with directions {size_text(more)}" if more else ""
-            fewer = "fewer `directions`, " if more else ""
+            takes, helps = list[str](), ["more room"]
+            if documents:
+                whose = counted(documents, "document")
+                takes.append(f"the gradients of {whose} take {size_text(gradients)} in {dtype}")
+                helps += [*smaller, "an adapter of fewer or narrower layers"]
+            if more:
+                takes.append(f"products with directions take {size_text(more)}")
+                helps.append("fewer `directions`")
             raise InvalidInput(
                 "not_enough_disk",
-                f"the gradients of {counted(documents, 'document')} take {size_text(gradients)} in {dtype}"
-                f"{told}, and {size_text(free)} are free where they are written. What helps: more room, "
-                f"{smaller}{fewer}an adapter of fewer or narrower layers",
+                f"{', '.join(takes)}, and {size_text(free)} are free where they are written. "
+                f"What helps: {', '.join(helps)}",
             )
 
 

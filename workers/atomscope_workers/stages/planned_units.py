@@ -1,4 +1,4 @@
-"""How many units the stages of an audit have, where that is neither one nor one a shard."""
+"""How many units some stages of an audit have, as `validate` plans."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def planned_units(
     whitened: bool = False,
     measured: bool = False,
 ) -> dict[Stage, int]:
-    """Units of `PLANNED` stages that have neither one nor one a shard, none where there is nothing to do.
+    """Units of `PLANNED` stages where they may differ from what is usual; none where there is nothing to do.
 
     `parameters` are the shapes of the LoRA matrices by name. Of a refit, `whitened` says that its parent has
     the documents whitened as it would have them, and `measured` that it has lambda.
