@@ -129,7 +129,7 @@ def test_products_with_directions_take_room_too_where_they_stay(free: dict[Path,
     check(unit, [None, None, None], units=units)
     free[DISKS["outputs"]] -= 1
     with pytest.raises(
-        InvalidInput, match=r"products with directions 0.00 MiB, .*fewer `directions`"
+        InvalidInput, match=r"products with directions take 0.00 MiB, .*fewer `directions`"
     ) as caught:
         check(unit, [None, None, None], units=units)
     assert caught.value.code == "not_enough_disk"
