@@ -11,7 +11,7 @@ import argparse
 from dataclasses import dataclass
 
 from atomscope_workers.pipeline.products import held_numbers
-from atomscope_workers.stages.along import units_along
+from atomscope_workers.stages.by_parameter import units_along
 
 PART = 64 * 2**20
 """Bytes of one request of a multipart upload or download."""

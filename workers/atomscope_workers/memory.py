@@ -13,7 +13,7 @@ from atomscope.types.bundle import Plan
 from atomscope_workers.models.device_memory import size_text
 from atomscope_workers.pipeline.plan import padded_tokens
 from atomscope_workers.pipeline.products import held_numbers
-from atomscope_workers.stages.along import MOST_UNITS
+from atomscope_workers.stages.by_parameter import MOST_UNITS
 from atomscope_workers.stages.sizes import Shapes
 
 GRAM_BYTES = 8

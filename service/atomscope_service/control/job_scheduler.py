@@ -17,7 +17,7 @@ from atomscope_service.control.jobs import ENDED, Job, JobStep, fail_job, on_job
 from atomscope_service.control.overdue import Deliveries, apart
 from atomscope_service.control.reports import within_bounds
 from atomscope_service.control.scheduler import Scheduler
-from atomscope_service.control.state import Delivery, Rejected
+from atomscope_service.control.steps import Delivery, Rejected
 from atomscope_service.db.models import AuditRow, JobRow
 from atomscope_service.ids import JOB_PREFIXES, is_id
 from atomscope_service.job_results import BadResult, read_result

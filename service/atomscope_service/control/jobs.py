@@ -26,7 +26,7 @@ from atomscope.types.jobs import (
 )
 from atomscope.types.resources import JobStatus
 from atomscope_service.control import bounds
-from atomscope_service.control.state import MAX_EXCUSED, Delivery, Limits, Rejected
+from atomscope_service.control.steps import MAX_EXCUSED, Delivery, Limits, Rejected
 
 ENDED: frozenset[JobStatus] = frozenset({"succeeded", "failed"})
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from atomscope.types.work import order_id
 from atomscope_service.control.broker import Broker
-from atomscope_service.control.state import Delivery
+from atomscope_service.control.steps import Delivery
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The record of audits and units in the database, read and written as the values of `control.state`."""
+"""The record of audits and units in the database, read and written as the values of `control.steps`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from atomscope.bundle.layout import attempt_prefix, bundle_prefix
 from atomscope.types.resources import TERMINAL, AuditStatus
 from atomscope.types.work import FAN_OUT, STAGES, Stage
-from atomscope_service.control.state import LIVE_UNIT, Audit, Step, Unit, UnitState
+from atomscope_service.control.steps import LIVE_UNIT, Audit, Step, Unit, UnitState
 from atomscope_service.db import extractions
 from atomscope_service.db.events import append_event
 from atomscope_service.db.models import AuditRow, DeletionRow, UnitRow

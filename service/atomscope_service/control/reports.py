@@ -13,7 +13,8 @@ from atomscope.bundle.layout import MANIFEST, bundle_prefix
 from atomscope.types.work import Report, UnitFailed, UnitSucceeded
 from atomscope_service.control import records
 from atomscope_service.control.scheduler import Scheduler
-from atomscope_service.control.state import Audit, Rejected, Step, on_report
+from atomscope_service.control.state import on_report
+from atomscope_service.control.steps import Audit, Rejected, Step
 
 logger = logging.getLogger(__name__)
 

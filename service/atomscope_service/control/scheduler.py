@@ -24,7 +24,8 @@ from atomscope.types.work import UnitOrder
 from atomscope_service.control import records
 from atomscope_service.control.broker import Broker, BrokerUnavailable
 from atomscope_service.control.spec import InputMissing, audit_spec, refit_spec, spec_key
-from atomscope_service.control.state import Audit, Limits, Step, Unit, begin, fail, on_cancel
+from atomscope_service.control.state import begin, fail, on_cancel
+from atomscope_service.control.steps import Audit, Limits, Step, Unit
 from atomscope_service.db import extractions
 from atomscope_service.db.engine import Database
 from atomscope_service.db.models import AuditRow, UnitRow

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 from atomscope_service.control import records
 from atomscope_service.control.overdue import Deliveries, apart
 from atomscope_service.control.scheduler import Scheduler
-from atomscope_service.control.state import LIVE_UNIT, Audit, Delivery, Step, on_expiry
+from atomscope_service.control.state import on_expiry
+from atomscope_service.control.steps import LIVE_UNIT, Audit, Delivery, Step
 from atomscope_service.db.models import AuditRow, UnitRow
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from atomscope.types.jobs import (
     result_key,
 )
 from atomscope_service.control.jobs import ENDED, Job, JobStep, fail_job, on_job_expiry, on_job_report
-from atomscope_service.control.state import Rejected
+from atomscope_service.control.steps import Rejected
 from tests.service.control.world import DELIVERIES, LIMITS, START
 
 FAILED = {"code": "worker_error", "detail": "lost its way", "retryable": True}

@@ -15,7 +15,8 @@ from atomscope.types.work import (
     UnitStarted,
     UnitSucceeded,
 )
-from atomscope_service.control.state import MAX_EXCUSED, begin, fail, on_cancel, on_expiry
+from atomscope_service.control.state import begin, fail, on_cancel, on_expiry
+from atomscope_service.control.steps import MAX_EXCUSED
 from tests.service.control.world import LIMITS, Record, renumbered, report_of
 
 

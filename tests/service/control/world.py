@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from atomscope.types.work import STAGES, Report, UnitReport, UnitSucceeded, unit_count
-from atomscope_service.control.state import Audit, Delivery, Limits, Rejected, Step, Unit, on_report
+from atomscope_service.control.state import on_report
+from atomscope_service.control.steps import Audit, Delivery, Limits, Rejected, Step, Unit
 
 LIMITS = Limits(lease=timedelta(seconds=60), queued=timedelta(seconds=30), max_attempts=5)
 START = datetime(2026, 1, 1, tzinfo=UTC)

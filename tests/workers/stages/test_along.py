@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from atomscope.bundle import layout
 from atomscope.types.atoms import AuditReport
 from atomscope.types.spec import AuditConfig
-from atomscope_workers.stages import along
+from atomscope_workers.stages import by_parameter
 from atomscope_workers.stages.project import EXACT_PRODUCTS
 from atomscope_workers.stages.space import spanned_documents
 from tests.workers.stages.units import (
@@ -74,8 +74,8 @@ def test_cosines_do_not_depend_on_how_many_units_share_the_parameters(
     few = msgspec.structs.replace(ALONG, directions=6)
     _, expected = _through(tmp_path / "expected", few)
     assert len(list((tmp_path / "expected" / "files" / "work" / "along").iterdir())) == 1
-    monkeypatch.setattr(along, "MOST_UNITS", units)
-    monkeypatch.setattr(along, "NUMBERS_PER_PRODUCT", 1)
+    monkeypatch.setattr(by_parameter, "MOST_UNITS", units)
+    monkeypatch.setattr(by_parameter, "NUMBERS_PER_PRODUCT", 1)
     audit, found = _through(tmp_path / "other", few)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert len(list(audit.file("work/along").iterdir())) == units < audit.shards
@@ -84,7 +84,7 @@ def test_cosines_do_not_depend_on_how_many_units_share_the_parameters(
 def test_a_unit_reads_its_own_parameters_of_every_gradient_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(along, "NUMBERS_PER_PRODUCT", 1)
+    monkeypatch.setattr(by_parameter, "NUMBERS_PER_PRODUCT", 1)
     few = msgspec.structs.replace(ALONG, directions=6)
     audit = extracted(tmp_path / "work", clustered_gradients(CLUSTERS), few)
     audit.through("directions")
@@ -120,22 +120,6 @@ def test_what_is_measured_is_told_of_documents_with_a_gradient(tmp_path: Path) -
     assert told["documents_measured"] == len(first)
     assert told["cosine_error"] < 1e-4
     assert told["share_along"] == pytest.approx(1, abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("shards", "parameters", "gradient", "directions", "units"),
-    [
-        (500, 120, 460_800, 2048, 14),
-        (500, 120, 40_000_000, 2048, 64),
-        (500, 48, 40_000_000, 2048, 48),
-        (3, 120, 40_000_000, 2048, 3),
-        (500, 120, 2048, 2048, 1),
-    ],
-)
-def test_units_share_parameters_as_long_as_their_products_stay_below_the_gradients(
-    shards: int, parameters: int, gradient: int, directions: int, units: int
-) -> None:
-    assert along.units_along(shards, parameters, gradient, directions) == units
 
 
 def test_products_of_other_units_than_share_the_parameters_are_not_added_up(tmp_path: Path) -> None:

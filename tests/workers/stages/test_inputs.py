@@ -17,9 +17,7 @@ from atomscope.store import ObjectNotFound
 from atomscope.types.bundle import Plan, ShardPlan
 from atomscope.types.spec import AuditConfig
 from atomscope_workers.models.device import choose_device
-from atomscope_workers.pipeline.storage import GradientDtype
 from atomscope_workers.stages import inputs
-from atomscope_workers.stages.gradient_file import GradientWriter
 from atomscope_workers.stages.rows import ROWS, StoredRow
 from tests.fixtures.models import TinyAdapterFactory
 from tests.workers.stages.units import a_spec, extracted, random_gradients, unit
@@ -83,29 +81,6 @@ def test_a_streamed_shard_lets_go_of_the_one_before(tmp_path: Path, monkeypatch:
         for name, value in gradients.items():
             np.testing.assert_array_equal(load(index, name).numpy(), value[rows])
         assert gone == [layout.gradient_shard(before) for before in range(index)]
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_one_parameter_of_a_shard_is_what_the_whole_shard_holds_of_it(
-    tmp_path: Path, dtype: GradientDtype
-) -> None:
-    gradients = random_gradients(7)
-    audit = extracted(tmp_path / "work", gradients, AuditConfig(shard_documents=3))
-    ctx = audit.context("combine")
-    shapes = {name: value.shape[1:] for name, value in gradients.items()}
-    for shard in audit.plan().shards:
-        path, rows = ctx.scratch / "gradients", np.array(shard.documents)
-        with GradientWriter(path, rows, shapes, dtype) as writer:
-            values = {name: torch.from_numpy(value[rows // 3]) for name, value in gradients.items()}
-            writer.write(shard.documents, values)
-        ctx.write(layout.gradient_shard(shard.index), path)
-    cpu = torch.device("cpu")
-    whole, one = inputs.gradient_shards(ctx, cpu), inputs.parameter_gradients(ctx, sorted(gradients), cpu)
-    for index in (2, 0, 1):
-        for name in gradients:
-            found = one(index, name)
-            assert found.dtype == torch.float32
-            assert torch.equal(found, whole.shard(index, name))
 
 
 def test_a_plan_for_another_device_is_refused() -> None:

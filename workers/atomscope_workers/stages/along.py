@@ -18,25 +18,21 @@ from atomscope.bundle import layout
 from atomscope.types.work import Stage
 from atomscope_workers.pipeline.directions import probes
 from atomscope_workers.stages.arrays import CurvatureFile
+from atomscope_workers.stages.by_parameter import (
+    Part,
+    curvature_by_parameter,
+    own_part,
+    parameter_gradients,
+    units_along,
+)
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.determinism import deterministic
 from atomscope_workers.stages.gradient_file import GradientWriter
-from atomscope_workers.stages.inputs import (
-    curvature_by_parameter,
-    dealt_out,
-    parameter_gradients,
-    plan_device,
-    read_plan,
-    share_of,
-)
+from atomscope_workers.stages.inputs import plan_device, read_plan
 from atomscope_workers.stages.sketch_columns import planned_directions
 from atomscope_workers.stages.space import finds_directions
 from atomscope_workers.stages.tensor_ranges import TensorRanges
 
-MOST_UNITS = 64
-"""Units that share the parameters, at most: each leaves products of all documents, which one worker adds."""
-NUMBERS_PER_PRODUCT = 16
-"""Of a gradient, for each that a unit leaves of a document: fewer, and products outweigh the gradients."""
 PRODUCTS = "products"
 """Name of the tensor (N, 1, R) float32 that a unit leaves."""
 
@@ -52,16 +48,15 @@ def run(ctx: StageContext) -> UnitResult:
     if not finds_directions(ctx, plan.n_documents):
         return UnitResult()
     curvature = curvature_by_parameter(ctx)
-    units = _units(ctx, curvature)
-    if ctx.index >= units:
+    part = own_part(ctx.index, _units(ctx, curvature), curvature.shapes, plan.n_documents)
+    if part is None:
         return UnitResult()
-    documents = share_of(plan.n_documents, ctx.index, units)
-    ctx.progress(0, documents, "documents")
+    ctx.progress(0, part.documents, "documents")
     found = TensorRanges(partial(ctx.read_range, layout.direction_weights(_DIRECTIONS[ctx.stage])))
     with deterministic(plan_device(plan)):
-        _products(ctx, curvature, found, units, documents)
-    ctx.progress(documents, documents, "documents")
-    return UnitResult(documents=documents)
+        _products(ctx, curvature, found, part)
+    ctx.progress(part.documents, part.documents, "documents")
+    return UnitResult(documents=part.documents)
 
 
 def summed_products(ctx: StageContext, stage: Stage) -> torch.Tensor:
@@ -80,24 +75,16 @@ def summed_products(ctx: StageContext, stage: Stage) -> torch.Tensor:
     return total[:, 0]
 
 
-def units_along(shards: int, parameters: int, gradient: int, directions: int) -> int:
-    """Units that have parameters, of which there are so many, with `gradient` numbers in all."""
-    most = gradient // (NUMBERS_PER_PRODUCT * directions)
-    return min(shards, parameters, MOST_UNITS, max(1, most))
-
-
 def _units(ctx: StageContext, curvature: CurvatureFile) -> int:
     gradient = sum(map(math.prod, curvature.shapes.values()))
     directions = planned_directions(ctx.spec.config, read_plan(ctx).n_documents)
     return units_along(ctx.shards, len(curvature.shapes), gradient, directions)
 
 
-def _products(
-    ctx: StageContext, curvature: CurvatureFile, found: TensorRanges, units: int, documents: int
-) -> None:
+def _products(ctx: StageContext, curvature: CurvatureFile, found: TensorRanges, part: Part) -> None:
     plan = read_plan(ctx)
     device, sizes = plan_device(plan), [len(shard.documents) for shard in plan.shards]
-    names = dealt_out(curvature.shapes, ctx.index, units)
+    names, documents = part.names, part.documents
     load, norms = parameter_gradients(ctx, names, device), found.tensor("norm")
     edges = [0, *accumulate(sizes)]
 
@@ -111,8 +98,8 @@ def _products(
         weights = _by_norm(found.rows("weights", start, stop), norms[start:stop]).to(device)
         for name in names:
             gradients = load(shard, name)
-            part = (weights.T @ gradients.flatten(1)).unflatten(1, gradients.shape[1:])
-            sums[name] = sums[name].add_(part) if shard else part
+            added = (weights.T @ gradients.flatten(1)).unflatten(1, gradients.shape[1:])
+            sums[name] = sums[name].add_(added) if shard else added
     modules = (curvature.module(name) for name in names)
     flat = {
         module.name: probes(module, sums.pop(module.name)).flatten(1).T

@@ -15,17 +15,17 @@ from atomscope.types.spec import AuditConfig
 from atomscope_workers.pipeline.vectors import combined
 from atomscope_workers.stages.arrays import CurvatureFile
 from atomscope_workers.stages.basis import of_raw_gradients
+from atomscope_workers.stages.by_parameter import (
+    Part,
+    curvature_by_parameter,
+    own_part,
+    parameter_gradients,
+    units_combining,
+)
 from atomscope_workers.stages.context import StageContext, UnitResult
 from atomscope_workers.stages.dictionary import read_dictionary
 from atomscope_workers.stages.evidence import FOUND, Found
-from atomscope_workers.stages.inputs import (
-    curvature_by_parameter,
-    dealt_out,
-    parameter_gradients,
-    plan_device,
-    read_plan,
-    share_of,
-)
+from atomscope_workers.stages.inputs import plan_device, read_plan
 from atomscope_workers.stages.space import space_of
 
 
@@ -40,20 +40,15 @@ def run(ctx: StageContext) -> UnitResult:
         return UnitResult()
     curvature = curvature_by_parameter(ctx)
     units = units_combining(ctx.shards, len(curvature.shapes))
-    if ctx.index >= units:
+    part = own_part(ctx.index, units, curvature.shapes, plan.n_documents)
+    if part is None:
         return UnitResult()
-    documents = share_of(plan.n_documents, ctx.index, units)
-    ctx.progress(0, documents, "documents")
+    ctx.progress(0, part.documents, "documents")
     atoms = kept_atoms(ctx)
     if atoms:
-        _combine(ctx, curvature, dealt_out(curvature.shapes, ctx.index, units), atoms, documents)
-    ctx.progress(documents, documents, "documents")
-    return UnitResult(documents=documents)
-
-
-def units_combining(shards: int, parameters: int) -> int:
-    """Units that have parameters, of which there are so many."""
-    return min(shards, parameters)
+        _combine(ctx, curvature, part, atoms)
+    ctx.progress(part.documents, part.documents, "documents")
+    return UnitResult(documents=part.documents)
 
 
 def kept_atoms(ctx: StageContext) -> list[int]:
@@ -67,9 +62,8 @@ def are_combined(config: AuditConfig, documents: int, *, refit: bool) -> bool:
     return not of_basis and space_of(config, documents) != "components"
 
 
-def _combine(
-    ctx: StageContext, curvature: CurvatureFile, names: list[str], atoms: list[int], documents: int
-) -> None:
+def _combine(ctx: StageContext, curvature: CurvatureFile, part: Part, atoms: list[int]) -> None:
+    names, documents = part.names, part.documents
     plan, weights = read_plan(ctx), _raw_weights(ctx, atoms)
     load = parameter_gradients(ctx, names, plan_device(plan))
     sizes = [len(shard.documents) for shard in plan.shards]
@@ -77,9 +71,9 @@ def _combine(
     for number, name in enumerate(names):
         ctx.checkpoint()
         ctx.progress(documents * number // len(names), documents, "documents")
-        part = combined(weights, curvature.module(name), load, sizes, ctx.spec.config.vector_power)
+        vectors = combined(weights, curvature.module(name), load, sizes, ctx.spec.config.vector_power)
         scratch = ctx.scratch / "part.safetensors"
-        save_file({name: part}, scratch)
+        save_file({name: vectors}, scratch)
         ctx.write(layout.vector_part(places[name]), scratch)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -19,11 +17,9 @@ from atomscope_workers.models.load import CheckedParts, checked_parts
 from atomscope_workers.models.lora import LoraModel
 from atomscope_workers.pipeline.gram import LoadShard
 from atomscope_workers.pipeline.storage import DTYPES, GradientDtype
-from atomscope_workers.stages.arrays import CurvatureFile
 from atomscope_workers.stages.context import StageContext
-from atomscope_workers.stages.gradient_file import GradientShards, widened
+from atomscope_workers.stages.gradient_file import GradientShards
 from atomscope_workers.stages.rows import ROWS, StoredRows
-from atomscope_workers.stages.tensor_ranges import TensorRanges
 
 _kept = KeptModels()
 """The models this process used last: a worker keeps them from one shard to the next."""
@@ -78,37 +74,6 @@ def streamed_gradients(ctx: StageContext, device: torch.device) -> LoadShard:
                 ctx.forget(layout.gradient_shard(other))
             held[shard] = GradientShards([ctx.read(layout.gradient_shard(shard))], device)
         return held[shard].shard(0, name)
-
-    return load
-
-
-def curvature_by_parameter(ctx: StageContext) -> CurvatureFile:
-    """The curvature, of which a unit that takes some parameters reads no others."""
-    return CurvatureFile(TensorRanges(partial(ctx.read_range, layout.CURVATURE)))
-
-
-def dealt_out(shapes: Mapping[str, Sequence[int]], index: int, units: int) -> list[str]:
-    """The parameters of one of so many units, the largest first: every unit has about as much to read."""
-    by_size = sorted(shapes, key=lambda name: (-math.prod(shapes[name]), name))
-    return by_size[index::units]
-
-
-def share_of(documents: int, index: int, units: int) -> int:
-    """What one of so many units counts as its own where each works on all documents."""
-    return documents * (index + 1) // units - documents * index // units
-
-
-def parameter_gradients(ctx: StageContext, names: Sequence[str], device: torch.device) -> LoadShard:
-    """Gradients by shard and parameter, one of `names`, on `device`: of a shard's file it alone is read."""
-    opened: dict[int, TensorRanges] = {}
-    wanted = {*names, *(layout.SCALE + name for name in names)}
-
-    def load(shard: int, name: str) -> torch.Tensor:
-        ctx.checkpoint()
-        if shard not in opened:
-            opened[shard] = TensorRanges(partial(ctx.read_range, layout.gradient_shard(shard)), wanted)
-        file = opened[shard]
-        return widened(file.tensor(name), lambda: file.tensor(layout.SCALE + name), device)
 
     return load
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from atomscope.types.spec import AuditConfig
 from atomscope.types.work import Stage
-from atomscope_workers.stages.along import units_along
-from atomscope_workers.stages.combine import are_combined, units_combining
+from atomscope_workers.stages.by_parameter import units_along, units_combining
+from atomscope_workers.stages.combine import are_combined
 from atomscope_workers.stages.sketch_columns import planned_directions
 from atomscope_workers.stages.space import space_of
 

@@ -24,10 +24,11 @@ from atomscope_workers.stages.basis import (
     basis_gradients,
     keep_basis,
 )
+from atomscope_workers.stages.by_parameter import curvature_by_parameter
 from atomscope_workers.stages.combine import are_combined, kept_atoms
 from atomscope_workers.stages.context import Parent, StageContext, UnitResult
 from atomscope_workers.stages.dictionary import read_dictionary
-from atomscope_workers.stages.inputs import curvature_by_parameter, plan_device, read_shard_plan
+from atomscope_workers.stages.inputs import plan_device, read_shard_plan
 from atomscope_workers.stages.space import space_of, spanned_documents
 from atomscope_workers.stages.tensor_ranges import TensorRanges
 
