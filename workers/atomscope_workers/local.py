@@ -163,7 +163,7 @@ def _audit(work: _Work, out: Path) -> None:
         for index in range(unit_count(stage, shards, planned)):
             marker = _run_unit(work, stage, index, shards, tally)
             if marker.result.shards is not None:
-                shards, planned = marker.result.shards, marker.result.summary.get("units", {})
+                shards, planned = marker.result.shards, marker.result.summary["units"]
                 tally = _Tally()
             if stage == "extract" and work.cache is not None:
                 work.cache.put(work.stored()[index], index, work.files)
